@@ -1,0 +1,2 @@
+//! The `ringpost-load` binary.
+fn main() {}

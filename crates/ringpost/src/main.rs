@@ -1,0 +1,2 @@
+//! The `ringpost` binary.
+fn main() {}
