@@ -1,1 +1,6 @@
-//! Placeholder, replaced by the first commit of this crate.
+//! Ringpost: a thread-per-core mail transfer agent.
+//!
+//! The decisions live in the pure crates `ringpost-session`, `ringpost-queue` and
+//! `ringpost-delivery`; this crate does their I/O, one shard a core.
+
+pub mod runtime;

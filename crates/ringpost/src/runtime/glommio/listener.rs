@@ -1,0 +1,68 @@
+//! Listening sockets, one per core on a shared address.
+
+#![expect(
+    unsafe_code,
+    reason = "the library offers a listener from a socket of ours only by descriptor"
+)]
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{FromRawFd, IntoRawFd},
+    rc::Rc,
+};
+
+use glommio::net::TcpListener;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Shared, io_error, stream::GlommioStream};
+use crate::runtime::Listener;
+
+/// Connections the kernel may hold for us before we accept them.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket of one core.
+pub struct GlommioListener {
+    inner: TcpListener,
+    shared: Rc<Shared>,
+}
+
+impl GlommioListener {
+    pub(super) fn bind(address: SocketAddr, shared: Rc<Shared>) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        // Every core binds the same address, and the kernel spreads connections over them.
+        socket.set_reuse_port(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // Inherited by accepted sockets, which saves a system call on each.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        // SAFETY: the descriptor comes from `socket`, which gives it up here, so the listener
+        // is its only owner.
+        let inner = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
+        Ok(Self { inner, shared })
+    }
+}
+
+impl Listener for GlommioListener {
+    type Stream = GlommioStream;
+
+    async fn accept(&mut self) -> io::Result<GlommioStream> {
+        let stream = self.inner.accept().await.map_err(io_error)?;
+        Ok(GlommioStream::new(stream, self.shared.deadlines.watch()))
+    }
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr().map_err(io_error)
+    }
+}
+
+impl fmt::Debug for GlommioListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GlommioListener").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! What the operating system is asked outside any runtime: limits, scheduling, io_uring's state.
+
+#![expect(
+    unsafe_code,
+    reason = "limits and scheduling have no safe interface in the standard library"
+)]
+
+use std::{fs, io};
+
+/// The soft and hard value of a resource limit; `u64::MAX` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// The value in force.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// Resource limits that a mail server depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Memory that may be locked, in bytes: rings need some.
+    LockedMemory,
+    /// Open file descriptors.
+    OpenFiles,
+}
+
+impl Resource {
+    fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::LockedMemory => libc::RLIMIT_MEMLOCK,
+            Self::OpenFiles => libc::RLIMIT_NOFILE,
+        }
+    }
+
+    /// The limit in force.
+    ///
+    /// # Errors
+    ///
+    /// What `getrlimit(2)` says.
+    pub fn limit(self) -> io::Result<ResourceLimit> {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a live, writable rlimit for the length of the call.
+        let status = unsafe { libc::getrlimit(self.number(), &raw mut limit) };
+        if status == 0 {
+            Ok(ResourceLimit { soft: limit.rlim_cur, hard: limit.rlim_max })
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Raises the soft limit to the hard one.
+    ///
+    /// # Errors
+    ///
+    /// What `setrlimit(2)` says.
+    pub fn raise_to_hard(self) -> io::Result<ResourceLimit> {
+        let limit = self.limit()?;
+        let raised = libc::rlimit { rlim_cur: limit.hard, rlim_max: limit.hard };
+        // SAFETY: `raised` is a live rlimit for the length of the call.
+        let status = unsafe { libc::setrlimit(self.number(), &raw const raised) };
+        if status == 0 {
+            Ok(ResourceLimit { soft: limit.hard, hard: limit.hard })
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// Puts the calling thread under `SCHED_BATCH`; whether that worked.
+///
+/// The kernel then lets a thread that was just woken finish its slice before another preempts it,
+/// so that work gathers into batches.
+pub fn schedule_as_batch() -> bool {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` lives through the call; pid 0 names the calling thread.
+    let status = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    status == 0
+}
+
+/// Makes a write beyond `RLIMIT_FSIZE` an error instead of a signal that ends the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// Why io_uring cannot be used, by the kernel's own switch; `None` when it is not forbidden.
+pub fn io_uring_disabled() -> Option<&'static str> {
+    match fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim() {
+        "1" => Some("kernel.io_uring_disabled is 1: only privileged processes may use io_uring"),
+        "2" => Some("kernel.io_uring_disabled is 2: io_uring is forbidden on this machine"),
+        _ => None,
+    }
+}
+
+/// The CPUs this process may run on, in ascending order.
+///
+/// # Errors
+///
+/// What `sched_getaffinity(2)` says.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: cpu_set_t is a plain bit set; all zeroes is the empty one.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is live and of the size that is passed; pid 0 names the calling thread.
+    let status = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((0..libc::CPU_SETSIZE as usize)
+        .filter(|&cpu| {
+            // SAFETY: `cpu` is below CPU_SETSIZE, and `set` was filled by the kernel.
+            unsafe { libc::CPU_ISSET(cpu, &set) }
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_and_cpus_can_be_read() {
+        let files = Resource::OpenFiles.limit().unwrap();
+        assert!(files.soft <= files.hard && files.soft > 0);
+        assert!(!allowed_cpus().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_thread_can_go_under_batch_scheduling() {
+        assert!(std::thread::spawn(schedule_as_batch).join().unwrap());
+    }
+}
