@@ -1,0 +1,31 @@
+//! What the process counts outside its shards.
+
+use metrics::{Counter, Gauge, Label};
+
+use crate::catalog::Scope;
+use crate::table::metric_table;
+
+metric_table! {
+    /// The handles of the control thread and of the event writer, without a `core` label.
+    pub struct ControlMetrics, CONTROL_ROWS, Scope::Process;
+
+    start_time: Gauge = "ringpost_start_time_seconds", Seconds,
+        "When the process started, in seconds since 1970.";
+    event_records_written: Counter = "ringpost_event_records_written_total", Count,
+        "Event records written to the event log.";
+    event_bytes_written: Counter = "ringpost_event_bytes_written_total", Bytes,
+        "Bytes written to the event log.";
+    event_write_failures: Counter = "ringpost_event_write_failures_total", Count,
+        "Failed writes, opens and reopens of the event log; each is tried again.";
+    event_records_lost: Counter = "ringpost_event_records_lost_total", Count,
+        "Event records given up at shutdown because the event log could not be written.";
+    control_requests: Counter = "ringpost_control_requests_total", Count,
+        "HTTP requests answered by the control thread.";
+}
+
+impl ControlMetrics {
+    /// Registers the handles with the current recorder. To be called once.
+    pub fn register() -> Self {
+        Self::register_with(&[] as &[Label])
+    }
+}

@@ -1,0 +1,233 @@
+//! Event records: what happened to a message and to each of its recipients.
+//!
+//! One record is one JSON object on one line. The fields borrow from whatever the driver has at hand and
+//! are encoded straight into a buffer that it keeps, so that a record costs no allocation.
+//! Every record has a `time`, a `type` and an `id`. A reader drops repeats by (`id`, `type`,
+//! `forward_path`, `attempts`): after a crash a record may come twice, but none is missing.
+
+use std::fmt::{self, Display};
+
+use crate::json::JsonObject;
+
+/// Something that can be displayed, borrowed for as long as the record lives.
+pub type Text<'a> = &'a dyn Display;
+
+/// One event, with the time at which it became durable.
+#[derive(Clone, Copy)]
+pub struct EventRecord<'a> {
+    /// Milliseconds since 1970.
+    pub time_unix_ms: u64,
+    /// What happened.
+    pub event: Event<'a>,
+}
+
+/// What happened.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A message was acknowledged with 250.
+    Received(Reception<'a>),
+    /// A recipient was delivered.
+    Delivered(Settlement<'a>),
+    /// A recipient was deferred.
+    Deferred {
+        /// The attempt and its outcome.
+        settlement: Settlement<'a>,
+        /// When it is tried again, in milliseconds since 1970.
+        due_unix_ms: u64,
+    },
+    /// A recipient failed for good.
+    Bounced {
+        /// The attempt and its outcome.
+        settlement: Settlement<'a>,
+        /// Queue id of the DSN, or `None` when none is due (null reverse-path).
+        dsn_id: Option<Text<'a>>,
+    },
+    /// A recipient was still undelivered at the end of its lifetime.
+    Expired {
+        /// The last attempt and its outcome.
+        settlement: Settlement<'a>,
+        /// Queue id of the DSN, or `None` when none is due (null reverse-path).
+        dsn_id: Option<Text<'a>>,
+    },
+}
+
+/// How a message came in.
+#[derive(Clone, Copy)]
+pub struct Reception<'a> {
+    /// Queue id.
+    pub id: Text<'a>,
+    /// Argument of MAIL without brackets; empty when null.
+    pub reverse_path: Text<'a>,
+    /// Number of accepted recipients.
+    pub recipients: u64,
+    /// Octets of content, our `Received` field included.
+    pub size: u64,
+    /// Address of the client.
+    pub client: Text<'a>,
+    /// Argument of EHLO or HELO.
+    pub helo: Text<'a>,
+    /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
+    pub protocol: &'a str,
+    /// From the end of data to durability, in milliseconds.
+    pub commit_ms: u64,
+}
+
+/// What an attempt meant for one recipient.
+#[derive(Clone, Copy)]
+pub struct Settlement<'a> {
+    /// Queue id.
+    pub id: Text<'a>,
+    /// Argument of MAIL without brackets; empty when null.
+    pub reverse_path: Text<'a>,
+    /// Argument of RCPT without brackets.
+    pub forward_path: Text<'a>,
+    /// Octets of content.
+    pub size: u64,
+    /// Name of the site, if the destination was resolved.
+    pub site: Option<Text<'a>>,
+    /// Name of the MX host or smarthost, if one was tried.
+    pub mx_host: Option<Text<'a>>,
+    /// Address and port of the remote, if one was tried.
+    pub remote: Option<Text<'a>>,
+    /// The step that decided, in lower case (`connect`, `rcpt`, `final_reply`, `dns`, …).
+    pub stage: &'a str,
+    /// The remote's reply, or our own reason in the same shape.
+    pub reply: Option<EventReply<'a>>,
+    /// Attempts made for this recipient, this one included.
+    pub attempts: u64,
+    /// From reception to now, in milliseconds.
+    pub queued_ms: u64,
+    /// From MAIL to the deciding reply, in milliseconds, if there was a transaction.
+    pub transaction_ms: Option<u64>,
+}
+
+/// A reply as events carry it.
+#[derive(Clone, Copy)]
+pub struct EventReply<'a> {
+    /// Reply code; `None` when we decided without a reply.
+    pub code: Option<u16>,
+    /// Enhanced status code.
+    pub enhanced: Option<Text<'a>>,
+    /// Text of the reply, lines joined with a line feed.
+    pub text: Text<'a>,
+}
+
+impl EventRecord<'_> {
+    /// Appends the record as one line of JSON, ending in a line feed.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut object = JsonObject::open(out);
+        object.time("time", self.time_unix_ms);
+        object.string("type", &self.event.type_name());
+        match &self.event {
+            Event::Received(reception) => reception.encode(&mut object),
+            Event::Delivered(settlement) => settlement.encode(&mut object),
+            Event::Deferred { settlement, due_unix_ms } => {
+                settlement.encode(&mut object);
+                object.time("due", *due_unix_ms);
+            }
+            Event::Bounced { settlement, dsn_id } | Event::Expired { settlement, dsn_id } => {
+                settlement.encode(&mut object);
+                optional(&mut object, "dsn_id", *dsn_id);
+            }
+        }
+        object.close();
+        out.push(b'\n');
+    }
+}
+
+impl Event<'_> {
+    /// The value of the `type` field.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Received(_) => "received",
+            Self::Delivered(_) => "delivered",
+            Self::Deferred { .. } => "deferred",
+            Self::Bounced { .. } => "bounced",
+            Self::Expired { .. } => "expired",
+        }
+    }
+}
+
+impl Reception<'_> {
+    fn encode(&self, object: &mut JsonObject<'_>) {
+        object
+            .string("id", self.id)
+            .string("reverse_path", self.reverse_path)
+            .number("recipients", self.recipients)
+            .number("size", self.size)
+            .string("client", self.client)
+            .string("helo", self.helo)
+            .string("protocol", &self.protocol)
+            .number("commit_ms", self.commit_ms);
+    }
+}
+
+impl Settlement<'_> {
+    fn encode(&self, object: &mut JsonObject<'_>) {
+        object
+            .string("id", self.id)
+            .string("reverse_path", self.reverse_path)
+            .string("forward_path", self.forward_path)
+            .number("size", self.size);
+        optional(object, "site", self.site);
+        optional(object, "mx_host", self.mx_host);
+        optional(object, "remote", self.remote);
+        object.string("stage", &self.stage);
+        if let Some(reply) = &self.reply {
+            object.object("reply", |inner| reply.encode(inner));
+        }
+        object.number("attempts", self.attempts).number("queued_ms", self.queued_ms);
+        if let Some(transaction_ms) = self.transaction_ms {
+            object.number("transaction_ms", transaction_ms);
+        }
+    }
+}
+
+impl EventReply<'_> {
+    fn encode(&self, object: &mut JsonObject<'_>) {
+        if let Some(code) = self.code {
+            object.number("code", u64::from(code));
+        }
+        optional(object, "enhanced", self.enhanced);
+        object.string("text", self.text);
+    }
+}
+
+fn optional(object: &mut JsonObject<'_>, key: &str, value: Option<Text<'_>>) {
+    if let Some(value) = value {
+        object.string(key, value);
+    }
+}
+
+impl fmt::Debug for EventRecord<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = Vec::new();
+        self.encode(&mut line);
+        formatter.write_str(String::from_utf8_lossy(&line).trim_end())
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        EventRecord { time_unix_ms: 0, event: *self }.fmt(formatter)
+    }
+}
+
+impl fmt::Debug for Reception<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Reception({})", self.id)
+    }
+}
+
+impl fmt::Debug for Settlement<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Settlement({}, {})", self.id, self.forward_path)
+    }
+}
+
+impl fmt::Debug for EventReply<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "EventReply({:?}, {})", self.code, self.text)
+    }
+}

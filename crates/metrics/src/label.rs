@@ -1,0 +1,190 @@
+//! The closed sets that label values come from.
+//!
+//! Every set is an enum, so that a value nobody thought of cannot become a time series.
+
+/// A closed set of values of one label.
+pub trait ClosedLabel: Copy + 'static {
+    /// The label's name in the exposition.
+    const NAME: &'static str;
+    /// All values, in the order of [`ClosedLabel::index`].
+    const VALUES: &'static [&'static str];
+
+    /// The position of this value in [`ClosedLabel::VALUES`].
+    fn index(self) -> usize;
+
+    /// The text of this value in the exposition.
+    fn value(self) -> &'static str {
+        Self::VALUES.get(self.index()).copied().unwrap_or("other")
+    }
+}
+
+macro_rules! closed_label {
+    ($(
+        $(#[$meta:meta])*
+        $name:ident as $label:literal {
+            $( $(#[$variant_meta:meta])* $variant:ident = $value:literal, )+
+        }
+    )+) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $( $(#[$variant_meta])* $variant, )+
+        }
+
+        impl $name {
+            /// Every value of the set.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+
+        impl ClosedLabel for $name {
+            const NAME: &'static str = $label;
+            const VALUES: &'static [&'static str] = &[$($value),+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )+};
+}
+
+closed_label! {
+    /// Why an inbound session ended.
+    SessionEnd as "reason" {
+        /// The client said QUIT.
+        Quit = "quit",
+        /// The client closed the connection without QUIT.
+        Eof = "eof",
+        /// A deadline of ours passed.
+        Timeout = "timeout",
+        /// The client broke the protocol beyond repair, or made too many errors.
+        Protocol = "protocol",
+        /// The client used up what one session may do.
+        Limit = "limit",
+        /// We are stopping.
+        Shutdown = "shutdown",
+        /// Reading or writing the connection failed.
+        Network = "network",
+        /// A panic inside the session, contained.
+        Panic = "panic",
+    }
+
+    /// Why a message was not accepted.
+    Refusal as "reason" {
+        /// The client may not relay.
+        Relay = "relay",
+        /// Larger than `message_size_max`.
+        Size = "size",
+        /// The content breaks RFC 5321 or 5322: bare CR or LF, NUL, over-long lines.
+        Content = "content",
+        /// Too many `Received` fields.
+        Loop = "loop",
+        /// The log of the shard is full.
+        QueueFull = "queue_full",
+        /// The shard is recovering, poisoned, or the commit failed.
+        Unavailable = "unavailable",
+        /// No recipient was accepted.
+        NoRecipient = "no_recipient",
+        /// The connection ended before the end of data.
+        Aborted = "aborted",
+        /// We are stopping.
+        Shutdown = "shutdown",
+    }
+
+    /// What the queue of a shard can do now.
+    QueueState as "state" {
+        /// Accepts and delivers.
+        Open = "open",
+        /// Delivers, accepts nothing: no room in the log.
+        Full = "full",
+        /// A write or a sync failed: neither accepts nor starts deliveries until restarted.
+        Poisoned = "poisoned",
+        /// Reads its log after a start.
+        Recovering = "recovering",
+    }
+
+    /// The four outcomes of an attempt for one recipient.
+    Outcome as "outcome" {
+        /// The remote took responsibility.
+        Delivered = "delivered",
+        /// Failed for now; will be tried again.
+        Deferred = "deferred",
+        /// Failed for good.
+        Bounced = "bounced",
+        /// Still undelivered when its lifetime ended.
+        Expired = "expired",
+    }
+
+    /// Why an outbound connection could not be opened.
+    ConnectFailure as "reason" {
+        /// The remote refused the connection.
+        Refused = "refused",
+        /// No answer in time.
+        TimedOut = "timed_out",
+        /// No route to the host or network.
+        Unreachable = "unreachable",
+        /// Closed or reset before the greeting was complete.
+        Reset = "reset",
+        /// The greeting or EHLO was answered with a negative reply.
+        Greeting = "greeting",
+        /// A local resource was missing: descriptors, ports, memory.
+        Local = "local",
+        /// Anything else.
+        Other = "other",
+    }
+
+    /// Why a DNS question got no usable answer.
+    DnsFailure as "reason" {
+        /// No server answered in time.
+        TimedOut = "timed_out",
+        /// The server failed (SERVFAIL).
+        ServerFailure = "server_failure",
+        /// The server refused the question.
+        Refused = "refused",
+        /// The answer could not be parsed, or did not fit the question.
+        Malformed = "malformed",
+        /// The socket failed.
+        Network = "network",
+        /// Anything else.
+        Other = "other",
+    }
+
+    /// A limit that was hit; the values are named after the configuration keys.
+    Limit as "limit" {
+        /// `listener.connections_per_core_max`
+        Connections = "connections_per_core_max",
+        /// `listener.connections_per_client_per_core_max`
+        ConnectionsPerClient = "connections_per_client_per_core_max",
+        /// `listener.recipients_max`
+        Recipients = "recipients_max",
+        /// `listener.message_size_max`
+        MessageSize = "message_size_max",
+        /// `listener.errors_max`
+        Errors = "errors_max",
+        /// `listener.junk_commands_max`
+        JunkCommands = "junk_commands_max",
+        /// `listener.transactions_max`
+        Transactions = "transactions_max",
+        /// `listener.command_timeout`
+        CommandTimeout = "command_timeout",
+        /// `listener.data_block_timeout`
+        DataBlockTimeout = "data_block_timeout",
+        /// `listener.data_rate_min`
+        DataRate = "data_rate_min",
+        /// The longest command line.
+        CommandLine = "command_line",
+        /// The longest header section, or most header fields.
+        Header = "header",
+        /// The most `Received` fields.
+        ReceivedFields = "received_fields",
+        /// `queue.size_max`
+        QueueSize = "size_max",
+        /// `queue.content_cache_size_max`
+        ContentCache = "content_cache_size_max",
+        /// `delivery.connections_per_site_per_core_max`
+        ConnectionsPerSite = "connections_per_site_per_core_max",
+        /// The bounded channel of event records.
+        EventChannel = "event_channel",
+        /// File descriptors of the process.
+        Descriptors = "descriptors",
+    }
+}

@@ -1,0 +1,138 @@
+//! What one shard counts.
+
+use metrics::{Counter, Gauge, Histogram, Label};
+
+use crate::catalog::Scope;
+use crate::family::Family;
+use crate::label::{ConnectFailure, DnsFailure, Limit, Outcome, QueueState, Refusal, SessionEnd};
+use crate::table::metric_table;
+
+metric_table! {
+    /// The handles of one shard, registered once and owned by it.
+    ///
+    /// Every series carries the label `core`. Counters that a pure machine keeps itself (queue,
+    /// delivery engine) are published with `Counter::absolute`, the others incremented in place.
+    pub struct ShardMetrics, SHARD_ROWS, Scope::Core;
+
+    sessions_accepted: Counter = "ringpost_sessions_accepted_total", Count,
+        "Inbound sessions that were greeted.";
+    sessions_open: Gauge = "ringpost_sessions_open", Count,
+        "Inbound sessions open now.";
+    sessions_closed: Family<SessionEnd, Counter> = "ringpost_sessions_closed_total", Count,
+        "Inbound sessions that ended, by reason.";
+    sessions_refused: Counter = "ringpost_sessions_refused_total", Count,
+        "Inbound connections closed before a greeting because of a limit.";
+    accept_errors: Counter = "ringpost_accept_errors_total", Count,
+        "Failed accepts of a connection, such as no free descriptors.";
+    command_errors: Counter = "ringpost_command_errors_total", Count,
+        "Commands answered with a 4xx or 5xx reply.";
+    messages_received: Counter = "ringpost_messages_received_total", Count,
+        "Messages acknowledged with 250: durable and ours to deliver.";
+    recipients_received: Counter = "ringpost_recipients_received_total", Count,
+        "Recipients of acknowledged messages.";
+    received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
+        "Content of acknowledged messages.";
+    messages_refused: Family<Refusal, Counter> = "ringpost_messages_refused_total", Count,
+        "Transactions that did not end in an acknowledged message, by reason.";
+    recipients_refused: Counter = "ringpost_recipients_refused_total", Count,
+        "RCPT commands answered with a 4xx or 5xx reply.";
+    acknowledgement_duration: Histogram = "ringpost_acknowledgement_duration_seconds", Seconds,
+        "From the end of data to its 250 reply, which includes the sync.";
+
+    commit_batches: Counter = "ringpost_commit_batches_total", Count,
+        "Batches written to the log.";
+    commit_bytes: Counter = "ringpost_commit_bytes_total", Bytes,
+        "Bytes written to the log, padding included.";
+    commit_syncs: Counter = "ringpost_commit_syncs_total", Count,
+        "Durable writes of the log that were waited for.";
+    commit_failures: Counter = "ringpost_commit_failures_total", Count,
+        "Writes or syncs of the log that failed. The first one poisons the shard.";
+    commit_records: Histogram = "ringpost_commit_records", Count,
+        "Records that shared one batch.";
+    commit_duration: Histogram = "ringpost_commit_duration_seconds", Seconds,
+        "From the start of a batch's write to its durability.";
+
+    queue_messages: Gauge = "ringpost_queue_messages", Count,
+        "Messages with at least one unsettled recipient.";
+    queue_recipients: Gauge = "ringpost_queue_recipients", Count,
+        "Recipients that are not settled.";
+    queue_segments: Gauge = "ringpost_queue_segments", Count,
+        "Segments of the log that hold records.";
+    queue_bytes: Gauge = "ringpost_queue_bytes", Bytes,
+        "Space of the log in use.";
+    queue_bytes_max: Gauge = "ringpost_queue_bytes_max", Bytes,
+        "Space the log may use.";
+    queue_state: Family<QueueState, Gauge> = "ringpost_queue_state", Count,
+        "1 for the state that the shard's queue is in, 0 for the others.";
+    queue_rewrites: Counter = "ringpost_queue_rewrites_total", Count,
+        "Messages copied to the end of the log so that their segment could be freed.";
+    messages_recovered: Counter = "ringpost_messages_recovered_total", Count,
+        "Messages found in the log at start.";
+    log_tail_truncated_bytes: Counter = "ringpost_log_tail_truncated_bytes_total", Bytes,
+        "Unacknowledged bytes cut from the end of the log at start, after a crash.";
+    recovery_duration: Gauge = "ringpost_recovery_duration_seconds", Seconds,
+        "How long reading the log took at the last start.";
+
+    outcomes: Family<Outcome, Counter> = "ringpost_outcomes_total", Count,
+        "Outcomes of attempts, counted for each recipient.";
+    outcomes_unknown: Counter = "ringpost_outcomes_unknown_total", Count,
+        "Attempts that ended after the final dot without a reply: deferred, may be delivered twice.";
+    dsns: Counter = "ringpost_dsns_total", Count,
+        "Delivery status notifications put into the queue.";
+    attempts: Counter = "ringpost_attempts_total", Count,
+        "Attempts, counted for each recipient.";
+    delivered_bytes: Counter = "ringpost_delivered_bytes_total", Bytes,
+        "Content sent in transactions that delivered to at least one recipient.";
+    delivery_duration: Histogram = "ringpost_delivery_duration_seconds", Seconds,
+        "From the 250 we gave to the 250 we got, for each delivered recipient.";
+    transactions: Counter = "ringpost_transactions_total", Count,
+        "Outbound transactions that ended.";
+    transaction_duration: Histogram = "ringpost_transaction_duration_seconds", Seconds,
+        "From MAIL to the last reply of an outbound transaction.";
+    connections_opening: Gauge = "ringpost_connections_opening", Count,
+        "Outbound connections not yet ready for a transaction.";
+    connections_open: Gauge = "ringpost_connections_open", Count,
+        "Outbound connections that are ready, idle ones included.";
+    connections_idle: Gauge = "ringpost_connections_idle", Count,
+        "Outbound connections kept open without work.";
+    connections_opened: Counter = "ringpost_connections_opened_total", Count,
+        "Outbound connections that became ready.";
+    connect_failures: Family<ConnectFailure, Counter> = "ringpost_connect_failures_total", Count,
+        "Outbound connections that never became ready, by reason.";
+    sites: Gauge = "ringpost_sites", Count,
+        "Sites known to the shard.";
+    destinations: Gauge = "ringpost_destinations", Count,
+        "Destinations known to the shard.";
+
+    dns_queries: Counter = "ringpost_dns_queries_total", Count,
+        "Questions sent to a DNS server, repeats included.";
+    dns_cache_hits: Counter = "ringpost_dns_cache_hits_total", Count,
+        "Questions answered from the shard's cache.";
+    dns_failures: Family<DnsFailure, Counter> = "ringpost_dns_failures_total", Count,
+        "Questions that got no usable answer, by reason.";
+
+    content_cache_bytes: Gauge = "ringpost_content_cache_bytes", Bytes,
+        "Content of fresh messages kept in memory for their first delivery.";
+    content_cache_hits: Counter = "ringpost_content_cache_hits_total", Count,
+        "Transactions whose content was still in memory.";
+    content_cache_misses: Counter = "ringpost_content_cache_misses_total", Count,
+        "Transactions whose content was read back from the log.";
+
+    event_records_dropped: Counter = "ringpost_event_records_dropped_total", Count,
+        "Event records lost because the writer could not keep up.";
+    limit_hits: Family<Limit, Counter> = "ringpost_limit_hits_total", Count,
+        "Times a limit held something back, by limit.";
+    panics_contained: Counter = "ringpost_panics_contained_total", Count,
+        "Panics that ended one session or one connection. Any value above 0 is a bug.";
+    tick_lag: Histogram = "ringpost_tick_lag_seconds", Seconds,
+        "How late the shard's ticker ran: how long the core was busy without a pause.";
+}
+
+impl ShardMetrics {
+    /// Registers the handles of one core with the current recorder.
+    ///
+    /// To be called once for each shard, at start; it allocates and takes locks.
+    pub fn register(core: usize) -> Self {
+        Self::register_with(&[Label::new("core", core.to_string())])
+    }
+}

@@ -1,0 +1,136 @@
+//! The catalog against the names rules, the exposition and the documentation.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::catalog::{self, Kind, Scope, Unit};
+use crate::label::{Limit, Outcome, QueueState};
+use crate::{ControlMetrics, Exposition, MetricsRecorder, ShardMetrics};
+
+fn with_recorder<T>(body: impl FnOnce() -> T) -> (T, Exposition) {
+    let (recorder, exposition) = MetricsRecorder::new();
+    let value = metrics::with_local_recorder(&recorder, || {
+        catalog::describe_all();
+        body()
+    });
+    (value, exposition)
+}
+
+#[test]
+fn names_follow_the_rules() {
+    let mut seen = BTreeSet::new();
+    for metric in catalog::all() {
+        let name = metric.name;
+        assert!(seen.insert(name), "{name} twice");
+        assert!(name.starts_with("ringpost_"), "{name}");
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+        assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+        let base = name.trim_end_matches("_total").trim_end_matches("_max");
+        assert_eq!(metric.unit == Unit::Seconds, base.ends_with("_seconds"), "{name}");
+        assert_eq!(metric.unit == Unit::Bytes, base.contains("_bytes"), "{name}");
+        assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
+    }
+}
+
+#[test]
+fn bucket_bounds_ascend() {
+    for metric in catalog::all().filter(|metric| metric.kind == Kind::Histogram) {
+        let bounds = catalog::buckets(metric.name);
+        assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]), "{}", metric.name);
+    }
+}
+
+#[test]
+fn registering_makes_exactly_the_catalog_visible() {
+    let ((), exposition) = with_recorder(|| {
+        ShardMetrics::register(0);
+        ShardMetrics::register(1);
+        ControlMetrics::register();
+    });
+    let page = exposition.render();
+    let shown: BTreeSet<(&str, &str)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|rest| rest.split_once(' '))
+        .collect();
+    let known: BTreeSet<(&str, &str)> =
+        catalog::all().map(|metric| (metric.name, metric.kind.as_str())).collect();
+    assert_eq!(shown, known);
+    for metric in catalog::all() {
+        assert!(page.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{metric:?}");
+        let per_core = page.contains(&format!("{}{{core=\"1\"", metric.name))
+            || page.contains(&format!("{}_bucket{{core=\"1\"", metric.name));
+        assert_eq!(per_core, metric.scope == Scope::Core, "{}", metric.name);
+        for value in metric.label.map_or(&[][..], |(_, values)| values) {
+            let label = format!("{}{{core=\"1\",", metric.name);
+            assert!(
+                page.lines()
+                    .any(|line| line.starts_with(&label)
+                        && line.contains(&format!("=\"{value}\"}} 0"))),
+                "{} {value}",
+                metric.name
+            );
+        }
+    }
+}
+
+#[test]
+fn handles_count_into_their_own_series() {
+    let (shards, exposition) =
+        with_recorder(|| [ShardMetrics::register(0), ShardMetrics::register(1)]);
+    shards[0].messages_received.increment(3);
+    shards[1].messages_received.increment(4);
+    shards[1].outcomes.increment(Outcome::Bounced);
+    shards[1].limit_hits.with(Limit::Descriptors).increment(2);
+    shards[0].queue_state.set_only(QueueState::Open);
+    shards[0].queue_state.set_only(QueueState::Poisoned);
+    shards[0].commit_bytes.absolute(9);
+    shards[0].commit_bytes.absolute(9);
+    let page = exposition.render();
+    for line in [
+        "ringpost_messages_received_total{core=\"0\"} 3",
+        "ringpost_messages_received_total{core=\"1\"} 4",
+        "ringpost_outcomes_total{core=\"1\",outcome=\"bounced\"} 1",
+        "ringpost_outcomes_total{core=\"0\",outcome=\"bounced\"} 0",
+        "ringpost_limit_hits_total{core=\"1\",limit=\"descriptors\"} 2",
+        "ringpost_queue_state{core=\"0\",state=\"open\"} 0",
+        "ringpost_queue_state{core=\"0\",state=\"poisoned\"} 1",
+        "ringpost_commit_bytes_total{core=\"0\"} 9",
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn histograms_accumulate_over_buckets() {
+    let (shard, exposition) = with_recorder(|| ShardMetrics::register(7));
+    for value in [1.0, 2.0, 2.5, 5000.0, f64::NAN] {
+        shard.commit_records.record(value);
+    }
+    let page = exposition.render();
+    for line in [
+        "ringpost_commit_records_bucket{core=\"7\",le=\"1\"} 1",
+        "ringpost_commit_records_bucket{core=\"7\",le=\"2\"} 2",
+        "ringpost_commit_records_bucket{core=\"7\",le=\"4\"} 3",
+        "ringpost_commit_records_bucket{core=\"7\",le=\"1024\"} 3",
+        "ringpost_commit_records_bucket{core=\"7\",le=\"+Inf\"} 4",
+        "ringpost_commit_records_sum{core=\"7\"} 5005.5",
+        "ringpost_commit_records_count{core=\"7\"} 4",
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn the_metrics_page_is_the_catalog() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/METRICS.md");
+    let generated = catalog::markdown();
+    if std::env::var_os("RINGPOST_BLESS").is_some() {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        written == generated,
+        "docs/METRICS.md is out of date: RINGPOST_BLESS=1 cargo test -p ringpost-metrics"
+    );
+}

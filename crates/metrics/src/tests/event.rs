@@ -1,0 +1,131 @@
+//! Every encoded record is one line of JSON that says what was put in.
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::event::{Event, EventRecord, EventReply, Reception, Settlement};
+
+fn parse(record: &EventRecord<'_>) -> Value {
+    let mut line = Vec::from(&b"kept\n"[..]);
+    record.encode(&mut line);
+    let line = String::from_utf8(line).unwrap();
+    let line = line.strip_prefix("kept\n").unwrap();
+    let line = line.strip_suffix('\n').unwrap();
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+    serde_json::from_str(line).unwrap()
+}
+
+fn settlement<'a>() -> Settlement<'a> {
+    Settlement {
+        id: &"A1",
+        reverse_path: &"",
+        forward_path: &"user@example.com",
+        size: 5120,
+        site: Some(&"mx.example.com"),
+        mx_host: Some(&"mx.example.com"),
+        remote: Some(&"192.0.2.1:25"),
+        stage: "final_reply",
+        reply: Some(EventReply { code: Some(250), enhanced: Some(&"2.0.0"), text: &"Ok" }),
+        attempts: 1,
+        queued_ms: 12,
+        transaction_ms: Some(3),
+    }
+}
+
+#[test]
+fn a_delivery_looks_like_this() {
+    let record =
+        EventRecord { time_unix_ms: 1_700_000_000_123, event: Event::Delivered(settlement()) };
+    let mut line = Vec::new();
+    record.encode(&mut line);
+    assert_eq!(
+        String::from_utf8(line).unwrap(),
+        concat!(
+            r#"{"time":"2023-11-14T22:13:20.123Z","type":"delivered","id":"A1","reverse_path":"","#,
+            r#""forward_path":"user@example.com","size":5120,"site":"mx.example.com","#,
+            r#""mx_host":"mx.example.com","remote":"192.0.2.1:25","stage":"final_reply","#,
+            r#""reply":{"code":250,"enhanced":"2.0.0","text":"Ok"},"attempts":1,"queued_ms":12,"#,
+            r#""transaction_ms":3}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn absent_fields_are_left_out() {
+    let bare = Settlement {
+        site: None,
+        mx_host: None,
+        remote: None,
+        reply: Some(EventReply { code: None, enhanced: None, text: &"no such domain" }),
+        transaction_ms: None,
+        ..settlement()
+    };
+    let value = parse(&EventRecord {
+        time_unix_ms: 0,
+        event: Event::Bounced { settlement: bare, dsn_id: None },
+    });
+    for key in ["site", "mx_host", "remote", "transaction_ms", "dsn_id", "due"] {
+        assert!(value.get(key).is_none(), "{key}: {value}");
+    }
+    assert_eq!(value["reply"], serde_json::json!({ "text": "no such domain" }));
+}
+
+#[test]
+fn each_type_has_its_own_fields() {
+    let deferred = Event::Deferred { settlement: settlement(), due_unix_ms: 60_000 };
+    let bounced = Event::Bounced { settlement: settlement(), dsn_id: Some(&"B2") };
+    let expired = Event::Expired { settlement: settlement(), dsn_id: Some(&"C3") };
+    let table = [
+        (deferred, "deferred", "due", "1970-01-01T00:01:00.000Z"),
+        (bounced, "bounced", "dsn_id", "B2"),
+        (expired, "expired", "dsn_id", "C3"),
+    ];
+    for (event, name, key, expected) in table {
+        let value = parse(&EventRecord { time_unix_ms: 0, event });
+        assert_eq!(value["type"], name);
+        assert_eq!(value[key], expected, "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_comes_back(
+        id in any::<String>(),
+        reverse_path in any::<String>(),
+        text in any::<String>(),
+        helo in any::<String>(),
+        numbers in any::<[u64; 4]>(),
+        code in any::<Option<u16>>(),
+        control in "[\\x00-\\x1f\\x7f-\\u{9f}\"\\\\]{0,20}",
+    ) {
+        let reception = Reception {
+            id: &id,
+            reverse_path: &reverse_path,
+            recipients: numbers[0],
+            size: numbers[1],
+            client: &"2001:db8::1",
+            helo: &helo,
+            protocol: "ESMTP",
+            commit_ms: numbers[2],
+        };
+        let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
+        prop_assert_eq!(&value["id"], &id);
+        prop_assert_eq!(&value["reverse_path"], &reverse_path);
+        prop_assert_eq!(&value["helo"], &helo);
+        prop_assert_eq!(&value["recipients"], numbers[0]);
+        prop_assert_eq!(&value["size"], numbers[1]);
+
+        let settlement = Settlement {
+            id: &id,
+            forward_path: &control,
+            reply: Some(EventReply { code, enhanced: None, text: &text }),
+            ..settlement()
+        };
+        let event = Event::Deferred { settlement, due_unix_ms: numbers[2] };
+        let value = parse(&EventRecord { time_unix_ms: numbers[3], event });
+        prop_assert_eq!(&value["forward_path"], &control);
+        prop_assert_eq!(&value["reply"]["text"], &text);
+        prop_assert_eq!(value["reply"].get("code").and_then(Value::as_u64), code.map(u64::from));
+    }
+}
