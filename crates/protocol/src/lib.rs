@@ -1,1 +1,40 @@
-//! Placeholder, replaced by the first commit of this crate.
+//! The wire grammar of SMTP and the vocabulary of mail.
+//!
+//! Everything here is a value, a parser or a writer. There is no clock, socket, file, thread, global
+//! or random source: time and entropy are arguments. Other crates decide what to do with what this
+//! crate understands.
+//!
+//! # Ideas
+//!
+//! - **A parsed type is the only carrier of a peer's text.** An [`address::Mailbox`] or
+//!   [`path::ForwardPath`] can be written to the wire, the log or the queue without escaping, because
+//!   nothing that would need escaping can be in one. Reply texts are escaped when they are decoded.
+//! - **Decoders take any split of the input.** [`line::LineDecoder`], [`data::ContentDecoder`] and
+//!   [`reply::ReplyDecoder`] give the same answer whether the octets come one by one or all at once,
+//!   and hold no more than the limits in [`limits`] say.
+//! - **Strict by default.** Only CR LF ends a line, only CR LF . CR LF ends the content. What a
+//!   listener may tolerate for the sake of old injectors is named by [`address::Syntax::Lenient`].
+//!
+//! # Modules
+//!
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`status`], [`limits`], [`error`]
+//! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
+//! - content: [`data`], [`trace`], [`dsn`], [`time`]
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod dsn;
+pub mod envelope;
+pub mod error;
+pub mod extension;
+pub mod limits;
+pub mod line;
+pub mod parameter;
+pub mod path;
+pub mod reply;
+pub mod status;
+pub mod time;
+pub mod trace;

@@ -1,0 +1,319 @@
+//! Mail data: the content that follows DATA, and its dots (RFC 5321 §4.5.2).
+
+use crate::limits::{HEADER_FIELDS_MAX, HEADER_SIZE_MAX, MESSAGE_SIZE_MAX, TEXT_LINE_MAX};
+use crate::reply::FixedReply;
+
+mod header;
+pub mod stuff;
+#[cfg(test)]
+mod tests;
+
+use header::HeaderScan;
+
+/// What the decoder lets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentLimits {
+    /// Octets of content; twice as many end the session.
+    pub size_max: u64,
+    /// Octets in a line without its CRLF.
+    pub line_size_max: usize,
+    /// Octets in the header section.
+    pub header_size_max: usize,
+    /// Fields in the header section.
+    pub header_fields_max: usize,
+}
+
+impl Default for ContentLimits {
+    fn default() -> Self {
+        Self {
+            size_max: MESSAGE_SIZE_MAX,
+            line_size_max: TEXT_LINE_MAX,
+            header_size_max: HEADER_SIZE_MAX,
+            header_fields_max: HEADER_FIELDS_MAX,
+        }
+    }
+}
+
+/// Why content is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ContentViolation {
+    /// A CR is not followed by LF: where the content ends is in doubt.
+    BareCarriageReturn,
+    /// An LF does not follow a CR: where the content ends is in doubt.
+    BareLineFeed,
+    /// There is a NUL.
+    Nul,
+    /// A line is too long.
+    LineTooLong {
+        /// Its number, the first line being 1.
+        line: u64,
+    },
+    /// The header section has too many octets or fields.
+    HeaderTooLarge,
+    /// The first line begins with white space: it continues nothing.
+    HeaderSyntax,
+    /// The content is larger than the limit.
+    TooLarge,
+    /// The content is larger than twice the limit and still goes on.
+    FarTooLarge,
+}
+
+impl ContentViolation {
+    /// Whether the session has to be closed at once, the rest of the content unread.
+    pub fn closes_session(self) -> bool {
+        matches!(self, Self::BareCarriageReturn | Self::BareLineFeed | Self::FarTooLarge)
+    }
+
+    /// The larger is reported when there are several.
+    fn rank(self) -> u8 {
+        match self {
+            Self::HeaderSyntax => 0,
+            Self::LineTooLong { .. } => 1,
+            Self::HeaderTooLarge => 2,
+            Self::Nul => 3,
+            Self::TooLarge => 4,
+            Self::BareCarriageReturn | Self::BareLineFeed | Self::FarTooLarge => 5,
+        }
+    }
+
+    /// Appends the reply to send.
+    pub fn write_reply(self, out: &mut Vec<u8>) {
+        let reply = match self {
+            Self::BareCarriageReturn => "550 5.5.2 Bare <CR> is not allowed",
+            Self::BareLineFeed => "550 5.5.2 Bare <LF> is not allowed",
+            Self::Nul => "550 5.6.0 NUL is not allowed in the content",
+            Self::LineTooLong { line } => {
+                out.extend_from_slice(b"550 5.6.0 Line ");
+                out.extend_from_slice(crate::time::decimal(line, &mut [0; 20]));
+                out.extend_from_slice(b" of the content is too long\r\n");
+                return;
+            }
+            Self::HeaderTooLarge => "552 5.3.4 Header section too large",
+            Self::HeaderSyntax => "550 5.6.0 The content begins with white space",
+            Self::TooLarge | Self::FarTooLarge => "552 5.3.4 Message too large",
+        };
+        FixedReply::new(reply).write(out);
+    }
+}
+
+/// How far the content has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentProgress {
+    /// It goes on; all of the input has been taken.
+    More,
+    /// The terminator has been taken, and the content is good.
+    End,
+    /// The content is refused. Unless [`ContentViolation::closes_session`], the terminator has been
+    /// taken.
+    Violation(ContentViolation),
+}
+
+/// Where in the line the next octet stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    LineStart,
+    /// Behind a dot at the start of a line, which has not been copied.
+    Dot,
+    /// Behind that dot and a CR.
+    DotCarriageReturn,
+    Middle,
+    /// Behind a CR, which has been copied.
+    CarriageReturn,
+}
+
+/// Takes the dots off mail data, and refuses data that is unsafe to pass on.
+///
+/// Only CR LF . CR LF ends the content, and a CR or LF outside of a CR LF pair is an error that
+/// closes the session: servers that disagree about the end of a message can be made to see commands in
+/// it. Other violations are reported after the terminator, so that the session can go on.
+///
+/// A message needs no header section: content without one is accepted as it is, since load tools
+/// and scripts send such. A line that is neither a field nor a continuation ends the header section
+/// just as the empty line does.
+///
+/// This is the hottest loop of the server. Lines are found by `memchr`, and whole runs of them are
+/// copied; only the header section is looked at octet by octet, up to each colon.
+#[derive(Debug)]
+pub struct ContentDecoder {
+    limits: ContentLimits,
+    position: Position,
+    violation: Option<ContentViolation>,
+    header: HeaderScan,
+    eight_bit: bool,
+    /// Octets of content so far.
+    size: u64,
+    /// Lines that have ended so far.
+    lines: u64,
+    /// Octets of the current line that earlier inputs had, without dots that were taken off.
+    line_size: usize,
+}
+
+impl ContentDecoder {
+    /// Makes a decoder that stands behind the CRLF of DATA.
+    pub fn new(limits: ContentLimits) -> Self {
+        Self {
+            limits,
+            position: Position::LineStart,
+            violation: None,
+            header: HeaderScan::default(),
+            eight_bit: false,
+            size: 0,
+            lines: 0,
+            line_size: 0,
+        }
+    }
+
+    /// Octets of content so far, dots taken off, refused octets included.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether an octet above 127 has been seen.
+    pub fn is_eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    /// `Received` fields in the header section.
+    pub fn received_fields(&self) -> usize {
+        self.header.received_fields()
+    }
+
+    /// Takes octets up to the terminator, appends content, and returns how many were taken.
+    ///
+    /// After the end or a violation the decoder must not be used again. With a violation what was
+    /// appended is worthless.
+    pub fn decode(&mut self, input: &[u8], content: &mut Vec<u8>) -> (usize, ContentProgress) {
+        let (consumed, ended) = match self.scan(input, content) {
+            Ok(step) => step,
+            Err(violation) => return (input.len(), ContentProgress::Violation(violation)),
+        };
+        let taken = input.get(..consumed).unwrap_or_default();
+        self.eight_bit = self.eight_bit || !taken.is_ascii();
+        if memchr::memchr(0, taken).is_some() {
+            self.note(ContentViolation::Nul);
+        }
+        if self.size > self.limits.size_max {
+            self.note(ContentViolation::TooLarge);
+            if !ended && self.size / 2 > self.limits.size_max {
+                return (consumed, ContentProgress::Violation(ContentViolation::FarTooLarge));
+            }
+        }
+        let progress = match (ended, self.violation) {
+            (false, _) => ContentProgress::More,
+            (true, None) => ContentProgress::End,
+            (true, Some(violation)) => ContentProgress::Violation(violation),
+        };
+        (consumed, progress)
+    }
+
+    /// Walks over the lines; returns the octets taken, and whether the terminator was among them.
+    fn scan(
+        &mut self,
+        input: &[u8],
+        content: &mut Vec<u8>,
+    ) -> Result<(usize, bool), ContentViolation> {
+        // `run` is where the octets begin that are still to be copied, `at` where the walk stands.
+        let (mut run, mut at) = (0, 0);
+        while let Some(&b) = input.get(at) {
+            match self.position {
+                Position::LineStart if b == b'.' => {
+                    self.copy(input, run, at, content);
+                    at += 1;
+                    run = at;
+                    self.position = Position::Dot;
+                }
+                Position::Dot if b == b'\r' => {
+                    at += 1;
+                    self.position = Position::DotCarriageReturn;
+                }
+                Position::DotCarriageReturn => {
+                    return match b {
+                        b'\n' => Ok((at + 1, true)),
+                        _ => Err(ContentViolation::BareCarriageReturn),
+                    };
+                }
+                Position::CarriageReturn => {
+                    if b != b'\n' {
+                        return Err(ContentViolation::BareCarriageReturn);
+                    }
+                    at += 1;
+                    self.end_line();
+                }
+                Position::LineStart | Position::Dot | Position::Middle => {
+                    at = self.walk_line(input, at)?;
+                }
+            }
+        }
+        if self.position != Position::DotCarriageReturn {
+            self.copy(input, run, input.len(), content);
+        }
+        Ok((input.len(), false))
+    }
+
+    /// Walks to the end of the line, or of the input; returns where the walk stands then.
+    fn walk_line(&mut self, input: &[u8], start: usize) -> Result<usize, ContentViolation> {
+        let rest = input.get(start..).unwrap_or_default();
+        let length = memchr::memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+        let (line, end) = rest.split_at(length);
+        if self.header.is_open() {
+            self.header.scan(line);
+        }
+        self.line_size += length;
+        match end {
+            [b'\r', b'\n', ..] => {
+                self.end_line();
+                Ok(start + length + 2)
+            }
+            [b'\r'] => {
+                self.position = Position::CarriageReturn;
+                Ok(input.len())
+            }
+            [] => {
+                self.position = Position::Middle;
+                self.check_line();
+                Ok(input.len())
+            }
+            [b'\n', ..] => Err(ContentViolation::BareLineFeed),
+            [_, ..] => Err(ContentViolation::BareCarriageReturn),
+        }
+    }
+
+    /// Remembers a violation; which of several is reported does not depend on how the input was cut.
+    #[cold]
+    fn note(&mut self, violation: ContentViolation) {
+        if self.violation.is_none_or(|noted| noted.rank() < violation.rank()) {
+            self.violation = Some(violation);
+        }
+    }
+
+    #[inline]
+    fn check_line(&mut self) {
+        if self.line_size > self.limits.line_size_max {
+            let line = self.lines + 1;
+            self.note(ContentViolation::LineTooLong { line });
+        }
+    }
+
+    #[inline]
+    fn end_line(&mut self) {
+        self.check_line();
+        if self.header.is_open()
+            && let Err(violation) = self.header.end_line(self.line_size, &self.limits)
+        {
+            self.note(violation);
+        }
+        self.lines += 1;
+        self.line_size = 0;
+        self.position = Position::LineStart;
+    }
+
+    /// Counts a run of content, and copies it unless it is refused already.
+    fn copy(&mut self, input: &[u8], start: usize, end: usize, content: &mut Vec<u8>) {
+        let run = input.get(start..end).unwrap_or_default();
+        self.size = self.size.saturating_add(run.len() as u64);
+        if self.violation.is_none() {
+            content.extend_from_slice(run);
+        }
+    }
+}

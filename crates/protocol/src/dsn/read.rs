@@ -1,0 +1,92 @@
+//! Reading the machine part of a delivery status notification.
+
+use crate::status::EnhancedStatusCode;
+
+/// The fields of a `message/delivery-status` part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeliveryStatus {
+    /// The host that wrote the report, without its type.
+    pub reporting_mta: Option<String>,
+    /// The recipients it tells of.
+    pub recipients: Vec<RecipientStatus>,
+}
+
+/// The fields of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecipientStatus {
+    /// The recipient, without its type.
+    pub final_recipient: String,
+    /// `failed`, `delayed`, `delivered`, `relayed` or `expanded`, in lower case.
+    pub action: String,
+    /// Why, as a code.
+    pub status: Option<EnhancedStatusCode>,
+    /// The host that refused, without its type.
+    pub remote_mta: Option<String>,
+    /// What it said, without its type.
+    pub diagnostic_code: Option<String>,
+}
+
+impl DeliveryStatus {
+    /// Finds and reads the `message/delivery-status` part in the content of a report.
+    ///
+    /// `None` when there is no such part. Only the first is read, and only reports whose part
+    /// headers have the type on one line.
+    pub fn parse(content: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(content);
+        let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        lines.find(|line| {
+            let line = line.to_ascii_lowercase();
+            line.strip_prefix("content-type:")
+                .is_some_and(|value| value.trim_start().starts_with("message/delivery-status"))
+        })?;
+        // The rest of the part's header section.
+        lines.find(|line| line.is_empty())?;
+        let part = lines.take_while(|line| !line.starts_with("--"));
+        let mut status = Self::default();
+        for group in groups(part) {
+            let value = |name: &str| {
+                let found = group.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.as_str())
+            };
+            if let Some(host) = value("Reporting-MTA") {
+                status.reporting_mta = Some(without_type(host));
+            }
+            if let Some(recipient) = value("Final-Recipient") {
+                status.recipients.push(RecipientStatus {
+                    final_recipient: without_type(recipient),
+                    action: value("Action").unwrap_or_default().to_ascii_lowercase(),
+                    status: value("Status").and_then(|code| EnhancedStatusCode::parse(code).ok()),
+                    remote_mta: value("Remote-MTA").map(without_type),
+                    diagnostic_code: value("Diagnostic-Code").map(without_type),
+                });
+            }
+        }
+        Some(status)
+    }
+}
+
+type Group = Vec<(String, String)>;
+
+/// Collects unfolded fields into groups, which empty lines separate.
+fn groups<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Group> {
+    let mut groups = vec![Group::new()];
+    for line in lines {
+        if line.is_empty() {
+            groups.push(Group::new());
+        } else if let Some(group) = groups.last_mut() {
+            if line.starts_with([' ', '\t']) {
+                if let Some((_, value)) = group.last_mut() {
+                    value.push(' ');
+                    value.push_str(line.trim());
+                }
+            } else if let Some((name, value)) = line.split_once(':') {
+                group.push((name.trim().to_owned(), value.trim().to_owned()));
+            }
+        }
+    }
+    groups
+}
+
+fn without_type(value: &str) -> String {
+    value.split_once(';').map_or(value, |(_, rest)| rest).trim().to_owned()
+}

@@ -1,0 +1,136 @@
+use super::*;
+use crate::reply::ReplyCode;
+use proptest::prelude::*;
+
+const GOLDEN: &str = include_str!("golden.eml");
+
+fn reply(text: &str) -> Reply {
+    Reply::new(ReplyCode::new(550).unwrap(), Some(EnhancedStatusCode::new(5, 1, 1)), text)
+}
+
+fn report(recipients: &[DsnRecipient<'_>], original_header: &[u8]) -> String {
+    let report = FailureReport {
+        reporting_mta: "mx.test",
+        queue_id: "00a1",
+        report_id: "00a2",
+        unix_seconds: 1_700_000_000,
+        arrival_unix_seconds: 1_699_990_000,
+        reverse_path: &ReversePath::parse("<sender@origin.test>").unwrap(),
+        recipients,
+        original_header,
+    };
+    let mut out = Vec::new();
+    report.write(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+fn check_lines(text: &str) {
+    assert!(text.ends_with("\r\n"));
+    for line in text.split("\r\n") {
+        assert!(line.len() <= TEXT_LINE_MAX && !line.contains(['\r', '\n', '\0']), "{line:?}");
+    }
+}
+
+#[test]
+fn a_report_is_as_the_golden_file() {
+    let [first, second] =
+        ["<bob@b.test>", "<\"c d\"@c.test>"].map(|p| ForwardPath::parse(p).unwrap());
+    let said =
+        reply("No such mailbox here.\nAsk the postmaster of b.test, who knows all about mailboxes");
+    let recipients = [
+        DsnRecipient {
+            forward_path: &first,
+            action: Action::Failed,
+            status: EnhancedStatusCode::new(5, 1, 1),
+            remote_mta: Some("mx.b.test"),
+            diagnostic: Some(&said),
+            reason: "refused",
+            last_attempt_unix_seconds: Some(1_699_999_000),
+        },
+        DsnRecipient {
+            forward_path: &second,
+            action: Action::Failed,
+            status: EnhancedStatusCode::new(5, 1, 2),
+            remote_mta: None,
+            diagnostic: None,
+            reason: "the domain c.test does not exist",
+            last_attempt_unix_seconds: None,
+        },
+    ];
+    let original =
+        b"From: <sender@origin.test>\r\nSubject: a\r\n folded one\r\n\r\nThe body stays out.\r\n";
+    let text = report(&recipients, original);
+    check_lines(&text);
+    assert_eq!(text.replace("\r\n", "\n"), GOLDEN);
+
+    let status = DeliveryStatus::parse(text.as_bytes()).unwrap();
+    assert_eq!(status.reporting_mta.as_deref(), Some("mx.test"));
+    assert_eq!(status.recipients.len(), 2);
+    let read = &status.recipients[0];
+    assert_eq!((read.final_recipient.as_str(), read.action.as_str()), ("bob@b.test", "failed"));
+    assert_eq!(read.status, Some(EnhancedStatusCode::new(5, 1, 1)));
+    assert_eq!(read.remote_mta.as_deref(), Some("mx.b.test"));
+    assert_eq!(read.diagnostic_code.as_deref(), Some(said.to_string().as_str()));
+    assert_eq!(status.recipients[1].final_recipient, "\"c d\"@c.test");
+}
+
+#[test]
+fn what_is_not_a_report_is_not_read() {
+    assert_eq!(DeliveryStatus::parse(b"Subject: hello\r\n\r\nbody\r\n"), None);
+    assert_eq!(DeliveryStatus::parse(b""), None);
+}
+
+#[test]
+fn the_original_header_is_whole_fields() {
+    let long = format!("a: b\r\n{}", format!("x: {}\r\n", "y".repeat(994)).repeat(60));
+    let kept = original_header(long.as_bytes());
+    assert!(kept.len() <= DSN_HEADER_SIZE_MAX && kept.len() > DSN_HEADER_SIZE_MAX - 1000);
+    assert!(kept.ends_with(b"y\r\n"));
+    let table: [(&[u8], &[u8]); 7] = [
+        (b"", b""),
+        (b"no header\r\n", b""),
+        (b"a: b\r\n\r\nc: d\r\n", b"a: b\r\n"),
+        (b"a: b\r\nbody\r\n", b"a: b\r\n"),
+        (b"a: b\r\nc: cut", b"a: b\r\n"),
+        (b"a: b\r\nc: d\r\n cut", b"a: b\r\n"),
+        (b"a: b\r\nc: d\r\n", b"a: b\r\nc: d\r\n"),
+    ];
+    for (content, header) in table {
+        assert_eq!(original_header(content), header, "{}", String::from_utf8_lossy(content));
+    }
+}
+
+proptest! {
+    /// Whatever a peer says, the report keeps its shape and tells it back.
+    #[test]
+    fn peers_cannot_break_a_report(said in any::<String>(), reason in any::<String>(), host in any::<String>()) {
+        let said = reply(&said);
+        let forward_path = ForwardPath::Postmaster;
+        let with = DsnRecipient {
+            forward_path: &forward_path,
+            action: Action::Failed,
+            status: EnhancedStatusCode::new(5, 0, 0),
+            remote_mta: Some(&host),
+            diagnostic: Some(&said),
+            reason: &reason,
+            last_attempt_unix_seconds: None,
+        };
+        let without = DsnRecipient { diagnostic: None, action: Action::Delayed, ..with };
+        let text = report(&[with, without], b"a: b\r\n\r\n");
+        check_lines(&text);
+        prop_assert!(text.is_ascii());
+        let status = DeliveryStatus::parse(text.as_bytes()).unwrap();
+        prop_assert_eq!(status.recipients.len(), 2);
+        prop_assert_eq!(status.recipients[0].action.as_str(), "failed");
+        prop_assert_eq!(status.recipients[1].action.as_str(), "delayed");
+        prop_assert!(text.ends_with("--=_00a2_1700000000--\r\n"));
+    }
+
+    #[test]
+    fn long_words_are_folded(text in "[!-~]{0,3000}") {
+        for part in fold(&text) {
+            prop_assert!(part.len() <= FOLD_MAX && !part.is_empty());
+        }
+        prop_assert_eq!(fold(&text).collect::<String>(), text);
+    }
+}

@@ -1,0 +1,72 @@
+//! The envelope of a message: its paths and how its body is encoded.
+
+use std::fmt;
+
+use crate::path::{ForwardPath, ReversePath};
+
+/// What the BODY parameter of MAIL declares (RFC 6152).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum BodyType {
+    /// `7BIT`: no octet above 127. The default.
+    #[default]
+    SevenBit,
+    /// `8BITMIME`: there may be octets above 127.
+    EightBitMime,
+}
+
+impl BodyType {
+    /// The value as it stands after `BODY=`.
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Self::SevenBit => "7BIT",
+            Self::EightBitMime => "8BITMIME",
+        }
+    }
+
+    /// Reads the value of `BODY=`, in any case; `None` for a type we do not offer.
+    pub fn from_keyword(text: &str) -> Option<Self> {
+        [Self::SevenBit, Self::EightBitMime]
+            .into_iter()
+            .find(|body| body.keyword().eq_ignore_ascii_case(text))
+    }
+}
+
+impl fmt::Display for BodyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.keyword())
+    }
+}
+
+/// What the commands MAIL and RCPT have said about a message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// Where reports of failure go.
+    pub reverse_path: ReversePath,
+    /// The recipients, each once, in the order they were given.
+    pub forward_paths: Vec<ForwardPath>,
+    /// How the content is encoded, as declared or as found in it.
+    pub body: BodyType,
+}
+
+impl Envelope {
+    /// Makes an envelope.
+    pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
+        Self { reverse_path, forward_paths, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_types_round_trip() {
+        for body in [BodyType::SevenBit, BodyType::EightBitMime] {
+            assert_eq!(BodyType::from_keyword(body.keyword()), Some(body));
+            assert_eq!(BodyType::from_keyword(&body.keyword().to_lowercase()), Some(body));
+        }
+        assert_eq!(BodyType::from_keyword("BINARYMIME"), None);
+    }
+}

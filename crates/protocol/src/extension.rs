@@ -1,0 +1,155 @@
+//! What a server offers in its reply to EHLO (RFC 5321 §4.1.1.1).
+
+use crate::reply::Reply;
+
+/// The SIZE extension as offered (RFC 1870).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SizeLimit {
+    /// SIZE is not offered: the parameter must not be sent.
+    #[default]
+    NotOffered,
+    /// Offered without a limit, or with a limit of 0, which means the same.
+    Unlimited,
+    /// The largest message in octets.
+    Octets(u64),
+}
+
+impl SizeLimit {
+    /// Whether a message of `size` octets may be sent.
+    pub fn allows(self, size: u64) -> bool {
+        match self {
+            Self::NotOffered | Self::Unlimited => true,
+            Self::Octets(limit) => size <= limit,
+        }
+    }
+}
+
+/// The extensions a remote server offers. Unknown ones are not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each extension is offered or not")]
+pub struct Extensions {
+    /// PIPELINING (RFC 2920): commands may be sent without waiting for replies.
+    pub pipelining: bool,
+    /// 8BITMIME (RFC 6152): the content may have octets above 127.
+    pub eight_bit_mime: bool,
+    /// SIZE (RFC 1870).
+    pub size: SizeLimit,
+    /// ENHANCEDSTATUSCODES (RFC 2034).
+    pub enhanced_status_codes: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// CHUNKING (RFC 3030).
+    pub chunking: bool,
+    /// DSN (RFC 3461).
+    pub dsn: bool,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
+}
+
+impl Extensions {
+    /// Reads the keywords out of a positive reply to EHLO; its first line is a greeting.
+    pub fn from_ehlo_reply(reply: &Reply) -> Self {
+        let mut extensions = Self::default();
+        for line in reply.text.split('\n').skip(1) {
+            let mut words = line.split_ascii_whitespace();
+            if let Some(keyword) = words.next() {
+                extensions.add(keyword, words.next());
+            }
+        }
+        extensions
+    }
+
+    fn add(&mut self, keyword: &str, argument: Option<&str>) {
+        let flags: [(&str, &mut bool); 7] = [
+            ("PIPELINING", &mut self.pipelining),
+            ("8BITMIME", &mut self.eight_bit_mime),
+            ("ENHANCEDSTATUSCODES", &mut self.enhanced_status_codes),
+            ("SMTPUTF8", &mut self.smtputf8),
+            ("CHUNKING", &mut self.chunking),
+            ("DSN", &mut self.dsn),
+            ("STARTTLS", &mut self.starttls),
+        ];
+        for (name, flag) in flags {
+            if keyword.eq_ignore_ascii_case(name) {
+                *flag = true;
+            }
+        }
+        if keyword.eq_ignore_ascii_case("SIZE") {
+            // RFC 1870 §4: 0, or no number, is no fixed limit. A number we cannot read is none.
+            self.size = match argument.and_then(|text| text.parse().ok()) {
+                None | Some(0) => SizeLimit::Unlimited,
+                Some(limit) => SizeLimit::Octets(limit),
+            };
+        }
+    }
+}
+
+/// Writes the reply to EHLO of a server that offers PIPELINING, SIZE, 8BITMIME and
+/// ENHANCEDSTATUSCODES.
+pub fn write_ehlo_reply(hostname: &str, size_max: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    for part in [
+        b"250-",
+        hostname.as_bytes(),
+        b"\r\n250-PIPELINING\r\n250-SIZE ",
+        crate::time::decimal(size_max, &mut digits),
+        b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n",
+    ] {
+        out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::ReplyDecoder;
+
+    fn parse(input: &str) -> Extensions {
+        let (_, reply) = ReplyDecoder::new().decode(input.as_bytes()).unwrap();
+        Extensions::from_ehlo_reply(&reply.unwrap())
+    }
+
+    #[test]
+    fn keywords_are_read_in_any_case() {
+        let extensions = parse(
+            "250-mx.test PIPELINING\r\n250-8bitmime\r\n250-Size 1000\r\n250-AUTH PLAIN\r\n250-DSN\r\n250 X\r\n",
+        );
+        let expected = Extensions {
+            eight_bit_mime: true,
+            size: SizeLimit::Octets(1000),
+            dsn: true,
+            ..Extensions::default()
+        };
+        assert_eq!(extensions, expected);
+    }
+
+    #[test]
+    fn size_without_a_number_is_no_limit() {
+        for (text, size) in [
+            ("SIZE", SizeLimit::Unlimited),
+            ("SIZE 0", SizeLimit::Unlimited),
+            ("SIZE many", SizeLimit::Unlimited),
+            ("SIZE 10", SizeLimit::Octets(10)),
+            ("X", SizeLimit::NotOffered),
+        ] {
+            assert_eq!(parse(&format!("250-mx.test\r\n250 {text}\r\n")).size, size, "{text}");
+        }
+        assert!(SizeLimit::Octets(10).allows(10) && !SizeLimit::Octets(10).allows(11));
+        assert!(SizeLimit::Unlimited.allows(u64::MAX) && SizeLimit::NotOffered.allows(u64::MAX));
+    }
+
+    #[test]
+    fn our_offer_is_read_by_our_client() {
+        let mut out = Vec::new();
+        write_ehlo_reply("mx.test", 12345, &mut out);
+        let expected = Extensions {
+            pipelining: true,
+            eight_bit_mime: true,
+            size: SizeLimit::Octets(12345),
+            enhanced_status_codes: true,
+            ..Extensions::default()
+        };
+        assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
+    }
+}

@@ -1,0 +1,74 @@
+//! Named bounds on what peers may send, with their defaults.
+//!
+//! A bound that an operator can change is the default of a configuration field; the others are used
+//! as they are.
+
+/// Octets in a command line, its CRLF included. RFC 5321 §4.5.3.1.4 asks for 512 and leaves room
+/// for extensions.
+pub const COMMAND_LINE_MAX: usize = 2048;
+
+/// Octets without a CRLF after which a command line is given up and the session closed.
+pub const ENDLESS_LINE_MAX: usize = 64 * 1024;
+
+/// Over-long command lines a session may send before it is closed.
+pub const LONG_LINES_MAX: u32 = 3;
+
+/// Octets in one line of a reply, its line ending included. RFC 5321 §4.5.3.1.5 asks for 512.
+pub const REPLY_LINE_MAX: usize = 2048;
+
+/// Lines in one reply.
+pub const REPLY_LINES_MAX: usize = 128;
+
+/// Octets in one reply, all lines together.
+pub const REPLY_SIZE_MAX: usize = 64 * 1024;
+
+/// Octets of reply text that are kept; the rest is dropped.
+pub const REPLY_TEXT_MAX: usize = 2048;
+
+/// Octets in a text line of the content, without its CRLF. RFC 5321 §4.5.3.1.6.
+pub const TEXT_LINE_MAX: usize = 998;
+
+/// Octets in the header section of a message.
+pub const HEADER_SIZE_MAX: usize = 64 * 1024;
+
+/// Fields in the header section of a message.
+pub const HEADER_FIELDS_MAX: usize = 1000;
+
+/// `Received` fields in a message before it is taken for a loop. RFC 5321 §6.3.
+pub const RECEIVED_FIELDS_MAX: usize = 50;
+
+/// Octets in the content of a message.
+pub const MESSAGE_SIZE_MAX: u64 = 50 * 1024 * 1024;
+
+/// Recipients in one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
+pub const RECIPIENTS_MAX: usize = 1000;
+
+/// Refused commands in one session.
+pub const ERRORS_MAX: u32 = 20;
+
+/// Commands in one session that do not help a message along, counted from the last message.
+pub const JUNK_COMMANDS_MAX: u32 = 100;
+
+/// Transactions in one session.
+pub const TRANSACTIONS_MAX: u32 = 1000;
+
+/// Unsent octets of replies above which a session takes no more input.
+pub const REPLY_OUTPUT_MAX: usize = 64 * 1024;
+
+/// Octets in a local-part. RFC 5321 §4.5.3.1.1.
+pub const LOCAL_PART_MAX: usize = 64;
+
+/// Octets in a domain. RFC 5321 §4.5.3.1.2.
+pub const DOMAIN_MAX: usize = 255;
+
+/// Octets in one label of a domain. RFC 1035 §2.3.4.
+pub const LABEL_MAX: usize = 63;
+
+/// Octets in a path, its angle brackets included. RFC 5321 §4.5.3.1.3.
+pub const PATH_MAX: usize = 256;
+
+/// Octets of the original header section that a delivery status notification repeats.
+pub const DSN_HEADER_SIZE_MAX: usize = 50_000;
+
+const _: () = assert!(COMMAND_LINE_MAX < ENDLESS_LINE_MAX);
+const _: () = assert!(REPLY_LINE_MAX <= REPLY_SIZE_MAX);

@@ -1,0 +1,108 @@
+//! Trace fields (RFC 5321 §4.4).
+
+use std::net::IpAddr;
+
+use crate::address::AddressLiteral;
+use crate::time::write_rfc5322;
+
+/// The `Received` field that goes in front of an accepted message.
+///
+/// The texts have to be free of control characters and parentheses: names and paths that this crate's
+/// parsers let pass are.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// What the client called itself in EHLO or HELO.
+    pub from_helo: &'a str,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Our host name.
+    pub by: &'a str,
+    /// `ESMTP` after EHLO, `SMTP` after HELO.
+    pub protocol: &'a str,
+    /// The queue id of the message.
+    pub id: &'a str,
+    /// The recipient in its wire form, brackets included; only when there is exactly one, so as not
+    /// to tell recipients of each other (RFC 5321 §7.2).
+    pub recipient: Option<&'a str>,
+    /// When the message was received.
+    pub unix_seconds: u64,
+}
+
+impl Received<'_> {
+    /// Appends the field, folded, with its CRLF.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+
+        let literal = AddressLiteral::from(self.peer.to_canonical());
+        // Writing to a vector cannot fail.
+        let _ = write!(
+            out,
+            "Received: from {} ({literal})\r\n\tby {} with {} id {}",
+            self.from_helo, self.by, self.protocol, self.id
+        );
+        match self.recipient {
+            Some(recipient) => {
+                let _ = write!(out, "\r\n\tfor {recipient}; ");
+                // The date goes to a line of its own when it does not fit.
+                if recipient.len() > 34 {
+                    out.truncate(out.len() - 1);
+                    out.extend_from_slice(b"\r\n\t");
+                }
+            }
+            None => out.extend_from_slice(b";\r\n\t"),
+        }
+        write_rfc5322(self.unix_seconds, out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(recipient: Option<&str>, peer: &str) -> String {
+        let mut out = Vec::new();
+        let received = Received {
+            from_helo: "client.test",
+            peer: peer.parse().unwrap(),
+            by: "mx.test",
+            protocol: "ESMTP",
+            id: "00a1",
+            recipient,
+            unix_seconds: 0,
+        };
+        received.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn one_recipient_is_named() {
+        assert_eq!(
+            field(Some("<a@b.test>"), "192.0.2.1"),
+            "Received: from client.test ([192.0.2.1])\r\n\tby mx.test with ESMTP id 00a1\r\n\
+             \tfor <a@b.test>; Thu, 01 Jan 1970 00:00:00 +0000\r\n"
+        );
+    }
+
+    #[test]
+    fn several_recipients_are_not() {
+        assert_eq!(
+            field(None, "2001:db8::1"),
+            "Received: from client.test ([IPv6:2001:db8::1])\r\n\tby mx.test with ESMTP id 00a1;\r\n\
+             \tThu, 01 Jan 1970 00:00:00 +0000\r\n"
+        );
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        assert!(field(None, "::ffff:192.0.2.1").contains("([192.0.2.1])"));
+    }
+
+    #[test]
+    fn a_long_recipient_pushes_the_date_down() {
+        let recipient = format!("<{}@b.test>", "a".repeat(60));
+        let field = field(Some(&recipient), "192.0.2.1");
+        assert!(field.lines().all(|line| line.len() < 78), "{field}");
+        assert!(field.ends_with(";\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n"));
+    }
+}
