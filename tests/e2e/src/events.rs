@@ -1,0 +1,99 @@
+//! Reads the event log.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// One record of the event log.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// `received`, `delivered`, `deferred`, `bounced` or `expired`.
+    pub kind: String,
+    /// The queue id.
+    pub id: String,
+    /// The recipient, where the record is about one.
+    pub forward_path: Option<String>,
+    /// All fields.
+    pub fields: Value,
+}
+
+/// Reads all records.
+///
+/// A log that is not there yet has none.
+///
+/// # Errors
+///
+/// Fails on any line that is not a whole JSON object with `time`, `type` and `id`.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("no {}", path.display())),
+    };
+    // A reader beside a writer may see half of the last line: it is not there yet.
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    whole.lines().map(parse).collect()
+}
+
+fn parse(line: &str) -> Result<Event> {
+    let fields: Value =
+        serde_json::from_str(line).with_context(|| format!("not a record: {line:?}"))?;
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+    ensure!(text("time").is_some_and(|time| time.ends_with('Z')), "no time in {line:?}");
+    Ok(Event {
+        kind: text("type").with_context(|| format!("no type in {line:?}"))?,
+        id: text("id").with_context(|| format!("no id in {line:?}"))?,
+        forward_path: text("forward_path"),
+        fields,
+    })
+}
+
+/// Number of different (queue id, recipient) pairs with a record of `kind`.
+///
+/// The log is complete but may repeat a record, for example after a crash.
+pub fn distinct(events: &[Event], kind: &str) -> usize {
+    events
+        .iter()
+        .filter(|event| event.kind == kind)
+        .map(|event| (&event.id, &event.forward_path))
+        .collect::<HashSet<_>>()
+        .len()
+}
+
+/// The ids of test messages called delivered, read from recipients like `r0.ID@domain`.
+pub fn delivered_test_ids(events: &[Event]) -> HashSet<String> {
+    events
+        .iter()
+        .filter(|event| event.kind == "delivered")
+        .filter_map(|event| {
+            let path = event.forward_path.as_deref()?.trim_start_matches('<');
+            let (local_part, _) = path.split_once('@')?;
+            Some(local_part.split_once('.')?.1.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_line_is_not_there_yet_and_half_a_record_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events");
+        assert_eq!(read(&path).unwrap().len(), 0);
+        let record = r#"{"time":"2026-11-22T12:00:00.000Z","type":"delivered","id":"q1","forward_path":"<r0.run-7@a.test>"}"#;
+        fs::write(&path, format!("{record}\n{record}\n{{\"time\"")).unwrap();
+        let events = read(&path).unwrap();
+        assert_eq!(events.len(), 2);
+        assert_eq!(distinct(&events, "delivered"), 1);
+        assert_eq!(distinct(&events, "bounced"), 0);
+        assert!(delivered_test_ids(&events).contains("run-7"));
+        fs::write(&path, "{\"time\"\n").unwrap();
+        assert!(read(&path).is_err());
+    }
+}
