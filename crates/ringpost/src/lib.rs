@@ -3,4 +3,6 @@
 //! The decisions live in the pure crates `ringpost-session`, `ringpost-queue` and
 //! `ringpost-delivery`; this crate does their I/O, one shard a core.
 
+pub mod cli;
+pub mod config;
 pub mod runtime;

@@ -1,0 +1,70 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Where the configuration is when the command line does not say.
+pub const CONFIG_PATH: &str = "/etc/ringpost/ringpost.toml";
+
+/// Exit status of a command that refuses its configuration, apart from the 1 of `check-config`.
+///
+/// The sysexits value, so that a supervisor can tell "do not restart me" from a crash.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A durable outbound SMTP relay, one executor per core.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "ringpost", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Runs the server until it is told to stop (TERM or INT).
+    Run {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+    },
+    /// Checks a configuration file: prints each problem with its line, and exits with 1.
+    CheckConfig {
+        /// The configuration file.
+        #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
+        file: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_are_read() {
+        let run = |path: &str| Command::Run { config: path.into() };
+        let check = |path: &str| Command::CheckConfig { file: path.into() };
+        let table: [(&[&str], Option<Command>); 8] = [
+            (&["run"], Some(run(CONFIG_PATH))),
+            (&["run", "--config", "a.toml"], Some(run("a.toml"))),
+            (&["check-config", "b.toml"], Some(check("b.toml"))),
+            (&["check-config"], Some(check(CONFIG_PATH))),
+            (&[], None),
+            (&["run", "a.toml"], None),
+            (&["--version"], None),
+            (&["frobnicate"], None),
+        ];
+        for (arguments, expected) in table {
+            let parsed = Cli::try_parse_from([&["ringpost"], arguments].concat());
+            assert_eq!(parsed.ok().map(|cli| cli.command), expected, "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Contradictions: values that are each valid and do not go together, or cannot work.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ringpost_protocol::address::Domain;
+use tracing_subscriber::EnvFilter;
+
+use super::schema::{Config, Cores, ListenerSection, RouteDomain};
+use super::system::SystemFacts;
+use super::units::display_size;
+
+/// Smallest and largest segment.
+const SEGMENT_SIZE_MIN: u64 = 1 << 20;
+const SEGMENT_SIZE_MAX: u64 = 1 << 30;
+/// Frames begin at multiples of this, so a segment is one too.
+const SEGMENT_ALIGNMENT: u64 = 4096;
+/// A log needs a segment to write, one in preparation, one to free and one to copy into.
+const SEGMENTS_MIN: u64 = 4;
+/// More shards than this are a mistake in the file, not a machine.
+const SHARDS_MAX: u16 = 1024;
+/// A wider spread would make the schedule meaningless.
+const RETRY_JITTER_PERCENT_MAX: u8 = 50;
+
+/// One contradiction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Contradiction {
+    /// Path of the key; array positions are numbers.
+    pub(super) place: Vec<String>,
+    /// Why it cannot be, without a full stop.
+    pub(super) reason: String,
+}
+
+/// Finds everything that is wrong, not only the first.
+pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contradiction> {
+    let mut found = Findings::default();
+    check_server(&mut found, config, facts);
+    check_listeners(&mut found, config);
+    check_queue(&mut found, config);
+    check_delivery(&mut found, config);
+    check_routes(&mut found, config);
+    check_dns(&mut found, config, facts);
+    check_control(&mut found, config);
+    found.list
+}
+
+#[derive(Default)]
+struct Findings {
+    list: Vec<Contradiction>,
+}
+
+impl Findings {
+    fn add(&mut self, place: &[&str], reason: impl Into<String>) {
+        let place = place.iter().map(|part| (*part).to_owned()).collect();
+        self.list.push(Contradiction { place, reason: reason.into() });
+    }
+
+    fn domain(&mut self, place: &[&str], name: &str) {
+        if let Err(error) = Domain::parse(name) {
+            self.add(place, format!("{name:?} is not a domain name: {error}"));
+        }
+    }
+
+    fn not_zero(&mut self, section: &[&str], values: &[(&str, bool)]) {
+        for (key, is_zero) in values {
+            if *is_zero {
+                let place: Vec<&str> = section.iter().copied().chain([*key]).collect();
+                self.add(&place, "must not be zero");
+            }
+        }
+    }
+}
+
+fn check_server(found: &mut Findings, config: &Config, facts: &SystemFacts) {
+    let place = ["server", "hostname"];
+    match &config.server.hostname {
+        Some(name) => found.domain(&place, name),
+        None if Domain::parse(&facts.hostname).is_err() => {
+            let name = &facts.hostname;
+            found.add(&place, format!("not set, and the system's {name:?} is not a domain name"));
+        }
+        None => {}
+    }
+    check_cores(found, config, facts);
+    found.not_zero(&["server"], &[("shutdown_timeout", config.server.shutdown_timeout.is_zero())]);
+}
+
+fn check_cores(found: &mut Findings, config: &Config, facts: &SystemFacts) {
+    let place = ["server", "cores"];
+    let available = facts.cores.len();
+    match &config.server.cores {
+        Cores::All if available == 0 => {
+            found.add(&place, "the system does not tell which cores there are: list them");
+        }
+        Cores::Count(0) => found.add(&place, "must not be zero"),
+        Cores::Count(count) if *count > available => {
+            found.add(&place, format!("{count} cores wanted, the process may use {available}"));
+        }
+        Cores::List(list) if list.is_empty() => found.add(&place, "the list is empty"),
+        Cores::List(list) => {
+            for (index, core) in list.iter().enumerate() {
+                if list.iter().take(index).any(|earlier| earlier == core) {
+                    found.add(&place, format!("core {core} is listed twice"));
+                }
+                if available > 0 && !facts.cores.contains(core) {
+                    found.add(&place, format!("the process may not use core {core}"));
+                }
+            }
+        }
+        Cores::All | Cores::Count(_) => {}
+    }
+}
+
+fn check_listeners(found: &mut Findings, config: &Config) {
+    if config.listener.is_empty() {
+        found.add(&["listener"], "no listener: nothing could ever come in");
+    }
+    let mut taken: Vec<SocketAddr> = Vec::new();
+    for (name, listener) in &config.listener {
+        let section = ["listener", name.as_str()];
+        if listener.addresses.is_empty() {
+            found.add(&section, "no addresses");
+        }
+        for (index, address) in listener.addresses.iter().enumerate() {
+            // Port 0 is a free port of the system's choice, and a different one each time.
+            if address.port() != 0 && taken.contains(address) {
+                let place = [section[0], section[1], "addresses", &index.to_string()];
+                found.add(&place, format!("{address} is used twice"));
+            }
+            taken.push(*address);
+        }
+        check_listener(found, &section, listener, config);
+    }
+}
+
+fn check_listener(
+    found: &mut Findings,
+    section: &[&str; 2],
+    listener: &ListenerSection,
+    config: &Config,
+) {
+    for (index, network) in listener.relay_networks.iter().enumerate() {
+        if network.is_everything() {
+            let place = [section[0], section[1], "relay_networks", &index.to_string()];
+            found.add(&place, format!("{network} would let anyone relay"));
+        }
+    }
+    let room = config.queue.size_max / 2;
+    if listener.message_size_max > room {
+        let reason = format!("more than half of queue.size_max allows ({})", display_size(room));
+        found.add(&[section[0], section[1], "message_size_max"], reason);
+    }
+    if listener.connections_per_client_per_core_max > listener.connections_per_core_max {
+        let place = [section[0], section[1], "connections_per_client_per_core_max"];
+        found.add(&place, "more than connections_per_core_max");
+    }
+    found.not_zero(
+        section,
+        &[
+            ("message_size_max", listener.message_size_max == 0),
+            ("recipients_max", listener.recipients_max == 0),
+            ("transactions_max", listener.transactions_max == 0),
+            ("errors_max", listener.errors_max == 0),
+            ("junk_commands_max", listener.junk_commands_max == 0),
+            ("command_timeout", listener.command_timeout.is_zero()),
+            ("data_block_timeout", listener.data_block_timeout.is_zero()),
+            ("connections_per_core_max", listener.connections_per_core_max == 0),
+            (
+                "connections_per_client_per_core_max",
+                listener.connections_per_client_per_core_max == 0,
+            ),
+        ],
+    );
+}
+
+fn check_queue(found: &mut Findings, config: &Config) {
+    let queue = &config.queue;
+    if !queue.directory.is_absolute() {
+        found.add(&["queue", "directory"], "must be an absolute path");
+    }
+    match queue.shards {
+        Some(0) => found.add(&["queue", "shards"], "must not be zero"),
+        Some(shards) if shards > SHARDS_MAX => {
+            found.add(&["queue", "shards"], format!("more than {SHARDS_MAX}"));
+        }
+        _ => {}
+    }
+    if !(SEGMENT_SIZE_MIN..=SEGMENT_SIZE_MAX).contains(&queue.segment_size) {
+        let (min, max) = (display_size(SEGMENT_SIZE_MIN), display_size(SEGMENT_SIZE_MAX));
+        found.add(&["queue", "segment_size"], format!("must be from {min} to {max}"));
+    }
+    if !queue.segment_size.is_multiple_of(SEGMENT_ALIGNMENT) {
+        let alignment = display_size(SEGMENT_ALIGNMENT);
+        found.add(&["queue", "segment_size"], format!("must be a multiple of {alignment}"));
+    }
+    if queue.size_max < queue.segment_size.saturating_mul(SEGMENTS_MIN) {
+        let reason = format!("less than {SEGMENTS_MIN} segments (queue.segment_size)");
+        found.add(&["queue", "size_max"], reason);
+    }
+    found.not_zero(&["queue"], &[("lifetime", queue.lifetime.is_zero())]);
+}
+
+fn check_delivery(found: &mut Findings, config: &Config) {
+    let delivery = &config.delivery;
+    if let Some(name) = &delivery.helo_name {
+        found.domain(&["delivery", "helo_name"], name);
+    }
+    if delivery.retry.is_empty() {
+        found.add(&["delivery", "retry"], "no delay: nothing deferred would ever be tried again");
+    }
+    for (index, delay) in delivery.retry.iter().enumerate() {
+        if *delay < Duration::from_secs(1) {
+            found.add(&["delivery", "retry", &index.to_string()], "less than a second");
+        }
+    }
+    if delivery.retry.first().is_some_and(|first| *first >= config.queue.lifetime) {
+        found
+            .add(&["delivery", "retry", "0"], "not shorter than queue.lifetime: no second attempt");
+    }
+    if delivery.retry_jitter_percent > RETRY_JITTER_PERCENT_MAX {
+        let reason = format!("more than {RETRY_JITTER_PERCENT_MAX}");
+        found.add(&["delivery", "retry_jitter_percent"], reason);
+    }
+    found.not_zero(
+        &["delivery"],
+        &[
+            ("port", delivery.port == 0),
+            ("connections_per_site_per_core_max", delivery.connections_per_site_per_core_max == 0),
+            ("transactions_per_connection_max", delivery.transactions_per_connection_max == 0),
+            ("recipients_per_transaction_max", delivery.recipients_per_transaction_max == 0),
+            ("idle_timeout", delivery.idle_timeout.is_zero()),
+            ("connect_timeout", delivery.connect_timeout.is_zero()),
+            ("greeting_timeout", delivery.greeting_timeout.is_zero()),
+            ("ehlo_timeout", delivery.ehlo_timeout.is_zero()),
+            ("mail_timeout", delivery.mail_timeout.is_zero()),
+            ("rcpt_timeout", delivery.rcpt_timeout.is_zero()),
+            ("data_timeout", delivery.data_timeout.is_zero()),
+            ("data_block_timeout", delivery.data_block_timeout.is_zero()),
+            ("final_reply_timeout", delivery.final_reply_timeout.is_zero()),
+        ],
+    );
+}
+
+fn check_routes(found: &mut Findings, config: &Config) {
+    for (index, route) in config.route.iter().enumerate() {
+        let number = index.to_string();
+        if config.route.iter().take(index).any(|earlier| earlier.domain == route.domain) {
+            let reason = format!("a second route for {}", route.domain);
+            found.add(&["route", &number, "domain"], reason);
+        }
+        let target = route.smarthost.ip().map(|ip| SocketAddr::new(ip, route.smarthost.port));
+        let ours = config.listener.values().flat_map(|listener| &listener.addresses);
+        if target.is_some_and(|target| ours.clone().any(|address| *address == target)) {
+            let reason = format!("{} is a listener of ours: mail would loop", route.smarthost);
+            found.add(&["route", &number, "smarthost"], reason);
+        }
+    }
+}
+
+fn check_dns(found: &mut Findings, config: &Config, facts: &SystemFacts) {
+    let any = config.route.iter().any(|route| route.domain == RouteDomain::Any);
+    let named = config.route.iter().any(|route| route.smarthost.ip().is_none());
+    let needed = !any || named;
+    if needed && config.dns.servers.is_empty() && facts.name_servers.is_empty() {
+        found.add(&["dns", "servers"], "not set, and /etc/resolv.conf names no server");
+    }
+    found.not_zero(
+        &["dns"],
+        &[("timeout", config.dns.timeout.is_zero()), ("attempts", config.dns.attempts == 0)],
+    );
+}
+
+fn check_control(found: &mut Findings, config: &Config) {
+    let listen = config.control.listen;
+    if !listen.ip().is_loopback() && !config.control.allow_remote {
+        let reason = format!("{listen} is not loopback: set control.allow_remote if you mean it");
+        found.add(&["control", "listen"], reason);
+    }
+    let mut ours = config.listener.values().flat_map(|listener| &listener.addresses);
+    if listen.port() != 0 && ours.any(|address| *address == listen) {
+        found.add(&["control", "listen"], format!("{listen} is a mail listener too"));
+    }
+    if config.events.file().is_some_and(|path| !path.is_absolute()) {
+        found.add(&["events", "path"], "must be an absolute path, or empty for no event log");
+    }
+    if let Err(error) = EnvFilter::try_new(&config.log.level) {
+        found.add(&["log", "level"], format!("{:?}: {error}", config.log.level));
+    }
+}

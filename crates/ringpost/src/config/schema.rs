@@ -1,0 +1,434 @@
+//! The keys of the file, with their types and defaults.
+//!
+//! Every section is a struct whose `Default` is what an absent key means; `deploy/ringpost.toml` says the
+//! same to operators, and tests compare the two. Unknown keys are errors.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ringpost_protocol::address::Host;
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+
+use super::smarthost::SmarthostAddress;
+use super::units::{self, Network, Parsed};
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The process.
+    pub server: ServerSection,
+    /// Where mail comes in, by a name of the operator's choice. At least one.
+    pub listener: BTreeMap<String, ListenerSection>,
+    /// The log.
+    pub queue: QueueSection,
+    /// How mail goes out.
+    pub delivery: DeliverySection,
+    /// Smarthosts by domain. Default: none; all mail goes by MX.
+    pub route: Vec<RouteSection>,
+    /// How names are looked up.
+    pub dns: DnsSection,
+    /// The control thread's HTTP listener.
+    pub control: ControlSection,
+    /// The event log.
+    pub events: EventsSection,
+    /// What the process says about itself.
+    pub log: LogSection,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSection {
+    /// Our name in greetings, EHLO, `Received` and DSNs. Default: the system's host name.
+    pub hostname: Option<String>,
+    /// The CPU cores that carry mail. Default: all that the process may use.
+    pub cores: Cores,
+    /// The scheduling class of the mail threads. Default: batch.
+    pub scheduling: Scheduling,
+    /// How long a stop waits for sessions and transactions. Default: 10 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self {
+            hostname: None,
+            cores: Cores::All,
+            scheduling: Scheduling::Batch,
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Which CPU cores carry mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cores {
+    /// Every core that the process may use.
+    All,
+    /// The first so many of them.
+    Count(usize),
+    /// These.
+    List(Vec<usize>),
+}
+
+impl<'de> Deserialize<'de> for Cores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CoresVisitor;
+
+        impl<'de> Visitor<'de> for CoresVisitor {
+            type Value = Cores;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("\"all\", a number of cores, or a list of core numbers")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Cores, E> {
+                if text == "all" {
+                    return Ok(Cores::All);
+                }
+                Err(E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Cores, E> {
+                usize::try_from(count)
+                    .map(Cores::Count)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(count), &self))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Cores, A::Error> {
+                let mut cores = Vec::new();
+                while let Some(core) = list.next_element()? {
+                    cores.push(core);
+                }
+                Ok(Cores::List(cores))
+            }
+        }
+
+        deserializer.deserialize_any(CoresVisitor)
+    }
+}
+
+/// The scheduling class of the mail threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheduling {
+    /// `SCHED_BATCH`: no wake-up preemption, so that a wake-up carries more work.
+    Batch,
+    /// The kernel's default.
+    Normal,
+}
+
+/// `[listener.NAME]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerSection {
+    /// Addresses and ports; no default.
+    pub addresses: Vec<SocketAddr>,
+    /// Clients that may relay. Default: loopback.
+    pub relay_networks: Vec<Network>,
+    /// Octets of content in one message. Default: 50 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub message_size_max: u64,
+    /// Recipients in one transaction. Default: 1000.
+    pub recipients_max: usize,
+    /// Transactions in one session. Default: 1000.
+    pub transactions_max: u32,
+    /// Commands answered with an error in one session. Default: 20.
+    pub errors_max: u32,
+    /// Commands without effect (NOOP, RSET, …) in one session. Default: 100.
+    pub junk_commands_max: u32,
+    /// How long a client may think before a command. Default: 5 min (RFC 5321 §4.5.3.2.7).
+    #[serde(deserialize_with = "units::duration")]
+    pub command_timeout: Duration,
+    /// How long a client may pause within the content. Default: 3 min (RFC 5321 §4.5.3.2.5).
+    #[serde(deserialize_with = "units::duration")]
+    pub data_block_timeout: Duration,
+    /// Slowest content transfer, in bytes a second, after a minute's grace. Default: 500 B.
+    #[serde(deserialize_with = "units::size")]
+    pub data_rate_min: u64,
+    /// Open sessions on one core. Default: 10,000.
+    pub connections_per_core_max: usize,
+    /// Open sessions of one client on one core, for clients that may not relay. Default: 50.
+    pub connections_per_client_per_core_max: usize,
+    /// Whether common deviations from the grammar are accepted. Default: no.
+    pub lenient: bool,
+}
+
+impl Default for ListenerSection {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            relay_networks: units::loopback(),
+            message_size_max: 50 << 20,
+            recipients_max: 1000,
+            transactions_max: 1000,
+            errors_max: 20,
+            junk_commands_max: 100,
+            command_timeout: Duration::from_mins(5),
+            data_block_timeout: Duration::from_mins(3),
+            data_rate_min: 500,
+            connections_per_core_max: 10_000,
+            connections_per_client_per_core_max: 50,
+            lenient: false,
+        }
+    }
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueSection {
+    /// Where the logs of all shards are. Default: `/var/spool/ringpost`.
+    pub directory: PathBuf,
+    /// Number of shards, fixed when the directory is created. Default: the number of cores then.
+    pub shards: Option<u16>,
+    /// Bytes in one segment of a log. Default: 64 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub segment_size: u64,
+    /// Bytes in the log of one shard. Default: 16 GiB.
+    #[serde(deserialize_with = "units::size")]
+    pub size_max: u64,
+    /// How long delivery is tried. Default: 5 d.
+    #[serde(deserialize_with = "units::duration")]
+    pub lifetime: Duration,
+    /// Content kept in memory on one core for the first delivery. Default: 64 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub content_cache_size_max: u64,
+}
+
+impl Default for QueueSection {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/spool/ringpost"),
+            shards: None,
+            segment_size: 64 << 20,
+            size_max: 16 << 30,
+            lifetime: Duration::from_hours(5 * 24),
+            content_cache_size_max: 64 << 20,
+        }
+    }
+}
+
+/// `[delivery]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliverySection {
+    /// Our name in EHLO. Default: `server.hostname`.
+    pub helo_name: Option<String>,
+    /// Port of hosts found by MX. Default: 25.
+    pub port: u16,
+    /// Connections to one site from one core. Default: 20.
+    pub connections_per_site_per_core_max: usize,
+    /// Transactions on one connection. Default: 1000.
+    pub transactions_per_connection_max: u32,
+    /// Recipients in one transaction. Default: 100.
+    pub recipients_per_transaction_max: usize,
+    /// How long a connection without work is kept. Default: 10 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
+    /// How long a connection may take to open. Default: 30 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub connect_timeout: Duration,
+    /// Wait for the greeting. Default: 5 min (RFC 5321 §4.5.3.2.1).
+    #[serde(deserialize_with = "units::duration")]
+    pub greeting_timeout: Duration,
+    /// Wait for the reply to EHLO or HELO. Default: 5 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub ehlo_timeout: Duration,
+    /// Wait for the reply to MAIL. Default: 5 min (RFC 5321 §4.5.3.2.2).
+    #[serde(deserialize_with = "units::duration")]
+    pub mail_timeout: Duration,
+    /// Wait for the reply to RCPT. Default: 5 min (RFC 5321 §4.5.3.2.3).
+    #[serde(deserialize_with = "units::duration")]
+    pub rcpt_timeout: Duration,
+    /// Wait for the reply to DATA. Default: 2 min (RFC 5321 §4.5.3.2.4).
+    #[serde(deserialize_with = "units::duration")]
+    pub data_timeout: Duration,
+    /// How long a block of content may take to send. Default: 3 min (RFC 5321 §4.5.3.2.5).
+    #[serde(deserialize_with = "units::duration")]
+    pub data_block_timeout: Duration,
+    /// Wait for the reply to the final dot. Default: 10 min (RFC 5321 §4.5.3.2.6).
+    #[serde(deserialize_with = "units::duration")]
+    pub final_reply_timeout: Duration,
+    /// Whether commands are sent in groups when the remote offers it. Default: yes.
+    pub pipelining: bool,
+    /// Delays after the first, second, … attempt; the last one repeats.
+    #[serde(deserialize_with = "units::durations")]
+    pub retry: Vec<Duration>,
+    /// Random spread of each delay, in percent either way. Default: 10; at most 50.
+    pub retry_jitter_percent: u8,
+    /// IP versions to deliver over. Default: any.
+    pub address_family: AddressFamily,
+    /// Whether hosts found by MX may have loopback or link-local addresses. Default: no.
+    pub allow_loopback: bool,
+    /// Whether hosts found by MX may have private addresses. Default: yes.
+    pub allow_private: bool,
+}
+
+impl Default for DeliverySection {
+    fn default() -> Self {
+        Self {
+            helo_name: None,
+            port: 25,
+            connections_per_site_per_core_max: 20,
+            transactions_per_connection_max: 1000,
+            recipients_per_transaction_max: 100,
+            idle_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(30),
+            greeting_timeout: Duration::from_mins(5),
+            ehlo_timeout: Duration::from_mins(5),
+            mail_timeout: Duration::from_mins(5),
+            rcpt_timeout: Duration::from_mins(5),
+            data_timeout: Duration::from_mins(2),
+            data_block_timeout: Duration::from_mins(3),
+            final_reply_timeout: Duration::from_mins(10),
+            pipelining: true,
+            retry: [5, 10, 20, 40, 60, 120, 240].into_iter().map(Duration::from_mins).collect(),
+            retry_jitter_percent: 10,
+            address_family: AddressFamily::Any,
+            allow_loopback: false,
+            allow_private: true,
+        }
+    }
+}
+
+/// IP versions to deliver over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressFamily {
+    /// Both.
+    Any,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+/// `[[route]]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSection {
+    /// The domain that it is for.
+    pub domain: RouteDomain,
+    /// Where its mail goes instead of to its MX hosts.
+    pub smarthost: SmarthostAddress,
+}
+
+/// What a route is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteDomain {
+    /// All that no other route is for, written `*`.
+    Any,
+    /// One domain without its subdomains, or one address literal.
+    Exact(Host),
+}
+
+impl fmt::Display for RouteDomain {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => formatter.write_str("*"),
+            Self::Exact(host) => host.fmt(formatter),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RouteDomain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Parsed {
+            expecting: "a domain or \"*\"",
+            parse: |text: &str| match text {
+                "*" => Ok(Self::Any),
+                host => Host::parse(host).map(Self::Exact),
+            },
+        })
+    }
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsSection {
+    /// Name servers; port 53 where none is given. Default: those of `/etc/resolv.conf`.
+    #[serde(deserialize_with = "units::name_servers")]
+    pub servers: Vec<SocketAddr>,
+    /// Wait for one answer. Default: 5 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    /// How often a question is asked, over all servers. Default: 3.
+    pub attempts: u32,
+}
+
+impl Default for DnsSection {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 3 }
+    }
+}
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlSection {
+    /// Address of `/metrics` and `/health`. Default: `127.0.0.1:9925`.
+    pub listen: SocketAddr,
+    /// Whether `listen` may be an address other than loopback. Default: no.
+    pub allow_remote: bool,
+}
+
+impl Default for ControlSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9925)), allow_remote: false }
+    }
+}
+
+/// `[events]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsSection {
+    /// The event log, in JSON lines. Default: `/var/log/ringpost/events.jsonl`; empty: none.
+    pub path: PathBuf,
+}
+
+impl Default for EventsSection {
+    fn default() -> Self {
+        Self { path: PathBuf::from("/var/log/ringpost/events.jsonl") }
+    }
+}
+
+impl EventsSection {
+    /// The file, or `None` when there is no event log.
+    pub fn file(&self) -> Option<&PathBuf> {
+        (!self.path.as_os_str().is_empty()).then_some(&self.path)
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// Level, or level by module. Default: `info`.
+    pub level: String,
+    /// How lines look. Default: text.
+    pub format: LogFormat,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: String::from("info"), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// With time; for files and terminals.
+    Text,
+    /// Without time and colour, with a priority in front; for the systemd journal.
+    Journal,
+}

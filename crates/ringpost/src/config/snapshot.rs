@@ -1,0 +1,103 @@
+//! The configuration as the server uses it: checked, complete, immutable.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ringpost_protocol::address::Domain;
+
+use super::schema::{Config, Cores, ListenerSection};
+use super::system::SystemFacts;
+use super::units::display_size;
+
+/// A configuration without contradictions, with what the file left to the machine filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigSnapshot {
+    config: Config,
+    hostname: Box<str>,
+    helo_name: Box<str>,
+    cores: Vec<usize>,
+    name_servers: Vec<SocketAddr>,
+}
+
+impl ConfigSnapshot {
+    /// Fills in the facts. `config` has passed the checks.
+    pub(super) fn new(config: Config, facts: &SystemFacts) -> Self {
+        let hostname = lower_case(config.server.hostname.as_deref().unwrap_or(&facts.hostname));
+        let helo_name = config.delivery.helo_name.as_deref();
+        let helo_name = helo_name.map_or_else(|| hostname.clone(), lower_case);
+        let cores = match &config.server.cores {
+            Cores::All => facts.cores.clone(),
+            Cores::Count(count) => facts.cores.iter().copied().take(*count).collect(),
+            Cores::List(list) => list.clone(),
+        };
+        let name_servers = if config.dns.servers.is_empty() {
+            facts.name_servers.clone()
+        } else {
+            config.dns.servers.clone()
+        };
+        Self { config, hostname, helo_name, cores, name_servers }
+    }
+
+    /// The file's keys, with defaults for the absent ones.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Our name: a valid domain in lower case.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
+    /// Our name in EHLO: a valid domain in lower case.
+    pub fn helo_name(&self) -> &str {
+        &self.helo_name
+    }
+
+    /// Numbers of the cores that carry mail; never empty.
+    pub fn cores(&self) -> &[usize] {
+        &self.cores
+    }
+
+    /// Number of shards of a queue directory that does not exist yet.
+    pub fn shards(&self) -> u16 {
+        let by_cores = u16::try_from(self.cores.len()).unwrap_or(u16::MAX);
+        self.config.queue.shards.unwrap_or(by_cores)
+    }
+
+    /// Name servers to ask; empty only when every route leads to an address.
+    pub fn name_servers(&self) -> &[SocketAddr] {
+        &self.name_servers
+    }
+
+    /// One line for the operator.
+    pub fn summary(&self) -> String {
+        let addresses: Vec<String> = self
+            .config
+            .listener
+            .values()
+            .flat_map(|listener| &listener.addresses)
+            .map(SocketAddr::to_string)
+            .collect();
+        format!(
+            "{}: {} core(s), {} shard(s) in {} of at most {} each, {} route(s), listening on {}",
+            self.hostname,
+            self.cores.len(),
+            self.shards(),
+            self.config.queue.directory.display(),
+            display_size(self.config.queue.size_max),
+            self.config.route.len(),
+            addresses.join(", "),
+        )
+    }
+}
+
+impl ListenerSection {
+    /// Tells whether a client may relay.
+    pub fn may_relay(&self, client: IpAddr) -> bool {
+        self.relay_networks.iter().any(|network| network.contains(client))
+    }
+}
+
+fn lower_case(name: &str) -> Box<str> {
+    // The checks have read the name already; a name they let pass is kept as it is.
+    Domain::parse(name).map_or_else(|_| name.into(), |domain| domain.as_str().into())
+}

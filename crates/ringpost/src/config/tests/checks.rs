@@ -1,0 +1,172 @@
+//! What is refused, with the line and the reason.
+
+use std::path::Path;
+
+use super::{MINIMAL, facts, refused};
+use crate::config::{ConfigError, SystemFacts, load, parse};
+
+/// Text, line of the only problem, and a part of its reason.
+const REFUSED: &[(&str, usize, &str)] = &[
+    // Not TOML, unknown keys, wrong types, bad units: the line of the value or key.
+    ("[server\n", 1, "unclosed table"),
+    ("\n[server]\nhost_name = 'a'\n", 3, "unknown field `host_name`"),
+    ("[serverr]\n", 1, "unknown field `serverr`"),
+    ("[listener.a]\naddresses = ['127.0.0.1:1']\nsize_max = 1\n", 3, "unknown field `size_max`"),
+    ("[queue]\nlifetime = 5\n", 2, "expected a duration with a unit"),
+    ("[queue]\n\nlifetime = '5 days'\n", 3, "\"5 days\": not a duration"),
+    ("[queue]\nsize_max = '16GB'\n", 2, "\"16GB\": not a size"),
+    ("[server]\ncores = 'some'\n", 2, "\"all\", a number of cores"),
+    ("[server]\ncores = -1\n", 2, "\"all\", a number of cores"),
+    ("[server]\nscheduling = 'fifo'\n", 2, "unknown variant `fifo`"),
+    ("[delivery]\nretry = ['5m', '1 h']\n", 2, "\"1 h\": not a duration"),
+    ("[delivery]\nretry = '5m'\n", 2, "a list of durations"),
+    ("[dns]\nservers = ['dns.example']\n", 2, "\"dns.example\": not a name server"),
+    ("[[route]]\ndomain = 'a b'\nsmarthost = 'c:25'\n", 2, "\"a b\""),
+    ("[[route]]\ndomain = 'a.example'\nsmarthost = 'c'\n", 3, "\"c\": not a smarthost"),
+    ("[[route]]\ndomain = 'a.example'\n", 1, "missing field `smarthost`"),
+    ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
+    ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
+];
+
+/// Keys put in front of the smallest file, and a part of the only problem's reason.
+const CONTRADICTIONS: &[(&str, &str)] = &[
+    ("server.hostname = 'a_b'", "server.hostname: \"a_b\" is not a domain name"),
+    ("server.cores = 0", "server.cores: must not be zero"),
+    ("server.cores = 5", "server.cores: 5 cores wanted, the process may use 4"),
+    ("server.cores = []", "server.cores: the list is empty"),
+    ("server.cores = [1, 1]", "server.cores: core 1 is listed twice"),
+    ("server.cores = [9]", "server.cores: the process may not use core 9"),
+    ("server.shutdown_timeout = '0s'", "server.shutdown_timeout: must not be zero"),
+    ("listener.a = {}", "listener.a: no addresses"),
+    ("listener.a.addresses = ['127.0.0.1:2525']", "127.0.0.1:2525 is used twice"),
+    (
+        "listener.a = { addresses = ['[::1]:2'], relay_networks = ['10.0.0.0/8', '0.0.0.0/0'] }",
+        "listener.a.relay_networks.1: 0.0.0.0/0 would let anyone relay",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], message_size_max = '9GiB' }",
+        "listener.a.message_size_max: more than half of queue.size_max allows (8GiB)",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], connections_per_core_max = 10 }",
+        "listener.a.connections_per_client_per_core_max: more than connections_per_core_max",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], command_timeout = '0s' }",
+        "listener.a.command_timeout: must not be zero",
+    ),
+    ("queue.directory = 'spool'", "queue.directory: must be an absolute path"),
+    ("queue.shards = 0", "queue.shards: must not be zero"),
+    ("queue.shards = 1025", "queue.shards: more than 1024"),
+    ("queue.segment_size = '512KiB'", "queue.segment_size: must be from 1MiB to 1GiB"),
+    ("queue.segment_size = '2000001B'", "queue.segment_size: must be a multiple of 4KiB"),
+    (
+        "queue = { segment_size = '128MiB', size_max = '511MiB' }",
+        "queue.size_max: less than 4 segments",
+    ),
+    ("queue.lifetime = '5m'", "delivery.retry.0: not shorter than queue.lifetime"),
+    ("delivery.helo_name = '[192.0.2.1]'", "delivery.helo_name: "),
+    ("delivery.retry = []", "delivery.retry: no delay"),
+    ("delivery.retry = ['1m', '500ms']", "delivery.retry.1: less than a second"),
+    ("delivery.retry_jitter_percent = 51", "delivery.retry_jitter_percent: more than 50"),
+    ("delivery.idle_timeout = '0s'", "delivery.idle_timeout: must not be zero"),
+    ("delivery.port = 0", "delivery.port: must not be zero"),
+    (
+        "route = [{ domain = '*', smarthost = 'a:25' }, { domain = '*', smarthost = 'b:25' }]",
+        "route.1.domain: a second route for *",
+    ),
+    (
+        "route = [{ domain = 'A.b', smarthost = 'a:1' }, { domain = 'a.B', smarthost = 'b:1' }]",
+        "route.1.domain: a second route for a.b",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = '127.0.0.1:2525' }]",
+        "route.0.smarthost: 127.0.0.1:2525 is a listener of ours",
+    ),
+    ("dns.timeout = '0s'", "dns.timeout: must not be zero"),
+    ("dns.attempts = 0", "dns.attempts: must not be zero"),
+    ("control.listen = '0.0.0.0:9925'", "control.listen: 0.0.0.0:9925 is not loopback"),
+    ("control.listen = '127.0.0.1:2525'", "control.listen: 127.0.0.1:2525 is a mail listener"),
+    ("events.path = 'events.jsonl'", "events.path: must be an absolute path"),
+    ("log.level = 'chatty=loud'", "log.level: \"chatty=loud\""),
+];
+
+#[test]
+fn each_error_has_its_line() {
+    for (text, line, reason) in REFUSED {
+        let problems = refused(text);
+        assert_eq!(problems.len(), 1, "{problems:?}\n{text}");
+        assert_eq!(problems[0].line, *line, "{problems:?}\n{text}");
+        assert!(problems[0].reason.contains(reason), "{problems:?}\n{text}");
+    }
+}
+
+#[test]
+fn each_contradiction_is_found_at_its_key() {
+    for (keys, reason) in CONTRADICTIONS {
+        // Keys of a table cannot be split between dotted and headed form, hence the empty header.
+        let text = format!("# comment\n\n{keys}\n{MINIMAL}");
+        let text = if keys.starts_with("listener") {
+            format!("# comment\n\n{keys}\nlistener.main.addresses = ['127.0.0.1:2525']\n")
+        } else {
+            text
+        };
+        let problems = refused(&text);
+        assert_eq!(problems.len(), 1, "{problems:?}\n{text}");
+        assert!(problems[0].reason.contains(reason), "{problems:?}\n{text}");
+        let second = reason.contains("used twice") || reason.starts_with("delivery.retry.0");
+        assert!(problems[0].line == 3 || second, "{problems:?}\n{text}");
+    }
+}
+
+#[test]
+fn what_the_machine_cannot_tell_has_to_be_set() {
+    let unknown =
+        SystemFacts { hostname: String::new(), cores: Vec::new(), name_servers: Vec::new() };
+    let problems = parse(MINIMAL, &unknown).unwrap_err();
+    let reasons: Vec<&str> =
+        problems.iter().filter_map(|problem| problem.reason.split(':').next()).collect();
+    assert_eq!(reasons, ["server.hostname", "server.cores", "dns.servers"]);
+    let text = format!(
+        "server = {{ hostname = 'a.example', cores = [0] }}\ndns.servers = ['192.0.2.1']\n{MINIMAL}"
+    );
+    assert!(parse(&text, &unknown).is_ok());
+}
+
+#[test]
+fn an_empty_file_has_no_listener() {
+    let problems = refused("");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].reason.starts_with("listener: no listener"), "{problems:?}");
+}
+
+#[test]
+fn all_contradictions_are_reported_in_the_order_of_lines() {
+    let problems = refused(
+        "[dns]\nattempts = 0\n\n[listener.b]\naddresses = ['127.0.0.1:2525']\nerrors_max = 0\n\n\
+         [[route]]\ndomain = 'a.example'\nsmarthost = 'b:25'\n\n[[route]]\nsmarthost = 'b:25'\n\
+         domain = 'a.example'\n",
+    );
+    let lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [2, 6, 14], "{problems:?}");
+}
+
+#[test]
+fn errors_are_shown_as_file_line_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.toml");
+    std::fs::write(&path, "[listener.a]\naddresses = []\nerrors_max = 0\n").unwrap();
+    let shown = load(&path, &facts()).unwrap_err().to_string();
+    let expected = format!(
+        "{0}:1: listener.a: no addresses\n{0}:3: listener.a.errors_max: must not be zero",
+        path.display()
+    );
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_missing_file_is_an_error_with_its_name() {
+    let error = load(Path::new("/no/such/file.toml"), &facts()).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable { .. }));
+    assert!(error.to_string().starts_with("/no/such/file.toml: cannot read the file: "));
+}
