@@ -75,14 +75,18 @@ impl Metrics {
         Ok(Self { samples })
     }
 
-    /// The sum of `name` over all its labels. 0 where there is no such sample.
-    pub fn sum(&self, name: &str) -> f64 {
-        self.matching(name, "").map(|sample| sample.value).sum()
+    /// The sum of `name` over all its labels, which must be whole. 0 where there is no such sample.
+    pub fn count(&self, name: &str) -> u64 {
+        self.count_where(name, "")
     }
 
-    /// The sum of `name` over the samples that have `label`, written `key="value"`.
-    pub fn sum_where(&self, name: &str, label: &str) -> f64 {
-        self.matching(name, label).map(|sample| sample.value).sum()
+    /// The same over the samples that have `label`, written `key="value"`.
+    pub fn count_where(&self, name: &str, label: &str) -> u64 {
+        let sum: f64 = self.matching(name, label).map(|sample| sample.value).sum();
+        assert!(sum >= 0.0 && sum.fract() == 0.0, "{name} is no count: {sum}");
+        #[expect(clippy::cast_sign_loss, reason = "asserted above")]
+        let count = sum as u64;
+        count
     }
 
     /// The largest sample of `name`.
@@ -109,12 +113,12 @@ mod tests {
     #[test]
     fn samples_are_summed_over_labels() {
         let page =
-            "# HELP a x\n# TYPE a counter\na{core=\"0\"} 1\na{core=\"1\",k=\"v w\"} 2.5\nb 7\n";
+            "# HELP a x\n# TYPE a counter\na{core=\"0\"} 1\na{core=\"1\",k=\"v w\"} 2\nb 7\n";
         let metrics = Metrics::parse(page).unwrap();
-        assert!((metrics.sum("a") - 3.5).abs() < 1e-9);
-        assert!((metrics.sum_where("a", "core=\"1\"") - 2.5).abs() < 1e-9);
-        assert!((metrics.sum("b") - 7.0).abs() < 1e-9);
-        assert_eq!(metrics.max("a"), Some(2.5));
+        assert_eq!(metrics.count("a"), 3);
+        assert_eq!(metrics.count_where("a", "core=\"1\""), 2);
+        assert_eq!(metrics.count("b"), 7);
+        assert_eq!(metrics.max("a"), Some(2.0));
         assert!(metrics.has("b") && !metrics.has("c"));
     }
 

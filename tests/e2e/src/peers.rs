@@ -277,6 +277,7 @@ impl Exim {
 /// Postfix's `smtp-sink`, counting.
 #[derive(Debug)]
 pub struct SmtpSink {
+    address: SocketAddr,
     out: PathBuf,
     _running: Running,
 }
@@ -295,7 +296,12 @@ impl SmtpSink {
         }
         let running = Running::start(command.args(["-c", &listen.to_string(), "1024"]), &out)?;
         wait_listening(listen)?;
-        Ok(Self { out, _running: running })
+        Ok(Self { address: listen, out, _running: running })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The number of messages it has taken.

@@ -269,8 +269,8 @@ impl Server {
         wait::wait_until("an empty queue", deadline, || {
             let metrics = self.metrics()?;
             ensure!(metrics.has("ringpost_queue_messages"), "no metric of the queue");
-            Ok(metrics.sum("ringpost_queue_messages") == 0.0
-                && metrics.sum("ringpost_queue_recipients") == 0.0)
+            Ok(metrics.count("ringpost_queue_messages") == 0
+                && metrics.count("ringpost_queue_recipients") == 0)
         })
     }
 

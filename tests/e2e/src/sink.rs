@@ -17,6 +17,9 @@ use anyhow::{Context, Result};
 
 use crate::message::{self, Mark};
 
+/// More than these say nothing new.
+const VIOLATIONS_MAX: usize = 10;
+
 /// A point in the dialogue at which the script may answer.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -208,12 +211,17 @@ impl Sink {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// Number of connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.shared.record().open.len()
+    }
+
     /// Number of MAIL commands so far.
     pub fn transactions(&self) -> u64 {
         self.shared.transactions.load(Ordering::Relaxed)
     }
 
-    /// What was wrong on the wire so far. Empty for a correct client.
+    /// What was wrong on the wire so far, at most ten of it. Empty for a correct client.
     pub fn violations(&self) -> Vec<String> {
         self.shared.record().violations.clone()
     }
@@ -485,7 +493,9 @@ impl<'a> Connection<'a> {
 
     fn violation(&self, what: &str) {
         let mut record = self.shared.record();
-        record.violations.push(format!("connection {}: {what}", self.number));
+        if record.violations.len() < VIOLATIONS_MAX {
+            record.violations.push(format!("connection {}: {what}", self.number));
+        }
     }
 }
 

@@ -1,1 +1,25 @@
-fn main() {}
+//! End-to-end tests of the real binary.
+//!
+//! Each module is one promise, seen from outside. `docs/TESTING.md` says how to run one of them
+//! and what is skipped when.
+
+mod books;
+mod bulk;
+mod delivery;
+mod dialogue;
+mod dns;
+mod kill;
+mod peers;
+mod self_check;
+mod signals;
+mod syncs;
+
+use std::env;
+
+/// A number from the environment, for longer or shorter runs by hand.
+fn scale(name: &str, usual: u64) -> u64 {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usual)
+}
+
+/// No ids; reads better in an assertion.
+const NONE: [&str; 0] = [];
