@@ -1,0 +1,14 @@
+//! The end of a session that delivers mail.
+
+mod config;
+mod report;
+mod session;
+mod transaction;
+
+pub use config::{ClientConfig, ClientTimeouts};
+pub use report::{
+    LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,
+    Verdict,
+};
+pub use session::{ClientEvent, ClientSession, NotReady};
+pub use transaction::TransactionRequest;

@@ -1,0 +1,454 @@
+//! The machine of a client session.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringpost_protocol::extension::Extensions;
+use ringpost_protocol::reply::{Reply, ReplyDecoder};
+use thiserror::Error;
+
+use super::config::ClientConfig;
+use super::report::{ProtocolViolation, SessionFailure, Stage, TransactionReport};
+use super::transaction::{Expect, Step, Transaction, TransactionRequest};
+use crate::timer::{Timer, TimerTable};
+
+/// A transaction cannot be started: the session is not ready for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the session is not ready for a transaction")]
+pub struct NotReady;
+
+/// Capacity of an output buffer that an idle session may keep.
+const OUTPUT_KEPT_MAX: usize = 4096;
+
+/// What a client session tells its driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The server has introduced itself; transactions can be started.
+    Ready {
+        /// What it offers.
+        extensions: Extensions,
+    },
+    /// The server waits for the content: the driver writes it with dots stuffed, then the terminator,
+    /// then calls [`ClientSession::content_sent`].
+    SendContent,
+    /// The transaction is over.
+    TransactionDone(TransactionReport),
+    /// The session is over: `None` after QUIT, else why. Nothing comes after this.
+    Closed(Option<SessionFailure>),
+}
+
+#[derive(Debug)]
+enum State {
+    ExpectGreeting,
+    ExpectEhlo,
+    ExpectHelo,
+    Ready,
+    InTransaction(Transaction),
+    ExpectQuit,
+    Closed,
+}
+
+/// A client session without I/O, for a connection that may carry many transactions.
+///
+/// # Contract
+///
+/// - Getters: [`stage`](Self::stage), [`is_ready`](Self::is_ready),
+///   [`extensions`](Self::extensions), [`transactions`](Self::transactions).
+/// - The driver reports facts: [`handle_input`](Self::handle_input),
+///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
+/// - The driver gives orders: [`start_transaction`](Self::start_transaction),
+///   [`content_progressed`](Self::content_progressed), [`content_sent`](Self::content_sent),
+///   [`quit`](Self::quit), [`abort`](Self::abort).
+/// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
+///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
+///   written it reports by [`transmitted`](Self::transmitted) before it hands in what it has read.
+///
+/// ```text
+/// ExpectGreeting -> ExpectEhlo -> (ExpectHelo ->) Ready <-> InTransaction
+///                                                   \-> ExpectQuit -> Closed
+/// any state -> Closed on failure
+///
+/// InTransaction: (Reset ->) Mail -> Rcpt.. -> Data -> Content -> FinalReply
+///                                                 \-> LoneDot
+/// ```
+///
+/// Each started transaction gives exactly one [`ClientEvent::TransactionDone`], before
+/// [`ClientEvent::Closed`] if the session fails in it. Nothing is sent after the final dot before its
+/// reply has come, not even QUIT: a reply to QUIT could be taken for the reply to the dot.
+#[derive(Debug)]
+pub struct ClientSession {
+    config: Arc<ClientConfig>,
+    state: State,
+    decoder: ReplyDecoder,
+    timers: TimerTable,
+    events: VecDeque<ClientEvent>,
+    extensions: Extensions,
+    output: Vec<u8>,
+    transmitted: usize,
+    /// Commands that wait for the reply to the one before, when not pipelining.
+    script: Vec<u8>,
+    scripted: usize,
+    /// The server may still hold state of a transaction that failed.
+    needs_reset: bool,
+    /// Nothing of the command that is waited for has been sent, so that no reply can be meant for it.
+    is_unsent: bool,
+    transactions: u32,
+}
+
+impl ClientSession {
+    /// Makes a session on a connection that has just been made; it waits for the greeting.
+    pub fn new(now: Instant, config: Arc<ClientConfig>) -> Self {
+        let mut timers = TimerTable::default();
+        timers.set(Timer::Reply, now + config.timeouts.greeting);
+        Self {
+            config,
+            state: State::ExpectGreeting,
+            decoder: ReplyDecoder::new(),
+            timers,
+            events: VecDeque::new(),
+            extensions: Extensions::default(),
+            output: Vec::new(),
+            transmitted: 0,
+            script: Vec::new(),
+            scripted: 0,
+            needs_reset: false,
+            is_unsent: false,
+            transactions: 0,
+        }
+    }
+
+    /// The step the session is at.
+    pub fn stage(&self) -> Stage {
+        match &self.state {
+            State::ExpectGreeting => Stage::Greeting,
+            State::ExpectEhlo | State::ExpectHelo => Stage::Ehlo,
+            State::Ready => Stage::Idle,
+            State::InTransaction(transaction) => transaction.expect.stage(),
+            State::ExpectQuit | State::Closed => Stage::Quit,
+        }
+    }
+
+    /// Whether a transaction can be started.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// Whether the session is over.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// What the server offers; nothing before [`ClientEvent::Ready`] and after HELO.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Transactions that have been started.
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
+    /// Takes what the server sent.
+    pub fn handle_input(&mut self, now: Instant, input: &[u8]) {
+        self.is_unsent = self.transmitted == 0 && !self.output.is_empty();
+        let mut rest = input;
+        while !rest.is_empty() && !self.is_closed() {
+            let (consumed, reply) = match self.decoder.decode(rest) {
+                Ok(decoded) => decoded,
+                Err(error) => return self.fail_protocol(ProtocolViolation::Reply(error)),
+            };
+            rest = rest.get(consumed..).unwrap_or_default();
+            if let Some(reply) = reply {
+                self.handle_reply(now, reply);
+            }
+        }
+    }
+
+    /// Takes the fact that the server has closed the connection, or that it broke.
+    pub fn handle_eof(&mut self, _now: Instant) {
+        match self.state {
+            State::Closed => {}
+            State::ExpectQuit => self.close(None),
+            State::ExpectGreeting
+            | State::ExpectEhlo
+            | State::ExpectHelo
+            | State::Ready
+            | State::InTransaction(_) => {
+                let stage = self.stage();
+                self.close(Some(SessionFailure::Closed { stage }));
+            }
+        }
+    }
+
+    /// Takes the passing of time; to be called when [`poll_timeout`](Self::poll_timeout) is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.is_closed() || self.timers.expire(now).is_none() {
+            return;
+        }
+        let stage = self.stage();
+        let quitting = matches!(self.state, State::ExpectQuit);
+        self.close((!quitting).then_some(SessionFailure::TimedOut { stage }));
+    }
+
+    /// Starts a transaction.
+    ///
+    /// A message that the server cannot take is not offered: the report follows at once.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`] unless [`is_ready`](Self::is_ready); nothing has happened then.
+    pub fn start_transaction(
+        &mut self,
+        now: Instant,
+        request: &TransactionRequest<'_>,
+    ) -> Result<(), NotReady> {
+        if !self.is_ready() {
+            return Err(NotReady);
+        }
+        self.transactions = self.transactions.saturating_add(1);
+        let recipients = request.forward_paths.len();
+        if let Some(refusal) = request.refusal(&self.extensions) {
+            let report = Transaction::refused(recipients, refusal);
+            self.events.push_back(ClientEvent::TransactionDone(report));
+            return Ok(());
+        }
+        let pipelined = self.config.pipelining && self.extensions.pipelining;
+        let transaction = Transaction::new(recipients, pipelined, self.needs_reset);
+        let out = if pipelined { &mut self.output } else { &mut self.script };
+        if self.needs_reset {
+            out.extend_from_slice(b"RSET\r\n");
+        }
+        request.write_commands(&self.extensions, out);
+        if !pipelined {
+            self.send_scripted();
+        }
+        self.timers.set(Timer::Reply, now + self.reply_timeout(transaction.expect));
+        self.state = State::InTransaction(transaction);
+        Ok(())
+    }
+
+    /// Takes the fact that some of the content has been written: the server is alive.
+    pub fn content_progressed(&mut self, now: Instant) {
+        if self.stage() == Stage::Content {
+            self.timers.set(Timer::ContentBlock, now + self.config.timeouts.content_block);
+        }
+    }
+
+    /// Takes the fact that the content and its terminator have been written.
+    pub fn content_sent(&mut self, now: Instant) {
+        if let State::InTransaction(transaction) = &mut self.state
+            && transaction.expect == Expect::Content
+        {
+            transaction.expect = Expect::FinalReply;
+            self.timers.stop(Timer::ContentBlock);
+            self.timers.set(Timer::Reply, now + self.config.timeouts.final_reply);
+        }
+    }
+
+    /// Ends the session in good order: with QUIT when it is ready, else as [`abort`](Self::abort).
+    pub fn quit(&mut self, now: Instant) {
+        if !self.is_ready() {
+            return self.abort();
+        }
+        self.output.extend_from_slice(b"QUIT\r\n");
+        self.timers.set(Timer::Reply, now + self.config.timeouts.quit);
+        self.state = State::ExpectQuit;
+    }
+
+    /// Ends the session at once; a transaction that is under way fails.
+    pub fn abort(&mut self) {
+        if self.is_closed() {
+            return;
+        }
+        let stage = self.stage();
+        let quitting = matches!(self.state, State::ExpectQuit);
+        self.close((!quitting).then_some(SessionFailure::Aborted { stage }));
+    }
+
+    /// The next thing the driver has to know.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// Octets to be written.
+    pub fn transmit(&self) -> &[u8] {
+        self.output.get(self.transmitted..).unwrap_or_default()
+    }
+
+    /// Takes the fact that so many octets of [`transmit`](Self::transmit) have been written.
+    pub fn transmitted(&mut self, count: usize) {
+        self.transmitted = self.transmitted.saturating_add(count);
+        if self.transmitted >= self.output.len() {
+            self.transmitted = 0;
+            self.output.clear();
+            self.output.shrink_to(OUTPUT_KEPT_MAX);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn handle_reply(&mut self, now: Instant, reply: Reply) {
+        if matches!(self.state, State::ExpectQuit) {
+            return self.close(None);
+        }
+        // RFC 5321 §3.8: 421 may come at any time, and the server closes.
+        if reply.code.as_u16() == 421 {
+            let stage = self.stage();
+            return self.close(Some(SessionFailure::Reply { stage, reply }));
+        }
+        if self.is_unsent || matches!(self.state, State::Ready) {
+            return self.fail_protocol(ProtocolViolation::UnexpectedReply(reply));
+        }
+        match mem::replace(&mut self.state, State::Closed) {
+            State::ExpectGreeting => self.handle_greeting(now, reply),
+            State::ExpectEhlo => self.handle_ehlo_reply(now, reply),
+            State::ExpectHelo => self.handle_helo_reply(reply),
+            State::InTransaction(transaction) => {
+                self.handle_transaction_reply(now, transaction, reply);
+            }
+            State::Ready | State::ExpectQuit | State::Closed => {}
+        }
+    }
+
+    fn handle_greeting(&mut self, now: Instant, reply: Reply) {
+        if !reply.is_positive_completion() {
+            return self.fail_introduction(State::ExpectGreeting, reply);
+        }
+        self.introduce(now, "EHLO ", State::ExpectEhlo);
+    }
+
+    fn handle_ehlo_reply(&mut self, now: Instant, reply: Reply) {
+        if reply.is_positive_completion() {
+            self.extensions = Extensions::from_ehlo_reply(&reply);
+            self.become_ready();
+        } else if reply.is_permanent_negative() {
+            // RFC 5321 §3.2: a server that does not know EHLO may know HELO.
+            self.introduce(now, "HELO ", State::ExpectHelo);
+        } else {
+            self.fail_introduction(State::ExpectEhlo, reply);
+        }
+    }
+
+    fn handle_helo_reply(&mut self, reply: Reply) {
+        if !reply.is_positive_completion() {
+            return self.fail_introduction(State::ExpectHelo, reply);
+        }
+        self.become_ready();
+    }
+
+    fn introduce(&mut self, now: Instant, verb: &str, next: State) {
+        self.output.extend_from_slice(verb.as_bytes());
+        self.output.extend_from_slice(self.config.helo_name.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        self.is_unsent = true;
+        self.timers.set(Timer::Reply, now + self.config.timeouts.ehlo);
+        self.state = next;
+    }
+
+    fn become_ready(&mut self) {
+        self.timers.stop(Timer::Reply);
+        self.state = State::Ready;
+        self.events.push_back(ClientEvent::Ready { extensions: self.extensions });
+    }
+
+    /// The server refuses the session before it has begun, or answers nonsense.
+    fn fail_introduction(&mut self, state: State, reply: Reply) {
+        self.state = state;
+        if reply.is_intermediate() {
+            return self.fail_protocol(ProtocolViolation::UnexpectedCode(reply));
+        }
+        let stage = self.stage();
+        self.close(Some(SessionFailure::Reply { stage, reply }));
+    }
+
+    fn handle_transaction_reply(
+        &mut self,
+        now: Instant,
+        mut transaction: Transaction,
+        reply: Reply,
+    ) {
+        let step = match transaction.handle_reply(reply) {
+            Ok(step) => step,
+            Err(violation) => {
+                self.state = State::InTransaction(transaction);
+                return self.fail_protocol(violation);
+            }
+        };
+        match step {
+            Step::Continue => self.send_scripted(),
+            Step::SendLoneDot => {
+                self.output.extend_from_slice(b".\r\n");
+                self.is_unsent = true;
+            }
+            Step::SendContent => self.events.push_back(ClientEvent::SendContent),
+            Step::Done => return self.finish_transaction(transaction),
+        }
+        if step == Step::SendContent {
+            self.timers.stop(Timer::Reply);
+            self.timers.set(Timer::ContentBlock, now + self.config.timeouts.content_block);
+        } else {
+            self.timers.set(Timer::Reply, now + self.reply_timeout(transaction.expect));
+        }
+        self.state = State::InTransaction(transaction);
+    }
+
+    fn finish_transaction(&mut self, transaction: Transaction) {
+        self.needs_reset = !transaction.is_complete();
+        self.script = Vec::new();
+        self.scripted = 0;
+        self.timers.stop(Timer::Reply);
+        self.state = State::Ready;
+        self.events.push_back(ClientEvent::TransactionDone(transaction.into_report()));
+    }
+
+    /// Sends the next command of the script, if there is one.
+    fn send_scripted(&mut self) {
+        let rest = self.script.get(self.scripted..).unwrap_or_default();
+        let Some(line_feed) = memchr::memchr(b'\n', rest) else {
+            return;
+        };
+        self.output.extend_from_slice(rest.get(..=line_feed).unwrap_or_default());
+        self.scripted += line_feed + 1;
+        self.is_unsent = true;
+    }
+
+    fn reply_timeout(&self, expect: Expect) -> Duration {
+        let timeouts = &self.config.timeouts;
+        match expect {
+            Expect::Reset | Expect::Mail => timeouts.mail,
+            Expect::Rcpt(_) => timeouts.rcpt,
+            Expect::Data => timeouts.data,
+            Expect::Content => timeouts.content_block,
+            Expect::FinalReply | Expect::LoneDot => timeouts.final_reply,
+        }
+    }
+
+    fn fail_protocol(&mut self, violation: ProtocolViolation) {
+        let stage = self.stage();
+        self.close(Some(SessionFailure::Protocol { stage, violation }));
+    }
+
+    fn close(&mut self, failure: Option<SessionFailure>) {
+        self.timers.stop_all();
+        self.output = Vec::new();
+        self.transmitted = 0;
+        self.script = Vec::new();
+        for event in &mut self.events {
+            if let ClientEvent::TransactionDone(report) = event {
+                report.session_usable = false;
+            }
+        }
+        if let (State::InTransaction(transaction), Some(failure)) =
+            (mem::replace(&mut self.state, State::Closed), &failure)
+        {
+            let report = transaction.into_failed_report(failure);
+            self.events.push_back(ClientEvent::TransactionDone(report));
+        }
+        self.events.push_back(ClientEvent::Closed(failure));
+    }
+}

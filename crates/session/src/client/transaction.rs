@@ -1,0 +1,250 @@
+//! One transaction of a client session: what is asked, and what has been answered.
+
+use std::io::Write as _;
+
+use ringpost_protocol::envelope::BodyType;
+use ringpost_protocol::extension::{Extensions, SizeLimit};
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::reply::Reply;
+
+use super::report::{
+    LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,
+    Verdict,
+};
+
+/// A message to be sent to some recipients.
+#[derive(Debug, Clone, Copy)]
+pub struct TransactionRequest<'a> {
+    /// Where reports of failure go.
+    pub reverse_path: &'a ReversePath,
+    /// The recipients; the report is in this order.
+    pub forward_paths: &'a [&'a ForwardPath],
+    /// Octets of content, dots not stuffed.
+    pub size: u64,
+    /// How the content is encoded. [`BodyType::EightBitMime`] when it has octets above 127.
+    pub body: BodyType,
+}
+
+impl TransactionRequest<'_> {
+    /// Why the message cannot be offered to a server with these extensions.
+    pub(super) fn refusal(&self, extensions: &Extensions) -> Option<LocalRefusal> {
+        if !extensions.size.allows(self.size) {
+            return Some(LocalRefusal::TooLarge);
+        }
+        let eight_bit = self.body != BodyType::SevenBit;
+        (eight_bit && !extensions.eight_bit_mime).then_some(LocalRefusal::NeedsEightBitMime)
+    }
+
+    /// Appends MAIL, all RCPT and DATA.
+    pub(super) fn write_commands(&self, extensions: &Extensions, out: &mut Vec<u8>) {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "MAIL FROM:{}", self.reverse_path);
+        if extensions.size != SizeLimit::NotOffered {
+            let _ = write!(out, " SIZE={}", self.size);
+        }
+        if self.body != BodyType::SevenBit {
+            let _ = write!(out, " BODY={}", self.body);
+        }
+        for forward_path in self.forward_paths {
+            let _ = write!(out, "\r\nRCPT TO:{forward_path}");
+        }
+        out.extend_from_slice(b"\r\nDATA\r\n");
+    }
+}
+
+/// The reply that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    /// None: the driver is sending the content.
+    Content,
+    FinalReply,
+    /// As the reply to the final dot, but the content was empty for want of recipients.
+    LoneDot,
+}
+
+impl Expect {
+    pub(super) fn stage(self) -> Stage {
+        match self {
+            Self::Reset => Stage::Idle,
+            Self::Mail => Stage::Mail,
+            Self::Rcpt(_) => Stage::Rcpt,
+            Self::Data => Stage::Data,
+            Self::Content => Stage::Content,
+            Self::FinalReply | Self::LoneDot => Stage::FinalReply,
+        }
+    }
+}
+
+/// What the session has to do after a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Wait for the next reply of the group, or send its command when not pipelining.
+    Continue,
+    /// Send a dot alone: 354 has come though nobody is to get the message.
+    SendLoneDot,
+    /// Let the driver send the content.
+    SendContent,
+    /// All verdicts are there.
+    Done,
+}
+
+/// The state of a transaction.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) expect: Expect,
+    /// `None` for recipients that can still be delivered to.
+    recipients: Vec<Option<RecipientReport>>,
+    open: usize,
+    is_answered: bool,
+    /// All commands have been sent together, so all replies have to be read.
+    pipelined: bool,
+}
+
+impl Transaction {
+    pub(super) fn new(recipients: usize, pipelined: bool, reset_first: bool) -> Self {
+        Self {
+            expect: if reset_first { Expect::Reset } else { Expect::Mail },
+            recipients: vec![None; recipients],
+            open: recipients,
+            is_answered: false,
+            pipelined,
+        }
+    }
+
+    /// A report on a message that is not offered.
+    pub(super) fn refused(recipients: usize, refusal: LocalRefusal) -> TransactionReport {
+        let report = RecipientReport { stage: Stage::Idle, verdict: Verdict::Refused(refusal) };
+        TransactionReport {
+            recipients: vec![report; recipients],
+            is_answered: false,
+            session_usable: true,
+        }
+    }
+
+    /// Takes the reply that is waited for.
+    pub(super) fn handle_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        self.is_answered = self.is_answered || self.expect != Expect::Reset;
+        match self.expect {
+            Expect::Reset => self.reset_reply(reply),
+            Expect::Mail => self.mail_reply(reply),
+            Expect::Rcpt(index) => self.rcpt_reply(index, reply),
+            Expect::Data => self.data_reply(reply),
+            Expect::Content => self.early_reply(reply),
+            Expect::FinalReply => self.final_reply(reply),
+            // Whatever it says: there was no message.
+            Expect::LoneDot => Ok(Step::Done),
+        }
+    }
+
+    fn reset_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if !reply.is_positive_completion() {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
+        self.expect = Expect::Mail;
+        Ok(Step::Continue)
+    }
+
+    fn mail_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if reply.is_intermediate() {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
+        if !reply.is_positive_completion() {
+            self.settle_open(Stage::Mail, &Verdict::Reply(reply));
+        }
+        Ok(self.expect_rcpt(0))
+    }
+
+    fn rcpt_reply(&mut self, index: usize, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if reply.is_intermediate() {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
+        // RFC 5321 §4.2.1: the first digit decides; 251 and 252 are as good as 250.
+        if !reply.is_positive_completion()
+            && let Some(recipient @ None) = self.recipients.get_mut(index)
+        {
+            let verdict = Verdict::Reply(reply);
+            *recipient = Some(RecipientReport { stage: Stage::Rcpt, verdict });
+            self.open -= 1;
+        }
+        Ok(self.expect_rcpt(index + 1))
+    }
+
+    fn expect_rcpt(&mut self, index: usize) -> Step {
+        let is_hopeless = self.open == 0;
+        self.expect =
+            if index < self.recipients.len() { Expect::Rcpt(index) } else { Expect::Data };
+        if is_hopeless && !self.pipelined {
+            return Step::Done;
+        }
+        Step::Continue
+    }
+
+    fn data_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if reply.is_positive_completion() {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
+        if !reply.is_intermediate() {
+            self.settle_open(Stage::Data, &Verdict::Reply(reply));
+            return Ok(Step::Done);
+        }
+        // RFC 2920 §3.1: 354 may come even though every recipient was refused.
+        if self.open == 0 {
+            self.expect = Expect::LoneDot;
+            return Ok(Step::SendLoneDot);
+        }
+        self.expect = Expect::Content;
+        Ok(Step::SendContent)
+    }
+
+    /// A server may give up while we are sending; what it says then is final, unless it is good.
+    fn early_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if reply.is_permanent_negative() || reply.is_transient_negative() {
+            self.settle_open(Stage::Content, &Verdict::Reply(reply.clone()));
+        }
+        Err(ProtocolViolation::UnexpectedReply(reply))
+    }
+
+    fn final_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
+        if reply.is_intermediate() {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
+        self.settle_open(Stage::FinalReply, &Verdict::Reply(reply));
+        Ok(Step::Done)
+    }
+
+    fn settle_open(&mut self, stage: Stage, verdict: &Verdict) {
+        for recipient in &mut self.recipients {
+            if recipient.is_none() {
+                *recipient = Some(RecipientReport { stage, verdict: verdict.clone() });
+            }
+        }
+        self.open = 0;
+    }
+
+    /// Whether the message was taken, so that the server has forgotten the transaction.
+    pub(super) fn is_complete(&self) -> bool {
+        self.recipients
+            .iter()
+            .flatten()
+            .any(|recipient| recipient.stage == Stage::FinalReply && recipient.is_delivered())
+    }
+
+    /// The report once all verdicts are there.
+    pub(super) fn into_report(self) -> TransactionReport {
+        TransactionReport {
+            recipients: self.recipients.into_iter().flatten().collect(),
+            is_answered: self.is_answered,
+            session_usable: true,
+        }
+    }
+
+    /// The report when the session fails: recipients that are still open share its failure.
+    pub(super) fn into_failed_report(mut self, failure: &SessionFailure) -> TransactionReport {
+        self.settle_open(failure.stage(), &Verdict::Failed(failure.clone()));
+        TransactionReport { session_usable: false, ..self.into_report() }
+    }
+}

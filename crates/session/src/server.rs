@@ -1,0 +1,11 @@
+//! The end of a session that accepts mail.
+
+mod command;
+mod config;
+mod event;
+mod replies;
+mod session;
+
+pub use config::{Peer, ServerConfig};
+pub use event::{Admission, CloseReason, Refusal, ServerEvent};
+pub use session::ServerSession;

@@ -1,0 +1,183 @@
+//! What a server session does with each command.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use ringpost_protocol::address::{Host, Mailbox};
+use ringpost_protocol::command::Command;
+use ringpost_protocol::envelope::Envelope;
+use ringpost_protocol::extension::write_ehlo_reply;
+use ringpost_protocol::parameter::MailParameters;
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+
+use super::event::{Admission, CloseReason};
+use super::replies;
+use super::session::{Helo, ServerSession, Transaction};
+
+impl ServerSession {
+    /// Takes a command line; `is_last` when nothing has come behind it.
+    pub(super) fn handle_command(&mut self, now: Instant, line: &[u8], is_last: bool) {
+        let command = match Command::parse_with(line, self.config.syntax()) {
+            Ok(command) => command,
+            Err(error) => return self.refuse(now, error.reply()),
+        };
+        match command {
+            Command::Mail { path, parameters } => self.handle_mail(now, path, parameters),
+            Command::Rcpt { path } => self.handle_rcpt(now, path),
+            Command::Data => self.handle_data(now, is_last),
+            Command::Ehlo(name) => self.handle_helo(now, name, true, is_last),
+            Command::Helo(name) => self.handle_helo(now, name, false, is_last),
+            Command::Rset => {
+                if self.count_junk(now) {
+                    self.transaction = None;
+                    self.push(replies::OK);
+                }
+            }
+            Command::Quit => self.close_with(now, replies::BYE, CloseReason::Quit),
+            Command::Noop => self.push_junk(now, replies::OK),
+            Command::Help(_) => self.push_junk(now, replies::HELP),
+            Command::Vrfy(_) => self.push_junk(now, replies::CANNOT_VERIFY),
+            Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
+            Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
+            // Commands that the grammar may come to know before this machine does.
+            Command::Expn(_) | Command::NotImplemented | _ => {
+                self.refuse(now, replies::NOT_IMPLEMENTED);
+            }
+        }
+    }
+
+    fn push_junk(&mut self, now: Instant, reply: ringpost_protocol::reply::FixedReply) {
+        if self.count_junk(now) {
+            self.push(reply);
+        }
+    }
+
+    fn handle_helo(&mut self, now: Instant, name: &str, extended: bool, is_last: bool) {
+        if !self.count_junk(now) {
+            return;
+        }
+        // RFC 2920 §3.1: the client has to wait for what EHLO offers before it sends more.
+        if !is_last && !self.config.lenient {
+            return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
+        }
+        // RFC 5321 §4.1.4: a second EHLO resets, as RSET does.
+        self.transaction = None;
+        self.helo = Some(Helo { name: name.into(), extended });
+        let config = std::sync::Arc::clone(&self.config);
+        if extended {
+            write_ehlo_reply(&config.hostname, config.size_max, self.output());
+        } else {
+            for part in ["250 ", &config.hostname, "\r\n"] {
+                self.output().extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+
+    fn handle_mail(&mut self, now: Instant, path: ReversePath, parameters: MailParameters) {
+        if self.helo.is_none() {
+            return self.refuse(now, replies::SEND_HELO);
+        }
+        if self.transaction.is_some() {
+            return self.refuse(now, replies::NESTED_MAIL);
+        }
+        match self.admission {
+            Admission::Open => {}
+            Admission::Full => return self.push(replies::FULL),
+            Admission::Unavailable => return self.push(replies::UNAVAILABLE),
+            Admission::ShuttingDown => {
+                return self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
+            }
+        }
+        if self.transactions >= self.config.transactions_max {
+            let reason = CloseReason::TooManyTransactions;
+            return self.close_with(now, replies::TOO_MANY_TRANSACTIONS, reason);
+        }
+        // RFC 1870 §6.1.
+        if parameters.size.is_some_and(|size| size > self.config.size_max) {
+            return self.refuse(now, replies::TOO_LARGE);
+        }
+        self.transactions += 1;
+        self.transaction = Some(Transaction {
+            envelope: Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default()),
+            declared_size: parameters.size,
+            accepted: 0,
+            any_refused: false,
+        });
+        self.push(replies::MAIL_OK);
+    }
+
+    fn handle_rcpt(&mut self, now: Instant, path: ForwardPath) {
+        let Some(transaction) = &mut self.transaction else {
+            return self.refuse(now, replies::NEED_MAIL);
+        };
+        let refusal = match path {
+            ForwardPath::Mailbox(mailbox) => {
+                if !self.peer.may_relay {
+                    replies::RELAY_DENIED
+                } else if is_literal(&mailbox) && !self.config.address_literals {
+                    replies::LITERAL_DENIED
+                } else {
+                    return self.accept_recipient(mailbox);
+                }
+            }
+            // RFC 5321 §4.5.1: anyone may write to the postmaster.
+            ForwardPath::Postmaster => match self.config.postmaster.clone() {
+                Some(mailbox) => return self.accept_recipient(mailbox),
+                None => replies::NO_POSTMASTER,
+            },
+        };
+        transaction.any_refused = true;
+        self.refuse(now, refusal);
+    }
+
+    fn accept_recipient(&mut self, mailbox: Mailbox) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        // RFC 5321 §4.5.3.1.10: the client sends the rest in another transaction.
+        if transaction.accepted >= self.config.recipients_max {
+            transaction.any_refused = true;
+            return self.push(replies::TOO_MANY_RECIPIENTS);
+        }
+        transaction.accepted += 1;
+        transaction.envelope.forward_paths.push(ForwardPath::Mailbox(mailbox));
+        self.push(replies::RCPT_OK);
+    }
+
+    fn handle_data(&mut self, now: Instant, is_last: bool) {
+        let Some(transaction) = &mut self.transaction else {
+            return self.refuse(now, replies::NEED_MAIL);
+        };
+        if transaction.accepted == 0 {
+            let reply = if transaction.any_refused {
+                replies::NO_VALID_RECIPIENTS
+            } else {
+                replies::NEED_RCPT
+            };
+            return self.refuse(now, reply);
+        }
+        // RFC 2920 §3.1: DATA is the last command of a group. Content that comes ahead of 354 may be
+        // meant for another server's idea of where the message begins.
+        if !is_last && !self.config.lenient {
+            return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
+        }
+        remove_repeated(&mut transaction.envelope.forward_paths);
+        self.start_content(now);
+    }
+}
+
+fn is_literal(mailbox: &Mailbox) -> bool {
+    matches!(mailbox.host(), Host::Literal(_))
+}
+
+/// Keeps the first of recipients that are the same; the order stays.
+fn remove_repeated(forward_paths: &mut Vec<ForwardPath>) {
+    if forward_paths.len() < 2 {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    let is_first: Vec<bool> = forward_paths.iter().map(|path| seen.insert(path)).collect();
+    drop(seen);
+    let mut is_first = is_first.into_iter();
+    forward_paths.retain(|_| is_first.next().unwrap_or(true));
+}

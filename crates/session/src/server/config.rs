@@ -1,0 +1,93 @@
+//! What a server session is told once.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ringpost_protocol::address::{Mailbox, Syntax};
+use ringpost_protocol::data::ContentLimits;
+use ringpost_protocol::limits::{
+    ERRORS_MAX, JUNK_COMMANDS_MAX, MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX,
+    TRANSACTIONS_MAX,
+};
+
+/// What the sessions of a listener have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Our name in the greeting and the reply to EHLO.
+    pub hostname: Box<str>,
+    /// Octets in a message, offered as SIZE. Default 50 MiB.
+    pub size_max: u64,
+    /// Recipients in a transaction; more are put off with 452. Default 1000.
+    pub recipients_max: usize,
+    /// Refused commands at which the session is closed. Default 20.
+    pub errors_max: u32,
+    /// Commands without a message among them, above which the session is closed. Default 100.
+    pub junk_commands_max: u32,
+    /// Transactions above which the session is closed. Default 1000.
+    pub transactions_max: u32,
+    /// `Received` fields above which a message is taken for a loop. Default 50.
+    pub received_fields_max: usize,
+    /// How long a whole command may take to come, from the end of the one before. Default 5 min.
+    pub command_timeout: Duration,
+    /// How long a piece of content may take to come. Default 3 min.
+    pub data_block_timeout: Duration,
+    /// Octets a second that content has to come with, taken from its start. Default 500; 0 for none.
+    pub data_rate_min: u32,
+    /// How long content may come slower than that. Default 1 min.
+    pub data_rate_grace: Duration,
+    /// How long the client may leave our replies unread. Default 1 min.
+    pub output_timeout: Duration,
+    /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
+    pub postmaster: Option<Mailbox>,
+    /// Whether recipients at address literals are taken. Default no.
+    pub address_literals: bool,
+    /// Whether to let pass what sloppy injectors send: see [`Syntax::Lenient`], lines of any length,
+    /// input before the greeting, and commands sent ahead where RFC 2920 forbids it. Bare CR and LF
+    /// are refused all the same. Default no.
+    pub lenient: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            size_max: MESSAGE_SIZE_MAX,
+            recipients_max: RECIPIENTS_MAX,
+            errors_max: ERRORS_MAX,
+            junk_commands_max: JUNK_COMMANDS_MAX,
+            transactions_max: TRANSACTIONS_MAX,
+            received_fields_max: RECEIVED_FIELDS_MAX,
+            command_timeout: Duration::from_mins(5),
+            data_block_timeout: Duration::from_mins(3),
+            data_rate_min: 500,
+            data_rate_grace: Duration::from_mins(1),
+            output_timeout: Duration::from_mins(1),
+            postmaster: None,
+            address_literals: false,
+            lenient: false,
+        }
+    }
+}
+
+impl ServerConfig {
+    pub(super) fn syntax(&self) -> Syntax {
+        if self.lenient { Syntax::Lenient } else { Syntax::Strict }
+    }
+
+    pub(super) fn content_limits(&self) -> ContentLimits {
+        let mut limits = ContentLimits { size_max: self.size_max, ..ContentLimits::default() };
+        if self.lenient {
+            limits.line_size_max = usize::MAX;
+        }
+        limits
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Whether it may send to any recipient. Others may send to none but the postmaster.
+    pub may_relay: bool,
+}

@@ -1,0 +1,121 @@
+//! What a server session and its driver tell each other.
+
+use std::fmt;
+
+use ringpost_protocol::reply::FixedReply;
+
+use super::replies;
+
+/// What a server session tells its driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// Content follows. The driver puts the trace fields into its buffer of content; the session
+    /// appends to that buffer from now on. The envelope is known: see
+    /// [`ServerSession::envelope`](super::ServerSession::envelope).
+    DataStarted,
+    /// The content is complete and good. The driver takes the envelope, makes the message durable,
+    /// and answers by `message_accepted` or `message_refused`; until then no input is taken.
+    MessageReceived {
+        /// Octets of content, without what the driver put in front.
+        size: u64,
+        /// `Received` fields in it.
+        received_fields: usize,
+        /// Whether it has octets above 127.
+        eight_bit: bool,
+    },
+    /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
+    /// or did not come to its end.
+    TransactionAborted,
+    /// The session is over. The driver writes what is left of
+    /// [`transmit`](super::ServerSession::transmit) and closes the connection.
+    Closed(CloseReason),
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client said QUIT.
+    Quit,
+    /// The client closed the connection, or it broke.
+    PeerClosed,
+    /// The client was too slow, or silent for too long.
+    TimedOut,
+    /// The client sent bare CR or LF, or a line without an end.
+    BadLine,
+    /// The client sent octets where it had to wait.
+    EarlyInput,
+    /// The client is none of SMTP: a browser, a TLS client, a header.
+    Foreign,
+    /// Too many commands were refused.
+    TooManyErrors,
+    /// Too many commands came without a message.
+    TooManyJunkCommands,
+    /// The session has had its share of transactions.
+    TooManyTransactions,
+    /// The content went far beyond the limit.
+    TooLarge,
+    /// The server shuts down.
+    ShuttingDown,
+}
+
+impl CloseReason {
+    /// A word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quit => "quit",
+            Self::PeerClosed => "peer_closed",
+            Self::TimedOut => "timed_out",
+            Self::BadLine => "bad_line",
+            Self::EarlyInput => "early_input",
+            Self::Foreign => "foreign",
+            Self::TooManyErrors => "too_many_errors",
+            Self::TooManyJunkCommands => "too_many_junk_commands",
+            Self::TooManyTransactions => "too_many_transactions",
+            Self::TooLarge => "too_large",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether new transactions are let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Admission {
+    /// They are.
+    #[default]
+    Open,
+    /// The queue has no room: MAIL is put off with 452.
+    Full,
+    /// Messages cannot be stored: MAIL is put off with 451.
+    Unavailable,
+    /// The server shuts down: MAIL is answered by 421, and the session ends.
+    ShuttingDown,
+}
+
+/// Why a message that was received is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It could not be stored: 451.
+    Unavailable,
+    /// There is no room for it: 452.
+    Full,
+    /// It is refused for good: 554.
+    Rejected,
+}
+
+impl Refusal {
+    pub(super) fn reply(self) -> FixedReply {
+        match self {
+            Self::Unavailable => replies::UNAVAILABLE,
+            Self::Full => replies::FULL,
+            Self::Rejected => replies::REJECTED,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The replies of a server session that have a fixed text.
+
+use ringpost_protocol::reply::FixedReply;
+
+pub(super) const OK: FixedReply = FixedReply::new("250 2.0.0 Ok");
+pub(super) const MAIL_OK: FixedReply = FixedReply::new("250 2.1.0 Ok");
+pub(super) const RCPT_OK: FixedReply = FixedReply::new("250 2.1.5 Ok");
+pub(super) const GO_AHEAD: FixedReply = FixedReply::new("354 End data with <CR><LF>.<CR><LF>");
+pub(super) const BYE: FixedReply = FixedReply::new("221 2.0.0 Bye");
+pub(super) const HELP: FixedReply = FixedReply::new("214 2.0.0 See RFC 5321");
+pub(super) const CANNOT_VERIFY: FixedReply =
+    FixedReply::new("252 2.5.2 Cannot verify, send some mail and see");
+pub(super) const NOT_IMPLEMENTED: FixedReply = FixedReply::new("502 5.5.1 Command not implemented");
+pub(super) const NOT_AUTHORIZED: FixedReply = FixedReply::new("550 5.7.0 Not authorized");
+
+pub(super) const SEND_HELO: FixedReply = FixedReply::new("503 5.5.1 Send EHLO or HELO first");
+pub(super) const NESTED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Nested MAIL command");
+pub(super) const NEED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Need MAIL command");
+pub(super) const NEED_RCPT: FixedReply = FixedReply::new("503 5.5.1 Need RCPT command");
+pub(super) const NO_VALID_RECIPIENTS: FixedReply = FixedReply::new("554 5.5.1 No valid recipients");
+
+pub(super) const TOO_LARGE: FixedReply =
+    FixedReply::new("552 5.3.4 Message size exceeds the limit");
+pub(super) const TOO_MANY_RECIPIENTS: FixedReply = FixedReply::new("452 4.5.3 Too many recipients");
+pub(super) const RELAY_DENIED: FixedReply = FixedReply::new("550 5.7.1 Relaying denied");
+pub(super) const NO_POSTMASTER: FixedReply =
+    FixedReply::new("550 5.1.1 No postmaster is configured");
+pub(super) const LITERAL_DENIED: FixedReply =
+    FixedReply::new("550 5.1.2 Address literals are not accepted");
+pub(super) const LOOP: FixedReply =
+    FixedReply::new("554 5.4.6 Too many hops, this message is looping");
+
+pub(super) const UNAVAILABLE: FixedReply =
+    FixedReply::new("451 4.3.0 Cannot store messages now, try again later");
+pub(super) const FULL: FixedReply =
+    FixedReply::new("452 4.3.1 No room for messages now, try again later");
+pub(super) const REJECTED: FixedReply = FixedReply::new("554 5.0.0 Message rejected");
+
+pub(super) const SHUTTING_DOWN: FixedReply =
+    FixedReply::new("421 4.3.2 Service shutting down, try again later");
+pub(super) const TIMED_OUT: FixedReply = FixedReply::new("421 4.4.2 Timed out, closing");
+pub(super) const TOO_MANY_ERRORS: FixedReply =
+    FixedReply::new("421 4.7.0 Too many errors, closing");
+pub(super) const TOO_MANY_JUNK_COMMANDS: FixedReply =
+    FixedReply::new("421 4.7.0 Too many commands without a message, closing");
+pub(super) const TOO_MANY_TRANSACTIONS: FixedReply =
+    FixedReply::new("421 4.7.0 Too many messages in one session, closing");
+pub(super) const FOREIGN: FixedReply = FixedReply::new("421 4.7.0 This is an SMTP server, closing");
+pub(super) const EARLY_INPUT: FixedReply =
+    FixedReply::new("554 5.5.0 You spoke before it was your turn, closing");
+pub(super) const BAD_LINE_END: FixedReply =
+    FixedReply::new("500 5.5.2 Lines must end with <CR><LF>, closing");
+pub(super) const BINARY: FixedReply = FixedReply::new("500 5.5.2 Not an SMTP command, closing");
+pub(super) const LINE_TOO_LONG: FixedReply = FixedReply::new("500 5.5.6 Line too long");

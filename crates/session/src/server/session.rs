@@ -1,0 +1,531 @@
+//! The machine of a server session: input, deadlines and output.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
+use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::error::LineError;
+use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
+use ringpost_protocol::line::LineDecoder;
+use ringpost_protocol::reply::FixedReply;
+
+use super::config::{Peer, ServerConfig};
+use super::event::{Admission, CloseReason, Refusal, ServerEvent};
+use super::replies;
+use crate::timer::{Timer, TimerTable};
+
+/// Capacity of an output buffer that an idle session may keep.
+const OUTPUT_KEPT_MAX: usize = 1024;
+
+/// The first octet of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What the session waits for.
+#[derive(Debug)]
+pub(super) enum State {
+    /// The greeting has not been written as a whole.
+    Greeting,
+    /// A command.
+    Command,
+    /// The rest of the content.
+    Content(Content),
+    /// What the driver makes of a message.
+    AwaitingVerdict,
+    /// Nothing: the session is over.
+    Closed,
+}
+
+/// Content that is coming in.
+#[derive(Debug)]
+pub(super) struct Content {
+    decoder: ContentDecoder,
+    started: Instant,
+    /// Octets that have come, as they were on the wire.
+    received: u64,
+}
+
+/// From MAIL to the end of the content.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub(super) envelope: Envelope,
+    pub(super) declared_size: Option<u64>,
+    /// RCPT commands that were taken, repeated recipients included.
+    pub(super) accepted: usize,
+    pub(super) any_refused: bool,
+}
+
+/// Who the client says it is.
+#[derive(Debug)]
+pub(super) struct Helo {
+    pub(super) name: Box<str>,
+    pub(super) extended: bool,
+}
+
+/// A server session without I/O.
+///
+/// # Contract
+///
+/// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
+///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
+///   [`declared_size`](Self::declared_size), [`transactions`](Self::transactions),
+///   [`is_closing`](Self::is_closing).
+/// - The driver reports facts: [`handle_input`](Self::handle_input),
+///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
+/// - The driver gives orders: [`set_admission`](Self::set_admission),
+///   [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
+/// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
+///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
+///   written it reports by [`transmitted`](Self::transmitted) before it hands in what it has read.
+///
+/// ```text
+/// Greeting -> Command -> Content -> AwaitingVerdict -> Command
+///                            \-> Command, when the content is refused
+/// any state -> Closed
+/// ```
+///
+/// Every [`ServerEvent::DataStarted`] is followed by one of [`ServerEvent::MessageReceived`] and
+/// [`ServerEvent::TransactionAborted`]; [`ServerEvent::Closed`] is the last event.
+#[derive(Debug)]
+pub struct ServerSession {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) peer: Peer,
+    pub(super) state: State,
+    lines: LineDecoder,
+    pub(super) timers: TimerTable,
+    output: Vec<u8>,
+    transmitted: usize,
+    pub(super) helo: Option<Helo>,
+    pub(super) transaction: Option<Transaction>,
+    pub(super) admission: Admission,
+    pub(super) transactions: u32,
+    errors: u32,
+    junk_commands: u32,
+    long_lines: u32,
+    /// The client has closed its side while a message waits for its verdict.
+    peer_closed: bool,
+    /// Events in the order they are polled.
+    aborted: bool,
+    event: Option<ServerEvent>,
+    closed: Option<CloseReason>,
+}
+
+impl ServerSession {
+    /// Makes a session on a connection that has just been accepted; its greeting is to be transmitted.
+    pub fn new(now: Instant, config: Arc<ServerConfig>, peer: Peer) -> Self {
+        let mut timers = TimerTable::default();
+        timers.set(Timer::Command, now + config.command_timeout);
+        timers.set(Timer::Output, now + config.output_timeout);
+        let mut output = Vec::with_capacity(128);
+        output.extend_from_slice(b"220 ");
+        output.extend_from_slice(config.hostname.as_bytes());
+        output.extend_from_slice(b" ESMTP\r\n");
+        Self {
+            config,
+            peer,
+            state: State::Greeting,
+            lines: LineDecoder::new(),
+            timers,
+            output,
+            transmitted: 0,
+            helo: None,
+            transaction: None,
+            admission: Admission::Open,
+            transactions: 0,
+            errors: 0,
+            junk_commands: 0,
+            long_lines: 0,
+            peer_closed: false,
+            aborted: false,
+            event: None,
+            closed: None,
+        }
+    }
+
+    /// The state, named by what it waits for, for logs.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Greeting => "greeting",
+            State::Command => "command",
+            State::Content(_) => "content",
+            State::AwaitingVerdict => "verdict",
+            State::Closed => "closed",
+        }
+    }
+
+    /// What the client called itself.
+    pub fn helo(&self) -> Option<&str> {
+        self.helo.as_ref().map(|helo| &*helo.name)
+    }
+
+    /// `ESMTP` after EHLO, else `SMTP`, as the trace field wants it.
+    pub fn protocol(&self) -> &'static str {
+        match &self.helo {
+            Some(Helo { extended: true, .. }) => "ESMTP",
+            _ => "SMTP",
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The envelope of the transaction so far. From [`ServerEvent::DataStarted`] on it is complete,
+    /// but for [`Envelope::body`], which is settled with the content.
+    pub fn envelope(&self) -> Option<&Envelope> {
+        self.transaction.as_ref().map(|transaction| &transaction.envelope)
+    }
+
+    /// The size that MAIL has declared; no more than a hint.
+    pub fn declared_size(&self) -> Option<u64> {
+        self.transaction.as_ref().and_then(|transaction| transaction.declared_size)
+    }
+
+    /// Transactions that have been started.
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
+    /// Whether the session is over, and only output is left.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Takes what the client sent, and returns how many octets of it.
+    ///
+    /// Every complete command is taken. Less than all of `input` is taken when an event has to be
+    /// polled first, when a message waits for its verdict, or when too much output waits; the rest is
+    /// to be handed in again. Content is appended to `content`, which the driver may empty at will.
+    pub fn handle_input(&mut self, now: Instant, input: &[u8], content: &mut Vec<u8>) -> usize {
+        let mut consumed = 0;
+        while self.takes_input()
+            && let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty())
+        {
+            consumed += match self.state {
+                State::Greeting => self.handle_early_input(),
+                State::Command => self.handle_line(now, rest),
+                State::Content(_) => self.handle_content(now, rest, content),
+                State::AwaitingVerdict | State::Closed => break,
+            };
+        }
+        self.start_output_timer(now);
+        consumed
+    }
+
+    /// Takes the fact that the client has closed the connection, or that it broke.
+    pub fn handle_eof(&mut self, _now: Instant) {
+        match self.state {
+            // RFC 5321 §4.1.1.4: after the final dot the message is ours, whatever the client does.
+            State::AwaitingVerdict => self.peer_closed = true,
+            State::Greeting | State::Command | State::Content(_) => {
+                self.close(CloseReason::PeerClosed);
+            }
+            State::Closed => {}
+        }
+    }
+
+    /// Takes the passing of time; to be called when [`poll_timeout`](Self::poll_timeout) is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(timer) = self.timers.expire(now) else {
+            return;
+        };
+        if timer == Timer::Output {
+            // The client does not read: what waits for it will not be read either.
+            self.output = Vec::new();
+            self.transmitted = 0;
+            if !matches!(self.state, State::AwaitingVerdict) {
+                self.close(CloseReason::TimedOut);
+            }
+            self.peer_closed = true;
+            return;
+        }
+        self.close_with(now, replies::TIMED_OUT, CloseReason::TimedOut);
+    }
+
+    /// Sets whether new transactions are let in.
+    pub fn set_admission(&mut self, admission: Admission) {
+        self.admission = admission;
+        let unheard = matches!(self.state, State::Greeting) && self.transmitted == 0;
+        if admission == Admission::ShuttingDown && unheard {
+            self.output.clear();
+            replies::SHUTTING_DOWN.write(&mut self.output);
+            self.close(CloseReason::ShuttingDown);
+        }
+    }
+
+    /// Takes the envelope of the message received. `None` at any other time.
+    pub fn take_envelope(&mut self) -> Option<Envelope> {
+        if !matches!(self.state, State::AwaitingVerdict) {
+            return None;
+        }
+        self.transaction.take().map(|transaction| transaction.envelope)
+    }
+
+    /// Answers for a message: it is durable, and ours from now on.
+    pub fn message_accepted(&mut self, now: Instant, queue_id: &str) {
+        if matches!(self.state, State::AwaitingVerdict) {
+            for part in ["250 2.0.0 Ok: queued as ", queue_id, "\r\n"] {
+                self.output.extend_from_slice(part.as_bytes());
+            }
+            self.finish_message(now);
+        }
+    }
+
+    /// Answers for a message: it is not taken.
+    pub fn message_refused(&mut self, now: Instant, refusal: Refusal) {
+        if matches!(self.state, State::AwaitingVerdict) {
+            refusal.reply().write(&mut self.output);
+            self.finish_message(now);
+        }
+    }
+
+    /// Ends the session with 421; if a message waits for its verdict, behind its reply.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.set_admission(Admission::ShuttingDown);
+        match self.state {
+            State::AwaitingVerdict | State::Closed => {}
+            State::Greeting | State::Command | State::Content(_) => {
+                self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
+            }
+        }
+    }
+
+    /// The next thing the driver has to know.
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        if std::mem::take(&mut self.aborted) {
+            return Some(ServerEvent::TransactionAborted);
+        }
+        self.event.take().or_else(|| self.closed.take().map(ServerEvent::Closed))
+    }
+
+    /// Octets to be written, all replies together.
+    pub fn transmit(&self) -> &[u8] {
+        self.output.get(self.transmitted..).unwrap_or_default()
+    }
+
+    /// Takes the fact that so many octets of [`transmit`](Self::transmit) have been written.
+    pub fn transmitted(&mut self, count: usize) {
+        self.transmitted = self.transmitted.saturating_add(count);
+        if self.transmitted < self.output.len() {
+            return;
+        }
+        self.transmitted = 0;
+        self.output.clear();
+        self.output.shrink_to(OUTPUT_KEPT_MAX);
+        self.timers.stop(Timer::Output);
+        if matches!(self.state, State::Greeting) {
+            self.state = State::Command;
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    fn takes_input(&self) -> bool {
+        let silent = !self.aborted && self.event.is_none() && self.closed.is_none();
+        silent && self.transmit().len() < REPLY_OUTPUT_MAX
+    }
+
+    fn handle_early_input(&mut self) -> usize {
+        self.state = State::Command;
+        if !self.config.lenient {
+            // RFC 5321 §3.1: the greeting may be a refusal, if none of it has been sent.
+            if self.transmitted == 0 {
+                self.output.clear();
+            }
+            self.push(replies::EARLY_INPUT);
+            self.close(CloseReason::EarlyInput);
+        }
+        0
+    }
+
+    fn handle_line(&mut self, now: Instant, input: &[u8]) -> usize {
+        if !self.lines.is_inside_line() && input.first() == Some(&TLS_HANDSHAKE) {
+            self.close_with(now, replies::BINARY, CloseReason::Foreign);
+            return 0;
+        }
+        let (consumed, line) = self.lines.decode(input);
+        match line {
+            None => {}
+            Some(Ok(line)) => {
+                let is_last = consumed == input.len();
+                self.timers.set(Timer::Command, now + self.config.command_timeout);
+                self.handle_command(now, line.as_bytes(), is_last);
+            }
+            Some(Err(LineError::TooLong)) => {
+                self.timers.set(Timer::Command, now + self.config.command_timeout);
+                self.long_lines += 1;
+                if self.long_lines < LONG_LINES_MAX {
+                    self.refuse(now, replies::LINE_TOO_LONG);
+                } else {
+                    self.close_with(now, replies::LINE_TOO_LONG, CloseReason::BadLine);
+                }
+            }
+            Some(Err(LineError::Endless)) => {
+                self.close_with(now, replies::LINE_TOO_LONG, CloseReason::BadLine);
+            }
+            Some(Err(_)) => self.close_with(now, replies::BAD_LINE_END, CloseReason::BadLine),
+        }
+        consumed
+    }
+
+    /// DATA has been taken: the content follows.
+    pub(super) fn start_content(&mut self, now: Instant) {
+        let decoder = ContentDecoder::new(self.config.content_limits());
+        self.push(replies::GO_AHEAD);
+        self.timers.stop(Timer::Command);
+        self.state = State::Content(Content { decoder, started: now, received: 0 });
+        self.set_content_timers(now);
+        self.event = Some(ServerEvent::DataStarted);
+    }
+
+    fn set_content_timers(&mut self, now: Instant) {
+        let State::Content(content) = &self.state else {
+            return;
+        };
+        self.timers.set(Timer::ContentBlock, now + self.config.data_block_timeout);
+        if let Some(seconds) = content.received.checked_div(self.config.data_rate_min.into()) {
+            let allowed = self.config.data_rate_grace + Duration::from_secs(seconds);
+            self.timers.set(Timer::ContentRate, content.started + allowed);
+        }
+    }
+
+    fn handle_content(&mut self, now: Instant, input: &[u8], out: &mut Vec<u8>) -> usize {
+        let State::Content(content) = &mut self.state else {
+            return 0;
+        };
+        let (consumed, progress) = content.decoder.decode(input, out);
+        content.received = content.received.saturating_add(consumed as u64);
+        match progress {
+            ContentProgress::More => self.set_content_timers(now),
+            ContentProgress::End => self.end_content(now),
+            ContentProgress::Violation(violation) => self.refuse_content(now, violation),
+        }
+        consumed
+    }
+
+    fn end_content(&mut self, now: Instant) {
+        let State::Content(Content { decoder, .. }) = &self.state else {
+            return;
+        };
+        let (size, eight_bit) = (decoder.size(), decoder.is_eight_bit());
+        let received_fields = decoder.received_fields();
+        // RFC 5321 §6.3.
+        if received_fields > self.config.received_fields_max {
+            self.aborted = true;
+            self.expect_command(now);
+            return self.refuse(now, replies::LOOP);
+        }
+        if let Some(transaction) = &mut self.transaction {
+            // What the content is counts, not what MAIL said: injectors often say nothing, and a
+            // message that is 7-bit after all can go anywhere.
+            transaction.envelope.body =
+                if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
+        }
+        self.timers.stop(Timer::ContentBlock);
+        self.timers.stop(Timer::ContentRate);
+        self.state = State::AwaitingVerdict;
+        self.event = Some(ServerEvent::MessageReceived { size, received_fields, eight_bit });
+    }
+
+    fn refuse_content(&mut self, now: Instant, violation: ContentViolation) {
+        violation.write_reply(&mut self.output);
+        if violation.closes_session() {
+            let is_too_large = violation == ContentViolation::FarTooLarge;
+            let reason = if is_too_large { CloseReason::TooLarge } else { CloseReason::BadLine };
+            return self.close(reason);
+        }
+        self.aborted = true;
+        self.expect_command(now);
+        self.count_error(now);
+    }
+
+    /// A message has got its reply.
+    fn finish_message(&mut self, now: Instant) {
+        self.junk_commands = 0;
+        self.expect_command(now);
+        if self.peer_closed {
+            self.close(CloseReason::PeerClosed);
+        } else if self.admission == Admission::ShuttingDown {
+            self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
+        }
+        self.start_output_timer(now);
+    }
+
+    /// Ends the transaction, and waits for a command.
+    fn expect_command(&mut self, now: Instant) {
+        self.transaction = None;
+        self.timers.stop(Timer::ContentBlock);
+        self.timers.stop(Timer::ContentRate);
+        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.state = State::Command;
+    }
+
+    pub(super) fn push(&mut self, reply: FixedReply) {
+        reply.write(&mut self.output);
+    }
+
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Replies to a command that is refused through the client's fault.
+    pub(super) fn refuse(&mut self, now: Instant, reply: FixedReply) {
+        if self.errors + 1 < self.config.errors_max {
+            self.push(reply);
+        }
+        self.count_error(now);
+    }
+
+    fn count_error(&mut self, now: Instant) {
+        self.errors += 1;
+        if self.errors >= self.config.errors_max {
+            self.close_with(now, replies::TOO_MANY_ERRORS, CloseReason::TooManyErrors);
+        }
+    }
+
+    /// Counts a command that does not help a message along; says whether the session goes on.
+    pub(super) fn count_junk(&mut self, now: Instant) -> bool {
+        self.junk_commands += 1;
+        let is_over = self.junk_commands > self.config.junk_commands_max;
+        if is_over {
+            let reason = CloseReason::TooManyJunkCommands;
+            self.close_with(now, replies::TOO_MANY_JUNK_COMMANDS, reason);
+        }
+        !is_over
+    }
+
+    pub(super) fn close_with(&mut self, now: Instant, reply: FixedReply, reason: CloseReason) {
+        if !self.is_closing() {
+            self.push(reply);
+            self.close(reason);
+            self.start_output_timer(now);
+        }
+    }
+
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        if self.is_closing() {
+            return;
+        }
+        // Content that the driver has not yet been told of needs no word about its end.
+        if matches!(self.state, State::Content(_)) {
+            self.aborted = self.event.take().is_none();
+        }
+        for timer in [Timer::Command, Timer::ContentBlock, Timer::ContentRate] {
+            self.timers.stop(timer);
+        }
+        self.transaction = None;
+        self.state = State::Closed;
+        self.closed = Some(reason);
+    }
+
+    fn start_output_timer(&mut self, now: Instant) {
+        if !self.transmit().is_empty() {
+            self.timers.start(Timer::Output, now + self.config.output_timeout);
+        }
+    }
+}
