@@ -1,8 +1,9 @@
 #!/bin/sh
 # Ringpost, for a relay benchmark: start DIR LISTEN_PORT SINK_PORT | stop DIR
 #
-# start relays from 127.0.0.1:LISTEN_PORT to 127.0.0.1:SINK_PORT, with everything it writes under DIR, and stays in
-# the foreground; /metrics is at LISTEN_PORT + 2. stop ends it. All settings that are not about places are defaults.
+# start relays from 127.0.0.1:LISTEN_PORT to 127.0.0.1:SINK_PORT, with everything it writes under
+# DIR, and stays in the foreground; /metrics is at LISTEN_PORT + 2. stop ends it. All settings that
+# are not about places are defaults.
 #
 # RINGPOST names the binary; the default is the release build of this checkout.
 set -eu
