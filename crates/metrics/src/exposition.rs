@@ -34,13 +34,6 @@ impl Exposition {
         self.histograms.render(&mut page);
         page
     }
-
-    /// Lets the exporter do its housekeeping; to be called every few seconds by the control thread.
-    ///
-    /// Nothing grows when it is not called.
-    pub fn run_upkeep(&self) {
-        self.prometheus.run_upkeep();
-    }
 }
 
 /// Installs the process-wide recorder and describes every metric to it.

@@ -34,6 +34,6 @@ mod tests;
 pub use control::ControlMetrics;
 pub use exposition::{Exposition, InstallError, install};
 pub use family::Family;
-pub use metrics::{Counter, Gauge, Histogram};
+pub use metrics::{Counter, Gauge, Histogram, with_local_recorder};
 pub use recorder::MetricsRecorder;
 pub use shard::ShardMetrics;

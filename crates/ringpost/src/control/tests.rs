@@ -1,0 +1,168 @@
+//! The control side over real sockets and files, on loopback.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ringpost_metrics::label::QueueState;
+use ringpost_metrics::{MetricsRecorder, ShardMetrics};
+
+use super::*;
+
+struct Control {
+    handle: ControlHandle,
+    health: Arc<HealthState>,
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn start_control(events: Option<(PathBuf, EventReceiver)>) -> Control {
+    let (recorder, exposition) = MetricsRecorder::new();
+    let metrics = metrics_of(&recorder);
+    let health = Arc::new(HealthState::new(1, Instant::now()));
+    let options = ControlOptions { listen: loopback(), events };
+    let handle = start(options, exposition, Arc::clone(&health), metrics).unwrap();
+    Control { handle, health }
+}
+
+fn metrics_of(recorder: &MetricsRecorder) -> ControlMetrics {
+    ringpost_metrics::with_local_recorder(recorder, || {
+        ringpost_metrics::catalog::describe_all();
+        ShardMetrics::register(0).messages_received.increment(42);
+        ControlMetrics::register()
+    })
+}
+
+/// Status line, headers and body of a request.
+fn request(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "{head}\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
+}
+
+/// Waits until a file has this text.
+fn expect_text(path: &Path, expected: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if text == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}: {text:?}", path.display());
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn metrics_are_served_as_prometheus_text() {
+    let control = start_control(None);
+    let response = request(control.handle.address(), "GET /metrics HTTP/1.1");
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.contains("content-type: text/plain; version=0.0.4"), "{response}");
+    assert!(response.contains("\nringpost_messages_received_total{core=\"0\"} 42\n"), "{response}");
+    assert!(response.contains("\nringpost_control_requests_total 1\n"), "{response}");
+    control.handle.stop();
+}
+
+#[test]
+fn health_is_503_until_every_shard_is_open() {
+    let control = start_control(None);
+    let address = control.handle.address();
+    let response = request(address, "GET /health HTTP/1.1");
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("\"reasons\":[\"shard 0 is recovering\"]"), "{response}");
+    let shard = control.health.shard(0).unwrap();
+    shard.set_state(QueueState::Open);
+    shard.tick(Instant::now());
+    let response = request(address, "GET /health HTTP/1.1");
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.contains("{\"status\":\"ok\",\"reasons\":[],\"shards\":[\"open\"]}"));
+    control.handle.stop();
+}
+
+#[test]
+fn nothing_else_is_served() {
+    let control = start_control(None);
+    let address = control.handle.address();
+    for (head, status) in [
+        ("GET / HTTP/1.1", "404"),
+        ("GET /metrics/../etc HTTP/1.1", "404"),
+        ("POST /metrics HTTP/1.1", "405"),
+        ("garbage", "400"),
+    ] {
+        let response = request(address, head);
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {response}");
+    }
+    control.handle.stop();
+}
+
+#[test]
+fn an_address_in_use_is_a_startup_error() {
+    let taken = TcpListener::bind(loopback()).unwrap();
+    let address = taken.local_addr().unwrap();
+    let (_, exposition) = MetricsRecorder::new();
+    let health = Arc::new(HealthState::new(1, Instant::now()));
+    let options = ControlOptions { listen: address, events: None };
+    let error = start(options, exposition, health, ControlMetrics::noop()).unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on {address} (control.listen)"));
+}
+
+#[test]
+fn an_event_log_that_cannot_be_opened_is_a_startup_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing/events.jsonl");
+    let (_sender, receiver) = event_channel(1);
+    let (_, exposition) = MetricsRecorder::new();
+    let health = Arc::new(HealthState::new(1, Instant::now()));
+    let options = ControlOptions { listen: loopback(), events: Some((path, receiver)) };
+    let error = start(options, exposition, health, ControlMetrics::noop()).unwrap_err();
+    assert!(matches!(error, ControlError::EventLog { .. }), "{error}");
+}
+
+#[test]
+fn events_are_appended_and_follow_a_rotation() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let rotated = directory.path().join("events.jsonl.1");
+    std::fs::write(&path, "old\n").unwrap();
+    let (sender, receiver) = event_channel(16);
+    let control = start_control(Some((path.clone(), receiver)));
+    sender.send(b"a\n".to_vec());
+    expect_text(&path, "old\na\n");
+    std::fs::rename(&path, &rotated).unwrap();
+    sender.send(b"b\n".to_vec());
+    expect_text(&rotated, "old\na\nb\n");
+    control.handle.reopen_events();
+    // The file exists once it has been opened again.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !path.exists() {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    sender.send(b"c\n".to_vec());
+    expect_text(&path, "c\n");
+    control.handle.stop();
+    assert_eq!(std::fs::read_to_string(&rotated).unwrap(), "old\na\nb\n");
+}
+
+#[test]
+fn stopping_writes_every_record_that_was_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.jsonl");
+    let (sender, receiver) = event_channel(1000);
+    let control = start_control(Some((path.clone(), receiver)));
+    let mut expected = String::new();
+    for number in 0..1000 {
+        let line = format!("{number}\n");
+        expected.push_str(&line);
+        assert_eq!(sender.send(line.into_bytes()), 0);
+    }
+    control.handle.stop();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+}
