@@ -200,6 +200,16 @@ fn server(directory: &TempDir, script: &str) -> PathBuf {
     path
 }
 
+/// A server that takes all mail and delivers none; called as `server run --config FILE`.
+fn swallower(directory: &TempDir) -> PathBuf {
+    let script = format!(
+        "listen=$(sed -n 's/^addresses = \\[\"\\(.*\\)\"\\]$/\\1/p' \"$3\")\n\
+         exec {} sink --listen \"$listen\"",
+        env!("CARGO_BIN_EXE_ringpost-load")
+    );
+    server(directory, &script)
+}
+
 fn demo(server: &Path) -> Output {
     let server = server.display().to_string();
     let arguments = ["demo", "--messages", "50", "--sessions", "2", "--patience", "2"];
@@ -209,13 +219,7 @@ fn demo(server: &Path) -> Output {
 #[test]
 fn the_demo_reports_what_a_server_swallows() {
     let directory = TempDir::new().unwrap();
-    // Called as `server run --config FILE`; takes all mail, and delivers none.
-    let script = format!(
-        "listen=$(sed -n 's/^addresses = \\[\"\\(.*\\)\"\\]$/\\1/p' \"$3\")\n\
-         exec {} sink --listen \"$listen\"",
-        env!("CARGO_BIN_EXE_ringpost-load")
-    );
-    let output = demo(&server(&directory, &script));
+    let output = demo(&swallower(&directory));
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
@@ -231,4 +235,26 @@ fn the_demo_says_why_a_server_does_not_start() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text.contains("no ring today") && text.contains("exit status: 3"), "{text}");
+}
+
+#[test]
+fn an_interrupted_demo_takes_its_server_with_it() {
+    let directory = TempDir::new().unwrap();
+    let server = swallower(&directory).display().to_string();
+    let arguments = ["demo", "--messages", "10", "--patience", "50", "--ringpost", &server];
+    let mut child = tool(&arguments).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    // The first progress line: by then it waits for deliveries that never come.
+    while !text.contains("delivered 0") {
+        assert_ne!(stderr.read_line(&mut text).unwrap(), 0, "{text}");
+    }
+    let (_, rest) = text.split_once("(process ").unwrap();
+    let process = Path::new("/proc").join(rest.split_once(')').unwrap().0);
+    assert!(process.exists());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.starts_with(b"interrupted"), "{output:?}");
+    assert!(!process.exists());
 }

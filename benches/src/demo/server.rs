@@ -224,11 +224,39 @@ fn greets(address: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ringpost::config::SystemFacts;
+
     use super::*;
 
     #[test]
     fn paths_are_quoted() {
         assert_eq!(toml_string("/a b/\"c\"\\d"), "\"/a b/\\\"c\\\"\\\\d\"");
+    }
+
+    fn check(text: &str) {
+        // A machine without DNS, and without a name of its own.
+        let facts = SystemFacts { hostname: String::new(), cores: vec![0], name_servers: vec![] };
+        if let Err(problems) = ringpost::config::parse(text, &facts) {
+            panic!("{problems:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_server_takes_the_configuration() {
+        let [listen, control, smarthost] = free_addresses().unwrap();
+        check(&configuration(Path::new("/var/tmp/a \"b\""), listen, control, smarthost));
+    }
+
+    #[test]
+    fn the_server_takes_the_configuration_of_comparisons() {
+        let directory = temporary_directory().unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("compare/ringpost.sh");
+        let status = Command::new(script)
+            .args(["start", directory.path().to_str().unwrap(), "2525", "2526"])
+            .env("RINGPOST", "true")
+            .status();
+        assert!(status.unwrap().success());
+        check(&fs::read_to_string(directory.path().join("ringpost.toml")).unwrap());
     }
 
     #[test]
