@@ -1,5 +1,6 @@
 //! Reads the pages of the control address.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -89,6 +90,11 @@ impl Metrics {
         count
     }
 
+    /// The samples of `name`, by their labels.
+    pub fn each(&self, name: &str) -> BTreeMap<&str, f64> {
+        self.matching(name, "").map(|sample| (sample.labels.as_str(), sample.value)).collect()
+    }
+
     /// The largest sample of `name`.
     pub fn max(&self, name: &str) -> Option<f64> {
         self.matching(name, "").map(|sample| sample.value).reduce(f64::max)
@@ -119,6 +125,7 @@ mod tests {
         assert_eq!(metrics.count_where("a", "core=\"1\""), 2);
         assert_eq!(metrics.count("b"), 7);
         assert_eq!(metrics.max("a"), Some(2.0));
+        assert_eq!(metrics.each("b").into_iter().collect::<Vec<_>>(), [("", 7.0)]);
         assert!(metrics.has("b") && !metrics.has("c"));
     }
 

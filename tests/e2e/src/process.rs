@@ -262,16 +262,33 @@ impl Server {
 
     /// Waits until nothing is left in the queue.
     ///
+    /// Gauges are as old as the last tick of their shard: the queue must be empty at a look, and
+    /// again at one that every shard has ticked before, twice.
+    ///
     /// # Errors
     ///
     /// Fails when something is left after `deadline`.
     pub fn wait_drained(&self, deadline: Duration) -> Result<()> {
+        const TICKS: &str = "ringpost_tick_lag_seconds_count";
+        let mut empty_since: Option<Metrics> = None;
         wait::wait_until("an empty queue", deadline, || {
             let metrics = self.metrics()?;
-            ensure!(metrics.has("ringpost_queue_messages"), "no metric of the queue");
-            Ok(metrics.count("ringpost_queue_messages") == 0
-                && metrics.count("ringpost_queue_recipients") == 0)
+            for name in ["ringpost_queue_messages", "ringpost_queue_recipients", TICKS] {
+                ensure!(metrics.has(name), "there is no {name}");
+            }
+            if metrics.count("ringpost_queue_messages") > 0
+                || metrics.count("ringpost_queue_recipients") > 0
+            {
+                empty_since = None;
+                return Ok(false);
+            }
+            let earlier = empty_since.get_or_insert_with(|| metrics.clone()).each(TICKS);
+            let now = metrics.each(TICKS);
+            Ok(now
+                .iter()
+                .all(|(shard, ticks)| earlier.get(shard).is_some_and(|then| *ticks >= then + 2.0)))
         })
+        .with_context(|| format!("the log says:\n{}", self.log()))
     }
 
     /// Waits until the event log holds `count` different (id, recipient) records of `kind`.

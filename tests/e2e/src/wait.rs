@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 /// Only a hang reaches it: no test passes or fails by how fast something was.
 pub const SOON: Duration = Duration::from_mins(1);
 
-const STEP: Duration = Duration::from_millis(10);
+const STEP: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds.
 ///
