@@ -134,3 +134,34 @@ fn the_metrics_page_is_the_catalog() {
         "docs/METRICS.md is out of date: RINGPOST_BLESS=1 cargo test -p ringpost-metrics"
     );
 }
+
+/// Every word of a text that looks like a metric of ours.
+fn metric_words(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("ringpost_"))
+        .collect()
+}
+
+#[test]
+fn alert_rules_use_metrics_and_label_values_that_exist() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/prometheus-alerts.yaml");
+    let rules = std::fs::read_to_string(path).unwrap();
+    let words = metric_words(&rules);
+    assert!(words.len() > 5, "{words:?}");
+    for word in words {
+        let histogram = word.strip_suffix("_bucket").and_then(catalog::find);
+        let known = match histogram {
+            Some(metric) => metric.kind == Kind::Histogram,
+            None => catalog::find(word).is_some_and(|metric| metric.kind != Kind::Histogram),
+        };
+        assert!(known, "{word}");
+    }
+    for selector in rules.split('{').skip(1).filter(|rest| rest.contains("=\"")) {
+        let (label, rest) = selector.split_once("=\"").unwrap();
+        let (value, _) = rest.split_once('"').unwrap();
+        let exists = catalog::all()
+            .filter_map(|metric| metric.label)
+            .any(|(name, values)| name == label && values.contains(&value));
+        assert!(exists, "{label}={value}");
+    }
+}
