@@ -1,1 +1,61 @@
-//! Placeholder, replaced by the first commit of this crate.
+//! The crash-safe queue of one shard: a log, its index, and its commits.
+//!
+//! What has been acknowledged is on stable storage, and leaves only when what became of it is too.
+//!
+//! - **The log** is a row of [segments](segment), preallocated files of fixed size. A batch of
+//!   [records](record) is written as one [frame] with one sync: group commit. No sector that holds
+//!   acknowledged data is ever written again.
+//! - **The [`Queue`]** is a pure state machine over it. Commands append records to the gathering
+//!   batch and give a [`Ticket`]; polls say what to write where; a ticket of a batch that is durable is
+//!   redeemed for a [`Committed`], which is what a `250` needs.
+//! - **The index** keeps about 150 octets for a message of one recipient in memory: where its records
+//!   are and how its recipients stand. Envelopes and content are read back by [`ReadPlan`]s.
+//! - **Reclaim**: the log is first in, first out. Only its oldest segment is freed, when nothing in it
+//!   is live; live records that hold it back are copied to the tail.
+//! - **[Recovery](recover)** reads the log from the oldest needed segment on, and is the only way to
+//!   open it.
+//! - **[`Storage`](storage::Storage)** is the seam to the file system; the only asynchronous code here
+//!   is what uses it: recovery, and [the birth of segments](segment::run_task).
+//!
+//! A failed or short write poisons the queue for good; see [`Admission::Poisoned`].
+//!
+//! `docs/QUEUE.md` has the format, the commit protocol, and what is assumed of the medium.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod codec;
+mod commit;
+mod config;
+pub mod due;
+mod error;
+pub mod frame;
+mod id;
+mod index;
+pub mod layout;
+mod message;
+mod queue;
+mod read;
+mod reclaim;
+pub mod record;
+mod recovery;
+pub mod segment;
+pub mod storage;
+
+pub use admission::{Admission, Poison, QueueStats};
+pub use commit::{BatchNumber, Committed, Redeemed, Ticket};
+pub use config::{ConfigError, QueueConfig};
+pub use due::DueWheel;
+pub use error::{AppendError, CorruptReason, Corruption, ReadError, RecoveryError};
+pub use id::{
+    IdHasher, IdMap, MESSAGE_ID_TEXT_LEN, MessageId, ParseMessageIdError, SEQUENCE_BITS, ShardId,
+};
+pub use index::{MessageView, Piece};
+pub use message::{
+    Disposition, NewMessage, Outcome, RecipientIndex, RecipientState, RecipientStatus,
+    StoredMessage,
+};
+pub use queue::{Queue, Write};
+pub use read::{ReadPlan, StoredPiece, decode_piece};
+pub use recovery::{Recovered, RecoveredMessage, recover};
+pub use segment::{LogIdentity, SegmentSequence, SegmentTask};

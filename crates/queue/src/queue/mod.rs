@@ -1,0 +1,366 @@
+//! The queue of one shard: the log, its index and its commits as one state machine.
+
+use std::collections::VecDeque;
+use std::io;
+
+use crate::admission::{Admission, Poison, QueueStats};
+use crate::commit::{Batch, BatchNumber, Committed, Note, Redeemed, Ticket};
+use crate::config::{ConfigError, QueueConfig};
+use crate::error::{Corruption, ReadError};
+use crate::frame::Lsn;
+use crate::id::MessageId;
+use crate::index::{Index, MessageView, Phase, Piece};
+use crate::message::StoredMessage;
+use crate::read::{ReadPlan, StoredPiece, decode_piece};
+use crate::reclaim::Segments;
+use crate::record::RecordError;
+use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
+
+mod append;
+mod rewrite;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use rewrite::Rewrite;
+pub use write::Write;
+use write::{Flight, Tail};
+
+/// Message numbers that may be given out without any of them being durable. A restart skips as many,
+/// so that an id which was part of anything durable never comes again.
+pub(crate) const SEQUENCE_GAP: u64 = 1 << 20;
+
+/// Buffers kept for reuse: one is being filled while another is written.
+const SPARE_BUFFERS: usize = 2;
+
+/// The queue of one shard.
+///
+/// A pure state machine: it decides what is written where, and the caller does it.
+///
+/// ```text
+///  append_* -> batch gathers -> poll_write -> (write + sync) -> handle_write -> redeem: Durable
+///                                                    |
+///                                               failed or short -> poisoned, redeem: Lost
+/// ```
+///
+/// One write is in progress at a time, and the next batch gathers meanwhile: there is no delay by
+/// design, an idle queue commits a lone message at once, a busy one shares each sync among many.
+///
+/// Contract:
+///
+/// - A, getters: [`admission`](Self::admission), [`stats`](Self::stats),
+///   [`message`](Self::message), [`redeem`](Self::redeem), [`plan_read`](Self::plan_read),
+///   [`decode_message`](Self::decode_message), … change nothing.
+/// - B, facts: [`handle_write`](Self::handle_write), [`handle_segment`](Self::handle_segment),
+///   [`handle_rewrite`](Self::handle_rewrite). Each answers what a poll gave.
+/// - C, commands: [`next_id`](Self::next_id), [`append_chunk`](Self::append_chunk),
+///   [`append_message`](Self::append_message), [`abandon`](Self::abandon),
+///   [`append_outcome`](Self::append_outcome), [`retry_segments`](Self::retry_segments). After them
+///   poll.
+/// - D, polls: [`poll_write`](Self::poll_write), [`poll_segment`](Self::poll_segment),
+///   [`poll_rewrite`](Self::poll_rewrite), each with at most one thing in progress. After each B or
+///   C poll the first two; the third is work for idle times.
+#[derive(Debug)]
+pub struct Queue {
+    config: QueueConfig,
+    identity: LogIdentity,
+    index: Index,
+    segments: Segments,
+    rewrite: Rewrite,
+
+    /// Batches to be written, the last of which gathers. Never empty.
+    pending: VecDeque<Batch>,
+    pending_bytes: usize,
+    in_flight: Option<Flight>,
+    durable_through: BatchNumber,
+    poison: Option<Poison>,
+    buffers: Vec<Vec<u8>>,
+    /// Whether a frame is wanted even with nothing to put into it.
+    frame_due: bool,
+
+    /// Where the next frame goes; `None` before the first segment of this run.
+    tail: Option<Tail>,
+    next_lsn: Lsn,
+    previous: u32,
+    next_message_sequence: u64,
+    /// The message sequence that the last durable frame recorded.
+    durable_message_sequence: u64,
+    /// The oldest needed segment that the last durable frame of this run recorded. Only what is older
+    /// may be reused: until then recovery would still look for it.
+    durable_head: SegmentSequence,
+
+    next_segment: SegmentSequence,
+    ready: VecDeque<(SegmentSequence, u64)>,
+    task: Option<SegmentTask>,
+    /// No segment could be created; wait for `retry_segments`.
+    creation_failed: bool,
+    /// A free segment may be under either of two names: leave them all to the next start.
+    reuse_failed: bool,
+
+    stats: QueueStats,
+}
+
+/// Where a log goes on, as recovery found it.
+#[derive(Debug)]
+pub(crate) struct Continuation {
+    pub(crate) index: Index,
+    pub(crate) segments: Segments,
+    pub(crate) next_segment: SegmentSequence,
+    /// The LSN and the quoted checksum of the next frame.
+    pub(crate) next_lsn: Lsn,
+    pub(crate) previous: u32,
+    pub(crate) next_message_sequence: u64,
+    /// The records of the last frame, to be written again.
+    pub(crate) last_frame: Option<LastFrame>,
+    pub(crate) tail_truncated_bytes: u64,
+}
+
+/// The records of the last frame of a log.
+#[derive(Debug)]
+pub(crate) struct LastFrame {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) records: u32,
+    /// Where they are in the payload, with offsets that count from its start.
+    pub(crate) notes: Vec<Note>,
+}
+
+impl Queue {
+    /// Makes a new, empty queue. Its directory must be empty.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the limits cannot be kept.
+    pub fn create(config: QueueConfig, identity: LogIdentity) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::resume(
+            config,
+            identity,
+            Continuation {
+                index: Index::default(),
+                segments: Segments::default(),
+                next_segment: SegmentSequence(1),
+                next_lsn: Lsn(1),
+                previous: 0,
+                next_message_sequence: 1,
+                last_frame: None,
+                tail_truncated_bytes: 0,
+            },
+        ))
+    }
+
+    /// Makes the queue that goes on where a log ended.
+    ///
+    /// The last frame is written once more, to the first segment of this run, under its old LSN.
+    /// What the old one holds may have been read from the page cache only: its sync may never have
+    /// happened, or have failed. Frames that follow must not depend on it.
+    pub(crate) fn resume(
+        config: QueueConfig,
+        identity: LogIdentity,
+        continuation: Continuation,
+    ) -> Self {
+        let mut batch = Batch::new(BatchNumber(1), Vec::new());
+        let mut frame_due = false;
+        if let Some(last) = continuation.last_frame {
+            let base = batch.frame.len() as u32;
+            batch.frame.extend_from_slice(&last.payload);
+            batch.records = last.records;
+            batch.notes = last.notes;
+            for note in &mut batch.notes {
+                if let Note::Placed { offset, .. } = note {
+                    *offset += base;
+                }
+            }
+            frame_due = true;
+        }
+        Self {
+            config,
+            identity,
+            index: continuation.index,
+            segments: continuation.segments,
+            rewrite: Rewrite::default(),
+            pending_bytes: batch.payload_len(),
+            pending: VecDeque::from([batch]),
+            in_flight: None,
+            durable_through: BatchNumber(0),
+            poison: None,
+            buffers: Vec::new(),
+            frame_due,
+            tail: None,
+            next_lsn: continuation.next_lsn,
+            previous: continuation.previous,
+            next_message_sequence: continuation.next_message_sequence,
+            durable_message_sequence: continuation.next_message_sequence,
+            durable_head: SegmentSequence(0),
+            next_segment: continuation.next_segment,
+            ready: VecDeque::new(),
+            task: None,
+            creation_failed: false,
+            reuse_failed: false,
+            stats: QueueStats {
+                tail_truncated_bytes: continuation.tail_truncated_bytes,
+                ..QueueStats::default()
+            },
+        }
+    }
+
+    /// The limits.
+    pub fn config(&self) -> &QueueConfig {
+        &self.config
+    }
+
+    /// Which log this is.
+    pub fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    /// Whether new mail may come in.
+    pub fn admission(&self) -> Admission {
+        if self.poison.is_some() {
+            Admission::Poisoned
+        } else if self.segments_left() < 2 || (self.creation_failed && self.ready.is_empty()) {
+            // Two segments are kept for what settles messages, and for moving live ones.
+            Admission::Full
+        } else {
+            Admission::Open
+        }
+    }
+
+    /// What poisoned the queue, if anything did.
+    pub fn poison(&self) -> Option<Poison> {
+        self.poison
+    }
+
+    fn segments_left(&self) -> usize {
+        self.config.segments_max().saturating_sub(self.segments.len())
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> QueueStats {
+        QueueStats {
+            messages: self.index.messages,
+            recipients: self.index.recipients,
+            streaming: self.index.streaming.len() as u64,
+            segments: self.segments.len() as u64,
+            segments_ready: self.ready.len() as u64,
+            segments_free: self.segments.free_len() as u64,
+            live_bytes: self.segments.live_bytes(),
+            pending_bytes: self.pending_bytes as u64,
+            ..self.stats
+        }
+    }
+
+    /// The message of this id, if it is durable and not settled.
+    pub fn message(&self, id: MessageId) -> Option<MessageView<'_>> {
+        let entry = self.index.entries.get(&id).filter(|entry| entry.phase == Phase::Durable)?;
+        Some(MessageView {
+            id,
+            received_unix_ms: entry.received_unix_ms,
+            expiry_unix_ms: entry.expiry_unix_ms,
+            size: entry.size,
+            recipients: entry.recipients.as_slice(),
+        })
+    }
+
+    /// The ids of all messages that are durable and not settled, in no order.
+    pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
+        let durable = self.index.entries.iter().filter(|(_, entry)| entry.phase == Phase::Durable);
+        durable.map(|(id, _)| *id)
+    }
+
+    /// The last batch that is durable; tickets of it and of all before it can be redeemed.
+    pub fn durable_through(&self) -> BatchNumber {
+        self.durable_through
+    }
+
+    /// What a ticket is worth now.
+    pub fn redeem(&self, ticket: Ticket) -> Redeemed {
+        if ticket.batch <= self.durable_through {
+            Redeemed::Durable(Committed::new(ticket.id))
+        } else if self.poison.is_some() {
+            Redeemed::Lost
+        } else {
+            Redeemed::Pending
+        }
+    }
+
+    /// What to read for a message: its message record first, then its chunks in order. `None` if it
+    /// is not in the queue.
+    pub fn plan_read(&self, id: MessageId) -> Option<Vec<ReadPlan>> {
+        let entry = self.index.entries.get(&id).filter(|entry| entry.phase == Phase::Durable)?;
+        let plans = entry.pieces().map(|(piece, location)| ReadPlan::new(id, piece, location));
+        Some(plans.collect())
+    }
+
+    /// Whether a plan still says where the record is. If not, its segment may hold something else by
+    /// now.
+    pub fn is_current(&self, plan: &ReadPlan) -> bool {
+        self.index.entries.get(&plan.id).and_then(|entry| entry.piece(plan.piece))
+            == Some(plan.location())
+    }
+
+    /// Puts a message together from what was read for [`Queue::plan_read`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Moved`]: plan again. [`ReadError::Corrupt`]: a record is not what was written.
+    pub fn decode_message(
+        &self,
+        id: MessageId,
+        plans: &[ReadPlan],
+        parts: Vec<Vec<u8>>,
+    ) -> Result<StoredMessage, ReadError> {
+        let entry = self.index.entries.get(&id).ok_or(ReadError::Moved(id))?;
+        let count = entry.chunks().len() + 1;
+        let complete = plans.len() == count && parts.len() == count;
+        if !complete || !plans.iter().all(|plan| plan.id == id && self.is_current(plan)) {
+            return Err(ReadError::Moved(id));
+        }
+        let mut found = None;
+        let mut content = Vec::with_capacity(count);
+        for (plan, bytes) in plans.iter().zip(parts) {
+            match decode_piece(plan, bytes)? {
+                StoredPiece::Message { envelope, content: last } => found = Some((envelope, last)),
+                StoredPiece::Chunk(chunk) => content.push(chunk),
+            }
+        }
+        let first = plans.first().ok_or(ReadError::Moved(id))?;
+        let damaged = first.corruption(RecordError::Field);
+        let (envelope, last) = found.ok_or(damaged)?;
+        content.push(last);
+        if content.iter().map(|piece| piece.len() as u64).sum::<u64>() != entry.size {
+            return Err(damaged.into());
+        }
+        Ok(StoredMessage { envelope, content })
+    }
+
+    /// Notes that the storage broke its word, for good.
+    fn set_poison(&mut self, poison: Poison) {
+        self.poison.get_or_insert(poison);
+        // Nothing of it will be written.
+        self.pending.truncate(1);
+        for batch in &mut self.pending {
+            *batch = Batch::new(batch.number, Vec::new());
+        }
+        self.pending_bytes = 0;
+    }
+
+    fn note_corruption(&mut self, corruption: Corruption) -> Corruption {
+        self.stats.corrupt_records_total += 1;
+        corruption
+    }
+}
+
+/// Whether a piece stands for content that is moved as it is.
+fn is_chunk(piece: Piece) -> bool {
+    matches!(piece, Piece::Chunk(_))
+}
+
+/// What a failed write means, or `Ok` if all of it is durable.
+fn check_written(written: io::Result<usize>, len: usize) -> Result<(), Poison> {
+    match written {
+        Ok(written) if written == len => Ok(()),
+        Ok(written) => Err(Poison::Short { written, len }),
+        Err(error) => Err(Poison::Failed(error.kind())),
+    }
+}

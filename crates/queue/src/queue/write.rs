@@ -1,0 +1,270 @@
+//! Commits and segments: what is written where, and what it means that it is durable.
+
+use std::io;
+
+use super::{Queue, SPARE_BUFFERS, check_written};
+use crate::commit::{Batch, BatchNumber, Note};
+use crate::frame::{self, BLOCK_SIZE, FrameHeader};
+use crate::id::MessageId;
+use crate::index::{Location, Phase, Piece};
+use crate::segment::{FORMAT_VERSION, SegmentSequence, SegmentTask};
+
+/// A batch to be written and synced: one commit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The segment.
+    pub segment: SegmentSequence,
+    /// Where in it, in octets; a multiple of 4096.
+    pub offset: u64,
+    /// What; a multiple of 4096 octets.
+    pub bytes: Vec<u8>,
+}
+
+/// The segment that is written to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tail {
+    segment: SegmentSequence,
+    offset: u64,
+    size: u64,
+}
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Flight {
+    number: BatchNumber,
+    records: u32,
+    notes: Vec<Note>,
+    payload_len: usize,
+    offset: u64,
+    len: usize,
+    checksum: u32,
+    head: SegmentSequence,
+    message_sequence: u64,
+}
+
+impl Queue {
+    /// The next batch to write, if there is one, none is in progress, and a segment is ready for it.
+    ///
+    /// Write it, sync, and tell [`Queue::handle_write`].
+    pub fn poll_write(&mut self) -> Option<Write> {
+        if self.poison.is_some() || self.in_flight.is_some() {
+            return None;
+        }
+        let first = self.pending.front()?;
+        if first.is_empty() && !self.frame_due {
+            return None;
+        }
+        let tail = self.tail_for(frame::frame_size(first.payload_len()))?;
+        let batch = self.pending.pop_front()?;
+        if self.pending.is_empty() {
+            let buffer = self.buffers.pop().unwrap_or_default();
+            self.pending.push_back(Batch::new(BatchNumber(batch.number.0 + 1), buffer));
+        }
+        let head = self.segments.advance().unwrap_or(tail.segment);
+        let header = FrameHeader {
+            version: FORMAT_VERSION,
+            identity: self.identity,
+            segment: tail.segment,
+            lsn: self.next_lsn,
+            head,
+            message_sequence: self.next_message_sequence,
+            payload_len: 0,
+            records: batch.records,
+            previous: self.previous,
+            payload_checksum: 0,
+        };
+        let payload_len = batch.payload_len();
+        let mut bytes = batch.frame;
+        let checksum = frame::seal(&mut bytes, header);
+        assert!(tail.offset + bytes.len() as u64 <= tail.size, "a frame stays in its segment");
+        self.frame_due = false;
+        self.in_flight = Some(Flight {
+            number: batch.number,
+            records: batch.records,
+            notes: batch.notes,
+            payload_len,
+            offset: tail.offset,
+            len: bytes.len(),
+            checksum,
+            head,
+            message_sequence: self.next_message_sequence,
+        });
+        Some(Write { segment: tail.segment, offset: tail.offset, bytes })
+    }
+
+    /// Where a frame of this size goes; begins the next segment if it has to.
+    fn tail_for(&mut self, size: u64) -> Option<Tail> {
+        if let Some(tail) = self.tail
+            && tail.offset + size <= tail.size
+        {
+            return Some(tail);
+        }
+        let (segment, segment_size) = self.ready.pop_front()?;
+        let tail = Tail { segment, offset: BLOCK_SIZE, size: segment_size };
+        assert!(tail.offset + size <= tail.size, "a frame fits a new segment");
+        self.segments.open(segment, segment_size);
+        self.tail = Some(tail);
+        Some(tail)
+    }
+
+    /// Takes what became of the write that [`Queue::poll_write`] gave, with its buffer for reuse.
+    ///
+    /// `Ok` must be the length that the write and all of the sync after it returned. Anything but the
+    /// whole length poisons the queue for good: after a failed sync a second one may succeed although
+    /// the data is gone, so that nothing can be proved any more.
+    pub fn handle_write(&mut self, written: io::Result<usize>, bytes: Vec<u8>) {
+        let Some(flight) = self.in_flight.take() else { return };
+        self.pending_bytes = self.pending_bytes.saturating_sub(flight.payload_len);
+        if let Err(poison) = check_written(written, flight.len) {
+            self.set_poison(poison);
+            return;
+        }
+        let Some(tail) = &mut self.tail else { return };
+        let segment = tail.segment;
+        tail.offset += flight.len as u64;
+        self.next_lsn.0 += 1;
+        self.previous = flight.checksum;
+        self.durable_through = flight.number;
+        self.durable_head = flight.head;
+        self.durable_message_sequence = flight.message_sequence;
+        self.stats.batches_total += 1;
+        self.stats.batch_bytes_total += flight.len as u64;
+        self.stats.records_total += u64::from(flight.records);
+        for note in flight.notes {
+            match note {
+                Note::Placed { id, piece, offset, len } => {
+                    let offset = flight.offset as u32 + offset;
+                    self.record_is_durable(id, piece, Location { segment, offset, len });
+                }
+                Note::Settled { id } => self.settlement_is_durable(id),
+            }
+        }
+        // Segments that have become free may be reused when a frame says so: see to it that one
+        // comes, for none else may.
+        if self.segments.advance().is_some_and(|head| head > self.durable_head) {
+            self.frame_due = true;
+        }
+        if self.buffers.len() < SPARE_BUFFERS && bytes.capacity() <= 2 * self.config.batch_size_max
+        {
+            self.buffers.push(bytes);
+        }
+    }
+
+    fn record_is_durable(&mut self, id: MessageId, piece: Piece, location: Location) {
+        let Some(entry) = self.index.entries.get_mut(&id) else {
+            // No commit record yet: a chunk that is coming in, or one that was abandoned.
+            if let Some(streaming) = self.index.streaming.get_mut(&id) {
+                streaming.chunks.push(location);
+                self.segments.pin(id, piece, location);
+            }
+            return;
+        };
+        match (entry.phase, piece) {
+            (Phase::Appended, Piece::Chunk(_)) => {
+                if let Some(streaming) = self.index.streaming.get_mut(&id) {
+                    streaming.chunks.push(location);
+                    self.segments.pin(id, piece, location);
+                }
+                return;
+            }
+            (Phase::Appended, Piece::Message) => {
+                // Its chunks are in this frame or in earlier ones: all of them are known by now.
+                let streaming = self.index.streaming.remove(&id).unwrap_or_default();
+                assert!(streaming.chunks.len() == entry.chunks().len(), "no chunk is missing");
+                entry.set_chunks(streaming.chunks);
+                entry.phase = Phase::Durable;
+                entry.location = location;
+                self.index.messages += 1;
+                self.index.recipients += entry.recipients.queued();
+                self.segments.pin(id, piece, location);
+                return;
+            }
+            (Phase::Durable | Phase::Settling, _) => {}
+        }
+        // A copy: it is the one that counts from now on.
+        let place = match piece {
+            Piece::Message => Some(&mut entry.location),
+            Piece::Chunk(index) => entry.chunk_mut(index),
+        };
+        if let Some(place) = place {
+            let old = std::mem::replace(place, location);
+            self.segments.unpin(old);
+            self.segments.pin(id, piece, location);
+        }
+    }
+
+    fn settlement_is_durable(&mut self, id: MessageId) {
+        let Some(entry) = self.index.entries.remove(&id) else { return };
+        self.index.messages -= 1;
+        for (_, location) in entry.pieces() {
+            self.segments.unpin(location);
+        }
+    }
+
+    /// The next thing to be done with a segment file, if none is in progress.
+    ///
+    /// Do it with [`run_task`](crate::segment::run_task), beside the commits, and tell
+    /// [`Queue::handle_segment`].
+    pub fn poll_segment(&mut self) -> Option<SegmentTask> {
+        if self.poison.is_some() || self.task.is_some() {
+            return None;
+        }
+        let size = self.config.segment_size;
+        let identity = self.identity;
+        // Only what a durable frame of this run has given up.
+        let free = self.segments.oldest_free();
+        let free = free.filter(|free| !self.reuse_failed && free.sequence < self.durable_head);
+        let wanted = self.ready.len() < self.config.segments_ready && !self.creation_failed;
+        let surplus = self.segments.free_len() > self.config.segments_free_max;
+        let task = match free {
+            // The size was changed in the configuration, or the segment was never finished.
+            Some(free) if free.size != size => SegmentTask::Remove { sequence: free.sequence },
+            Some(free) if wanted => {
+                SegmentTask::Recycle { old: free.sequence, new: self.next_segment, size, identity }
+            }
+            Some(free) if surplus => SegmentTask::Remove { sequence: free.sequence },
+            None if wanted => SegmentTask::Create { sequence: self.next_segment, size, identity },
+            _ => return None,
+        };
+        if free.is_some() {
+            self.segments.take_free();
+        }
+        if !matches!(task, SegmentTask::Remove { .. }) {
+            // Whatever becomes of it, no other file gets this number.
+            self.next_segment = self.next_segment.next();
+        }
+        self.task = Some(task);
+        Some(task)
+    }
+
+    /// Takes what became of the task that [`Queue::poll_segment`] gave.
+    pub fn handle_segment(&mut self, task: SegmentTask, result: io::Result<()>) {
+        if self.task != Some(task) {
+            return;
+        }
+        self.task = None;
+        if result.is_err() {
+            self.stats.segment_failures_total += 1;
+        }
+        match (task, result) {
+            (
+                SegmentTask::Create { sequence, size, .. }
+                | SegmentTask::Recycle { new: sequence, size, .. },
+                Ok(()),
+            ) => {
+                self.ready.push_back((sequence, size));
+            }
+            (SegmentTask::Create { .. }, Err(_)) => self.creation_failed = true,
+            // The old file may still be there, and must stay the oldest that is.
+            (SegmentTask::Recycle { .. } | SegmentTask::Remove { .. }, Err(_)) => {
+                self.reuse_failed = true;
+            }
+            (SegmentTask::Remove { .. }, Ok(())) => {}
+        }
+    }
+
+    /// Tries to create segments again after a failure; to be called every second or so.
+    pub fn retry_segments(&mut self) {
+        self.creation_failed = false;
+    }
+}

@@ -1,0 +1,331 @@
+//! Records: the entries of the log, each with a checksum of its own.
+//!
+//! ```text
+//! offset  size  every record
+//!      0     1  kind: 1 chunk, 2 message, 3 outcome
+//!      1     3  zero
+//!      4     4  length of the body
+//!      8     4  checksum (CRC-32C) of bytes 0 to 8 and of the body
+//!     12        body
+//!
+//! offset  size  body of a chunk: a piece of the content of a message that is not committed yet
+//!      0     8  message id
+//!      8     4  index of the chunk within the message, from 0
+//!     12        content, to the end of the body
+//!
+//! offset  size  body of a message: its commit record, or a copy of it with newer states
+//!      0     8  message id
+//!      8     8  received, in milliseconds of Unix time
+//!     16     8  expiry, in milliseconds of Unix time
+//!     24     8  octets of content, chunks included
+//!     32     4  number of chunks
+//!     36     2  number of recipients
+//!     38     2  length of the reverse-path
+//!     40     1  length of the body type
+//!     41        body type as its keyword, reverse-path in wire form;
+//!               then for each recipient:
+//!               8 due, in milliseconds of Unix time; 2 attempts;
+//!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired;
+//!               2 length of the forward-path; forward-path in wire form;
+//!               then the content that is in no chunk, to the end of the body
+//!
+//! offset  size  body of an outcome
+//!      0     8  message id
+//!      8     2  number of recipients; then for each:
+//!               2 recipient index; 1 disposition: 1 delivered, 2 bounced, 3 expired, 4 deferred;
+//!               2 attempts; 8 due (both zero unless deferred)
+//! ```
+//!
+//! All numbers are little-endian. The checksum of a record makes a message verifiable on its own
+//! when it is read back, without its frame.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+use thiserror::Error;
+
+use crate::codec::{Fields, put};
+use crate::id::MessageId;
+use crate::message::{Disposition, Outcome, RecipientIndex, RecipientState, RecipientStatus};
+
+/// Octets in front of the body of each record.
+pub const RECORD_HEADER_SIZE: usize = 12;
+/// Octets in front of the content of a chunk, its record header included.
+pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
+
+const KIND_CHUNK: u8 = 1;
+pub(crate) const KIND_MESSAGE: u8 = 2;
+const KIND_OUTCOME: u8 = 3;
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It ends before its header says.
+    #[error("the record is cut short")]
+    Short,
+    /// Its checksum does not match.
+    #[error("the checksum of the record does not match")]
+    Checksum,
+    /// Its kind is none that this version knows.
+    #[error("unknown kind of record")]
+    Kind,
+    /// A field has a value that it cannot have.
+    #[error("a field of the record has an impossible value")]
+    Field,
+    /// A path or the body type cannot be read.
+    #[error("the envelope in the record cannot be read")]
+    Envelope,
+}
+
+/// One entry of the log, borrowed from the bytes it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A piece of content.
+    Chunk(ChunkRecord<'a>),
+    /// A message.
+    Message(MessageRecord<'a>),
+    /// What became of recipients.
+    Outcome(Outcome),
+}
+
+/// A piece of the content of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRecord<'a> {
+    /// The message it belongs to.
+    pub id: MessageId,
+    /// Its place among the chunks, from 0.
+    pub index: u32,
+    /// The piece.
+    pub content: &'a [u8],
+}
+
+/// The numbers of a message record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageHead {
+    /// The message.
+    pub id: MessageId,
+    /// When it was received, in milliseconds of Unix time.
+    pub received_unix_ms: u64,
+    /// When it is given up, in milliseconds of Unix time.
+    pub expiry_unix_ms: u64,
+    /// Octets of content, chunks included.
+    pub size: u64,
+    /// How many chunk records hold the front of the content.
+    pub chunks: u32,
+}
+
+/// A message with the states its recipients had when the record was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageRecord<'a> {
+    /// The numbers.
+    pub head: MessageHead,
+    /// The keyword of the body type.
+    pub body: &'a str,
+    /// The reverse-path in wire form.
+    pub reverse_path: &'a str,
+    /// The forward-paths in wire form, each with its state.
+    pub recipients: Vec<(&'a str, RecipientState)>,
+    /// The content that is in no chunk.
+    pub content: &'a [u8],
+}
+
+impl MessageRecord<'_> {
+    /// Reads the envelope.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Envelope`] when a path or the body type is none.
+    pub fn envelope(&self) -> Result<Envelope, RecordError> {
+        let forward_paths = self.recipients.iter().map(|(path, _)| ForwardPath::parse(path));
+        Ok(Envelope::new(
+            ReversePath::parse(self.reverse_path).map_err(|_| RecordError::Envelope)?,
+            forward_paths.collect::<Result<_, _>>().map_err(|_| RecordError::Envelope)?,
+            BodyType::from_keyword(self.body).ok_or(RecordError::Envelope)?,
+        ))
+    }
+}
+
+/// Appends a chunk record to `out`.
+pub(crate) fn encode_chunk(out: &mut Vec<u8>, chunk: &ChunkRecord<'_>) {
+    let start = begin(out, KIND_CHUNK);
+    out.extend_from_slice(&chunk.id.to_u64().to_le_bytes());
+    out.extend_from_slice(&chunk.index.to_le_bytes());
+    out.extend_from_slice(chunk.content);
+    finish(out, start);
+}
+
+/// Appends a message record to `out`.
+///
+/// Lengths that do not fit their field come out wrong here, and are caught by the caller, which
+/// reads back what it is about to commit.
+pub(crate) fn encode_message<P: Display>(
+    out: &mut Vec<u8>,
+    head: &MessageHead,
+    body: &str,
+    reverse_path: &dyn Display,
+    recipients: impl ExactSizeIterator<Item = (P, RecipientState)>,
+    content: &[u8],
+) {
+    let start = begin(out, KIND_MESSAGE);
+    for field in [head.id.to_u64(), head.received_unix_ms, head.expiry_unix_ms, head.size] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+    out.extend_from_slice(&head.chunks.to_le_bytes());
+    out.extend_from_slice(&(recipients.len() as u16).to_le_bytes());
+    let length_at = out.len();
+    out.extend_from_slice(&[0, 0, body.len() as u8]);
+    out.extend_from_slice(body.as_bytes());
+    encode_text(out, length_at, reverse_path);
+    for (path, state) in recipients {
+        out.extend_from_slice(&state.due_unix_ms.to_le_bytes());
+        out.extend_from_slice(&state.attempts.to_le_bytes());
+        out.push(state.status as u8);
+        let length_at = out.len();
+        out.extend_from_slice(&[0, 0]);
+        encode_text(out, length_at, &path);
+    }
+    out.extend_from_slice(content);
+    finish(out, start);
+}
+
+/// Appends an outcome record to `out`.
+pub(crate) fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
+    let start = begin(out, KIND_OUTCOME);
+    out.extend_from_slice(&outcome.id.to_u64().to_le_bytes());
+    out.extend_from_slice(&(outcome.recipients.len() as u16).to_le_bytes());
+    for (index, disposition) in &outcome.recipients {
+        let (number, attempts, due) = match *disposition {
+            Disposition::Delivered => (1u8, 0u16, 0u64),
+            Disposition::Bounced => (2, 0, 0),
+            Disposition::Expired => (3, 0, 0),
+            Disposition::Deferred { attempts, due_unix_ms } => (4, attempts, due_unix_ms),
+        };
+        out.extend_from_slice(&index.0.to_le_bytes());
+        out.push(number);
+        out.extend_from_slice(&attempts.to_le_bytes());
+        out.extend_from_slice(&due.to_le_bytes());
+    }
+    finish(out, start);
+}
+
+fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    start
+}
+
+fn finish(out: &mut [u8], start: usize) {
+    let length = (out.len() - start - RECORD_HEADER_SIZE) as u32;
+    put(out, start + 4, length.to_le_bytes());
+    if let Some((header, body)) = out[start..].split_at_checked(RECORD_HEADER_SIZE) {
+        let sum = record_checksum(header, body);
+        put(out, start + 8, sum.to_le_bytes());
+    }
+}
+
+fn record_checksum(header: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(header.get(..8).unwrap_or_default()), body)
+}
+
+fn encode_text(out: &mut Vec<u8>, length_at: usize, text: &dyn Display) {
+    let start = out.len();
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{text}");
+    let length = (out.len() - start) as u16;
+    put(out, length_at, length.to_le_bytes());
+}
+
+/// Reads the record at the front of `bytes`, and how many bytes it takes.
+///
+/// # Errors
+///
+/// [`RecordError`]: what was read is not what was written.
+pub fn decode(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
+    let (header, rest) = bytes.split_at_checked(RECORD_HEADER_SIZE).ok_or(RecordError::Short)?;
+    let mut fields = Fields::new(header);
+    let (Some(kind), Some(zero), Some(length), Some(sum)) =
+        (fields.u8(), fields.bytes(3), fields.u32(), fields.u32())
+    else {
+        return Err(RecordError::Short);
+    };
+    let body = rest.get(..length as usize).ok_or(RecordError::Short)?;
+    if sum != record_checksum(header, body) {
+        return Err(RecordError::Checksum);
+    }
+    if zero != [0; 3] {
+        return Err(RecordError::Field);
+    }
+    let record = decode_body(kind, body)?;
+    Ok((record, RECORD_HEADER_SIZE + body.len()))
+}
+
+/// Reads the body of a record whose checksum has been verified, or has only just been computed.
+pub(crate) fn decode_body(kind: u8, body: &[u8]) -> Result<Record<'_>, RecordError> {
+    match kind {
+        KIND_CHUNK => decode_chunk(body).map(Record::Chunk),
+        KIND_MESSAGE => decode_message(body).map(Record::Message),
+        KIND_OUTCOME => decode_outcome(body).map(Record::Outcome),
+        _ => return Err(RecordError::Kind),
+    }
+    .ok_or(RecordError::Field)
+}
+
+fn decode_chunk(body: &[u8]) -> Option<ChunkRecord<'_>> {
+    let mut fields = Fields::new(body);
+    let id = MessageId::from_u64(fields.u64()?);
+    Some(ChunkRecord { id, index: fields.u32()?, content: fields.rest() })
+}
+
+fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
+    let mut fields = Fields::new(body);
+    let head = MessageHead {
+        id: MessageId::from_u64(fields.u64()?),
+        received_unix_ms: fields.u64()?,
+        expiry_unix_ms: fields.u64()?,
+        size: fields.u64()?,
+        chunks: fields.u32()?,
+    };
+    let count = usize::from(fields.u16()?);
+    let reverse_path_len = usize::from(fields.u16()?);
+    let body_len = usize::from(fields.u8()?);
+    let body = fields.text(body_len)?;
+    let reverse_path = fields.text(reverse_path_len)?;
+    let mut recipients = Vec::with_capacity(count);
+    for _ in 0..count {
+        let state = RecipientState {
+            due_unix_ms: fields.u64()?,
+            attempts: fields.u16()?,
+            status: RecipientStatus::from_u8(fields.u8()?)?,
+        };
+        let len = usize::from(fields.u16()?);
+        recipients.push((fields.text(len)?, state));
+    }
+    Some(MessageRecord { head, body, reverse_path, recipients, content: fields.rest() })
+}
+
+fn decode_outcome(body: &[u8]) -> Option<Outcome> {
+    let mut fields = Fields::new(body);
+    let id = MessageId::from_u64(fields.u64()?);
+    let count = fields.u16()?;
+    let mut recipients = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let index = RecipientIndex(fields.u16()?);
+        let number = fields.u8()?;
+        let (attempts, due_unix_ms) = (fields.u16()?, fields.u64()?);
+        let disposition = match number {
+            1 => Disposition::Delivered,
+            2 => Disposition::Bounced,
+            3 => Disposition::Expired,
+            4 => Disposition::Deferred { attempts, due_unix_ms },
+            _ => return None,
+        };
+        recipients.push((index, disposition));
+    }
+    fields.rest().is_empty().then_some(Outcome { id, recipients })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! Recovery: what a log says when nobody knows how its last writer ended.
+//!
+//! Every segment that is still needed is read in order, every checksum verified, and every frame held
+//! against the one before it. A frame that was being written when the end came is cut off and
+//! counted; anything else that is not as it was written stops recovery, with the place and the reason,
+//! and without having changed a byte. [`verdict`] is the table of these decisions.
+//!
+//! A log that goes on after recovery begins a new segment with a copy of its last frame, under the
+//! same LSN. So the frames of a segment count only below the LSN at which a later segment begins; the
+//! one or two that stand at or above it (the copied frame, and one that reached the disk after it had
+//! been looked for) are superseded.
+
+use ringpost_protocol::envelope::Envelope;
+
+use crate::config::QueueConfig;
+use crate::error::{CorruptReason, RecoveryError};
+use crate::frame::{BLOCK_SIZE, FRAME_HEADER_SIZE, FrameHeader, Lsn};
+use crate::id::MessageId;
+use crate::message::RecipientState;
+use crate::queue::{Continuation, LastFrame, Queue, SEQUENCE_GAP};
+use crate::reclaim::Segments;
+use crate::segment::{LogIdentity, SegmentSequence};
+use crate::storage::Storage;
+
+mod replay;
+mod scan;
+mod verdict;
+
+use replay::Replay;
+use scan::{Found, SegmentScan};
+use verdict::{Beyond, Later, Place, Verdict, decide};
+
+/// Frames at or above the LSN at which a later segment begins: the copied one, and one in flight.
+const SUPERSEDED_MAX: u64 = 2;
+
+/// A message that recovery found, for the scheduler to be told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredMessage {
+    /// Its name.
+    pub id: MessageId,
+    /// When it was received, in milliseconds of Unix time.
+    pub received_unix_ms: u64,
+    /// When it is given up, in milliseconds of Unix time.
+    pub expiry_unix_ms: u64,
+    /// Octets of content.
+    pub size: u64,
+    /// Who gets it.
+    pub envelope: Envelope,
+    /// The states of its recipients, in the order of the forward-paths. At least one is queued.
+    pub recipients: Vec<RecipientState>,
+}
+
+/// What recovery found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// The messages in the queue, in the order of their ids.
+    pub messages: Vec<RecoveredMessage>,
+    /// Segments read.
+    pub segments: u64,
+    /// Frames replayed. 0: the log is new.
+    pub frames: u64,
+    /// Records replayed.
+    pub records: u64,
+    /// Octets of a last, unfinished write that were cut off. They were never acknowledged, unless the
+    /// medium itself has failed.
+    pub tail_truncated_bytes: u64,
+}
+
+/// Where the log stands while it is read.
+struct Walk {
+    replay: Replay,
+    /// LSN and quoted checksum of the next frame, once the first was seen.
+    expected: Option<(Lsn, u32)>,
+    /// The same for a frame that follows a superseded one.
+    branch: Option<(Lsn, u32)>,
+    /// The last frame that counts: number of its segment in the list, offset, header.
+    last: Option<(usize, u64, FrameHeader)>,
+    frames: u64,
+    tail_truncated_bytes: u64,
+}
+
+/// Reads the log of a shard, and makes the queue that goes on with it.
+///
+/// What the log holds is not changed; only segments that were prepared and never used are deleted.
+/// An empty directory gives an empty queue ([`Recovered::frames`] is 0). Memory: the index, the
+/// envelopes of what is live, and about 1 MiB, or one frame if that is more.
+///
+/// # Errors
+///
+/// [`RecoveryError`]. A damaged log is never taken for an empty one, nor opened in part.
+///
+/// # Cancel safety
+///
+/// May be dropped at any time, and done again.
+pub async fn recover<S: Storage>(
+    storage: &S,
+    mut config: QueueConfig,
+    identity: LogIdentity,
+) -> Result<(Queue, Recovered), RecoveryError> {
+    config.check()?;
+    let mut scans = open_all(storage, identity).await?;
+    let next_segment = scans.last().map_or(SegmentSequence(1), |scan| scan.sequence.next());
+    let largest = scans.iter().filter_map(|scan| scan.header.map(|header| header.size)).max();
+    // A record that is there must fit a segment when it is moved.
+    config.segment_size = config.segment_size.max(largest.unwrap_or(0));
+
+    let head = scans.iter().rev().find_map(|scan| scan.first).map(|first| first.head);
+    let head = head.unwrap_or_default();
+    let mut segments = Segments::default();
+    // What the last frames have given up is not even looked at.
+    let dead = scans.partition_point(|scan| scan.sequence < head);
+    for scan in scans.drain(..dead) {
+        segments.add_free(scan.sequence, scan.size);
+    }
+    check_head(&scans, head)?;
+
+    let mut walk = Walk::new();
+    for at in 0..scans.len() {
+        walk.segment(&mut scans, at).await?;
+    }
+    let Walk { replay, last, frames, expected, tail_truncated_bytes, .. } = walk;
+
+    let mut unused = Vec::new();
+    for (at, scan) in scans.iter().enumerate() {
+        let behind = last.is_none_or(|(last, ..)| at > last);
+        if behind && scan.first.is_none() && !scan.torn {
+            unused.push(scan.sequence);
+        } else {
+            segments.add_sealed(scan.sequence, scan.size);
+        }
+    }
+
+    let (records, sequence_max) = (replay.records, replay.sequence_max);
+    let (index, messages) = replay.finish(&mut segments).map_err(|(reason, location)| {
+        let offset = u64::from(location.offset);
+        RecoveryError::Corrupt { segment: location.segment, offset, reason }
+    })?;
+    let recovered =
+        Recovered { messages, segments: scans.len() as u64, frames, records, tail_truncated_bytes };
+    let mut continuation = Continuation {
+        index,
+        segments,
+        next_segment,
+        next_lsn: Lsn(1),
+        previous: 0,
+        next_message_sequence: sequence_max + 1,
+        last_frame: None,
+        tail_truncated_bytes,
+    };
+    if let (Some((at, offset, header)), Some(_)) = (last, expected) {
+        let scan = &mut scans[at];
+        let payload = scan.payload(offset, &header).await?.to_vec();
+        let notes =
+            replay::notes(&header, &payload).map_err(|(reason, _)| scan.corrupt(offset, reason))?;
+        continuation.next_lsn = header.lsn;
+        continuation.previous = header.previous;
+        continuation.next_message_sequence =
+            (sequence_max + 1).max(header.message_sequence) + SEQUENCE_GAP;
+        continuation.last_frame = Some(LastFrame { payload, records: header.records, notes });
+    }
+    remove_unused(storage, &unused).await?;
+    Ok((Queue::resume(config, identity, continuation), recovered))
+}
+
+async fn open_all<S: Storage>(
+    storage: &S,
+    identity: LogIdentity,
+) -> Result<Vec<SegmentScan<'_, S>>, RecoveryError> {
+    let mut files: Vec<(SegmentSequence, u64)> = Vec::new();
+    for (name, size) in storage.list().await? {
+        files.extend(SegmentSequence::from_file_name(&name).map(|sequence| (sequence, size)));
+    }
+    files.sort_unstable();
+    let mut scans = Vec::with_capacity(files.len());
+    for (sequence, size) in files {
+        scans.push(SegmentScan::open(storage, identity, sequence, size).await?);
+    }
+    Ok(scans)
+}
+
+/// The segment that the last frames name as the oldest needed one must be there, with frames. Only
+/// there may the chain begin: nothing before it is missed.
+fn check_head<S: Storage>(
+    scans: &[SegmentScan<'_, S>],
+    head: SegmentSequence,
+) -> Result<(), RecoveryError> {
+    if let Some((scan, reason)) =
+        scans.iter().find_map(|scan| scan.fault.map(|reason| (scan, reason)))
+    {
+        return Err(scan.corrupt(0, reason));
+    }
+    if scans.iter().all(|scan| scan.first.is_none()) {
+        return Ok(());
+    }
+    match scans.first() {
+        Some(scan) if scan.sequence == head && scan.first.is_some() => Ok(()),
+        Some(scan) if scan.sequence == head => Err(scan.corrupt(BLOCK_SIZE, CorruptReason::Frame)),
+        _ => Err(RecoveryError::Corrupt {
+            segment: head,
+            offset: 0,
+            reason: CorruptReason::MissingSegment,
+        }),
+    }
+}
+
+/// Deletes what was prepared for frames that never came. Their numbers are not used again, and their
+/// files are not written to: a write of a process that is dying may still be under way.
+async fn remove_unused<S: Storage>(
+    storage: &S,
+    unused: &[SegmentSequence],
+) -> Result<(), RecoveryError> {
+    for sequence in unused {
+        storage.remove(&sequence.file_name()).await?;
+    }
+    if !unused.is_empty() {
+        storage.sync_directory().await?;
+    }
+    Ok(())
+}
+
+impl Walk {
+    fn new() -> Self {
+        Self {
+            replay: Replay::default(),
+            expected: None,
+            branch: None,
+            last: None,
+            frames: 0,
+            tail_truncated_bytes: 0,
+        }
+    }
+
+    /// Reads the frames of segment number `at`, and judges its end.
+    async fn segment<S: Storage>(
+        &mut self,
+        scans: &mut [SegmentScan<'_, S>],
+        at: usize,
+    ) -> Result<(), RecoveryError> {
+        let (before, rest) = scans.split_at_mut(at + 1);
+        let Some(scan) = before.last_mut() else { return Ok(()) };
+        let later: Vec<FrameHeader> = rest.iter().filter_map(|scan| scan.first).collect();
+        let limit = later.iter().map(|first| first.lsn).min();
+        let mut offset = BLOCK_SIZE;
+        let place = loop {
+            let expected = self.branch.or(self.expected).map(|(lsn, _)| lsn);
+            let header = match scan.frame_at(offset, expected).await? {
+                Found::Frame(header) => header,
+                Found::Nothing(place) => break place,
+            };
+            if limit.is_some_and(|limit| header.lsn >= limit) {
+                let beyond = limit.map_or(0, |limit| header.lsn.0 - limit.0);
+                self.superseded(scan, offset, &header, beyond)?;
+            } else {
+                self.frame(scan, offset, &header, at).await?;
+            }
+            offset += header.frame_size();
+        };
+        let (beyond, torn_len) = scan.beyond(offset).await?;
+        // A new file that has anything but zeros there was being written to.
+        let recycled = scan.header.is_none_or(|header| header.recycled);
+        let place = match place {
+            Place::Unwritten if torn_len > 0 && !recycled => Place::Torn,
+            place => place,
+        };
+        scan.torn = place == Place::Torn;
+        match decide(place, beyond, self.later(later.first())) {
+            Verdict::GoesOn | Verdict::Ends => {}
+            Verdict::CutTail => self.tail_truncated_bytes += torn_len,
+            Verdict::Corrupt if beyond == Beyond::Frames => {
+                return Err(scan.corrupt(offset, CorruptReason::Frame));
+            }
+            Verdict::Corrupt => {
+                let found = later.first().map_or(Lsn(0), |first| first.lsn);
+                return Err(scan.corrupt(offset, CorruptReason::Chain { found }));
+            }
+        }
+        scan.close();
+        Ok(())
+    }
+
+    /// Whether the next segment with frames goes on from here.
+    fn later(&self, first: Option<&FrameHeader>) -> Later {
+        let Some(first) = first else { return Later::Nothing };
+        let link = Some((first.lsn, first.previous));
+        if link == self.expected || link == self.branch { Later::Continues } else { Later::Breaks }
+    }
+
+    async fn frame<S: Storage>(
+        &mut self,
+        scan: &mut SegmentScan<'_, S>,
+        offset: u64,
+        header: &FrameHeader,
+        at: usize,
+    ) -> Result<(), RecoveryError> {
+        // The first one of all may have any number, but number 1 has nothing before it.
+        let continues = match self.expected {
+            Some(expected) => expected == (header.lsn, header.previous),
+            None => header.lsn.0 > 1 || (header.lsn.0 == 1 && header.previous == 0),
+        };
+        if !continues {
+            return Err(scan.corrupt(offset, CorruptReason::Chain { found: header.lsn }));
+        }
+        let segment = scan.sequence;
+        let base = offset + FRAME_HEADER_SIZE as u64;
+        let payload = scan.payload(offset, header).await?;
+        self.replay.apply(segment, base, header, payload).map_err(|(reason, inside)| {
+            RecoveryError::Corrupt { segment, offset: base + inside as u64, reason }
+        })?;
+        self.expected = Some((Lsn(header.lsn.0 + 1), header.checksum()));
+        self.branch = None;
+        self.last = Some((at, offset, *header));
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Takes a frame in the place of which a later segment has another one.
+    fn superseded<S: Storage>(
+        &mut self,
+        scan: &SegmentScan<'_, S>,
+        offset: u64,
+        header: &FrameHeader,
+        beyond: u64,
+    ) -> Result<(), RecoveryError> {
+        let link = (header.lsn, header.previous);
+        let expected = *self.expected.get_or_insert(link);
+        if beyond >= SUPERSEDED_MAX || (link != expected && Some(link) != self.branch) {
+            return Err(scan.corrupt(offset, CorruptReason::Chain { found: header.lsn }));
+        }
+        self.branch = Some((Lsn(header.lsn.0 + 1), header.checksum()));
+        Ok(())
+    }
+}
+
+impl<S: Storage> SegmentScan<'_, S> {
+    fn corrupt(&self, offset: u64, reason: CorruptReason) -> RecoveryError {
+        RecoveryError::Corrupt { segment: self.sequence, offset, reason }
+    }
+}
