@@ -91,7 +91,7 @@ impl Metrics {
     }
 
     /// The samples of `name`, by their labels.
-    pub fn each(&self, name: &str) -> BTreeMap<&str, f64> {
+    pub fn each<'a>(&'a self, name: &'a str) -> BTreeMap<&'a str, f64> {
         self.matching(name, "").map(|sample| (sample.labels.as_str(), sample.value)).collect()
     }
 
