@@ -71,3 +71,18 @@ fn every_message_arrives_whole_over_kept_connections() -> Result<()> {
     assert!(per_connection >= 5, "connections are kept: {per_connection} messages on each");
     Ok(())
 }
+
+#[test]
+fn a_message_larger_than_a_segment_arrives_whole() -> Result<()> {
+    let sink = sink::Sink::start()?;
+    let server = Server::relaying_to(sink.address())?;
+    let mut load = injector::Load::new(server.smtp(), "large", 2, Some(4));
+    load.size = 20_000_000;
+    let book = load.run()?;
+    server.wait_drained(DEADLINE)?;
+    let account = ringpost_e2e::account::Account::of(&book, &sink.accepted());
+    assert_eq!(account.acked(), 4, "{account}");
+    assert_eq!(account.lost(), NONE, "{account}");
+    assert_eq!(account.damaged(), NONE, "{account}");
+    Ok(())
+}

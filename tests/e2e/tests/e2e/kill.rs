@@ -131,6 +131,27 @@ fn is_odd(path: &str) -> bool {
 }
 
 #[test]
+fn a_kill_between_dot_and_reply_makes_one_copy_and_no_more() -> Result<()> {
+    // The gap of RFC 1047, held open: the sink has the message, the server does not know.
+    let sink = Sink::scripted(|step| match step {
+        Step::Content(_) => Answer::Delay(Duration::from_millis(500)),
+        _ => Answer::Accept,
+    })?;
+    let mut server = Server::relaying_to(sink.address())?;
+    let book = Load::new(server.smtp(), "gap", 1, Some(1)).run()?;
+    wait_until("the final dot", SOON, || Ok(sink.accepted_count() == 1))?;
+    let outage = kill(&mut server, &sink)?;
+    server.start()?;
+    server.wait_drained(SOON)?;
+    let account = Account::of(&book, &sink.accepted());
+    assert_eq!(account.lost(), NONE, "{account}");
+    assert_eq!(account.extra_copies(), 1, "{account}");
+    assert_eq!(account.unexplained(&[outage]), NONE, "{account}");
+    assert_eq!(account.unexplained(&[]), ["gap-0"], "without the kill it would be a fault");
+    Ok(())
+}
+
+#[test]
 fn a_lost_queue_is_reported_as_loss() -> Result<()> {
     // The twin that must fail: it shows that the account above can see a loss at all. Nothing is
     // delivered before the kill, and the queue is destroyed after it.

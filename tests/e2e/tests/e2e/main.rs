@@ -9,6 +9,7 @@ mod delivery;
 mod dialogue;
 mod dns;
 mod kill;
+mod limits;
 mod peers;
 mod self_check;
 mod signals;

@@ -1,0 +1,159 @@
+//! Each limit holds, says so to the peer, and is counted.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ringpost_e2e::account::Account;
+use ringpost_e2e::injector::{Client, Fate, Load};
+use ringpost_e2e::message;
+use ringpost_e2e::process::Server;
+use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::wait::{SOON, wait_until};
+
+use crate::NONE;
+
+fn limited(sink: &Sink, key: &str, value: &str) -> Result<Server> {
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).set("listener.main", key, value);
+    server.start()?;
+    Ok(server)
+}
+
+fn wait_counted(server: &Server, limit: &str) -> Result<()> {
+    let label = format!("limit=\"{limit}\"");
+    wait_until(&format!("{limit} in the metrics"), SOON, || {
+        Ok(server.metrics()?.count_where("ringpost_limit_hits_total", &label) > 0)
+    })
+}
+
+#[test]
+fn recipients_beyond_the_limit_are_put_off() -> Result<()> {
+    let sink = Sink::start()?;
+    let server = limited(&sink, "recipients_max", "3")?;
+    let mut client = Client::connect(server.smtp())?;
+    client.expect("EHLO c.test", 250)?;
+    client.expect("MAIL FROM:<a@a.test>", 250)?;
+    for number in 0..3 {
+        client.expect(&format!("RCPT TO:<r{number}@b.test>"), 250)?;
+    }
+    let reply = client.expect("RCPT TO:<r3@b.test>", 452)?;
+    assert!(reply.text.starts_with("4.5.3"), "{reply:?}");
+    // The message goes to those who had been accepted.
+    client.expect("DATA", 354)?;
+    client.send(&message::stuff(&message::build("three", 300)))?;
+    client.expect_reply(250)?;
+    wait_until("the message", SOON, || Ok(sink.accepted_count() == 1))?;
+    assert_eq!(sink.accepted()[0].forward_paths.len(), 3);
+    wait_counted(&server, "recipients_max")
+}
+
+#[test]
+fn a_client_that_only_errs_is_shown_the_door() -> Result<()> {
+    let sink = Sink::start()?;
+    // Key, what is said again and again, and how often it is suffered at most.
+    for (key, line) in [("errors_max", "RCPT TO:<b@b.test>"), ("junk_commands_max", "NOOP")] {
+        let server = limited(&sink, key, "5")?;
+        let mut client = Client::connect(server.smtp())?;
+        client.expect("EHLO c.test", 250)?;
+        let mut suffered = 0;
+        let last = loop {
+            let reply = client.command(line)?;
+            if reply.code == 421 {
+                break reply;
+            }
+            suffered += 1;
+            ensure!(suffered <= 6, "{key}: {suffered} times {line}");
+        };
+        assert!(last.text.starts_with("4.7.0"), "{last:?}");
+        assert!(client.is_closed_by_peer(), "{key}");
+        assert!(suffered >= 4, "{key}: only {suffered}");
+        wait_counted(&server, key)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_that_says_nothing_is_not_waited_for() -> Result<()> {
+    let sink = Sink::start()?;
+    let server = limited(&sink, "command_timeout", "\"1s\"")?;
+    let mut client = Client::connect(server.smtp())?;
+    client.expect("EHLO c.test", 250)?;
+    let reply = client.expect_reply(421)?;
+    assert!(reply.text.starts_with("4.4.2"), "{reply:?}");
+    assert!(client.is_closed_by_peer());
+    wait_counted(&server, "command_timeout")
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_to_come_later() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address());
+    server.config.set("server", "cores", "1");
+    server.config.set("listener.main", "connections_per_core_max", "5");
+    server.start()?;
+    // Those of the start have to be gone first.
+    let mut open = Vec::new();
+    wait_until("five connections", SOON, || {
+        while open.len() < 5 {
+            let client = Client::connect(server.smtp())?;
+            if client.greeting.code != 220 {
+                return Ok(false);
+            }
+            open.push(client);
+        }
+        Ok(true)
+    })?;
+    let mut refused = Client::connect(server.smtp())?;
+    assert_eq!(refused.greeting.code, 421, "{:?}", refused.greeting);
+    assert!(refused.is_closed_by_peer());
+    drop(open.pop());
+    wait_until("a free place", SOON, || Ok(Client::connect(server.smtp())?.greeting.code == 220))?;
+    wait_counted(&server, "connections_per_core_max")
+}
+
+#[test]
+fn a_full_queue_refuses_before_the_content_and_recovers_by_itself() -> Result<()> {
+    let sink = Sink::scripted(|step| match step {
+        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
+        _ => Answer::Accept,
+    })?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).set("server", "cores", "1");
+    server.config.set("listener.main", "message_size_max", "\"1MiB\"");
+    server.config.set("queue", "segment_size", "\"1MiB\"").set("queue", "size_max", "\"8MiB\"");
+    server.start()?;
+    // Twice as much as fits.
+    let mut load = Load::new(server.smtp(), "full", 2, Some(160));
+    load.size = 100_000;
+    load.kept = 1_000;
+    let mut book = load.run()?;
+    let refused: Vec<_> = book
+        .iter()
+        .filter_map(|sent| match &sent.fate {
+            Fate::Refused(reply) => Some(reply.clone()),
+            _ => None,
+        })
+        .collect();
+    let last = refused.last().context("8 MiB have taken 16")?;
+    assert_eq!(last.code, 452, "{last:?}");
+    assert!(last.text.starts_with("4.3.1"), "{last:?}");
+    assert!(refused.len() < 150, "almost nothing fits: {} refused", refused.len());
+    wait_until("the state in the metrics", SOON, || {
+        Ok(server.metrics()?.count_where("ringpost_queue_state", "state=\"full\"") == 1)
+    })?;
+    // Outcomes still fit, and make room.
+    sink.set_script(|_| Answer::Accept);
+    server.wait_drained(Duration::from_mins(2))?;
+    let mut load = Load::new(server.smtp(), "after", 2, Some(20));
+    load.size = 100_000;
+    let after = load.run()?;
+    assert!(after.iter().all(|sent| sent.fate == Fate::Acked), "{after:?}");
+    book.extend(after);
+    server.wait_drained(SOON)?;
+    let account = Account::of(&book, &sink.accepted());
+    assert_eq!(account.lost(), NONE, "{account}");
+    assert_eq!(account.repeated(), NONE, "{account}");
+    assert_eq!(account.damaged(), NONE, "{account}");
+    Ok(())
+}
