@@ -55,7 +55,7 @@ pub enum ContentViolation {
     HeaderSyntax,
     /// The content is larger than the limit.
     TooLarge,
-    /// The content is larger than twice the limit and still goes on.
+    /// The content is larger than twice the limit.
     FarTooLarge,
 }
 
@@ -195,7 +195,7 @@ impl ContentDecoder {
         }
         if self.size > self.limits.size_max {
             self.note(ContentViolation::TooLarge);
-            if !ended && self.size / 2 > self.limits.size_max {
+            if self.size / 2 > self.limits.size_max {
                 return (consumed, ContentProgress::Violation(ContentViolation::FarTooLarge));
             }
         }

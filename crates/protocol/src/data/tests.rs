@@ -72,7 +72,18 @@ fn dots_are_taken_off() {
     }
 }
 
-/// Every pair of octets on either side of a dot: only CR LF . CR LF ends the content.
+/// All pairs of octets in front of a dot, and all behind it.
+#[test]
+fn all_neighbours_of_the_dot() {
+    let ends = |input: &[u8]| decode(input).progress == ContentProgress::End;
+    let pairs = (0..=u16::MAX).map(u16::to_be_bytes);
+    let before = pairs.clone().filter(|pair| ends(&[b"x", &pair[..], b".\r\n"].concat()));
+    let behind = pairs.filter(|pair| ends(&[b"x\r\n.", &pair[..]].concat()));
+    assert_eq!(before.collect::<Vec<_>>(), [*b"\r\n"]);
+    assert_eq!(behind.collect::<Vec<_>>(), [*b"\r\n"]);
+}
+
+/// Longer surroundings of a dot, of the octets that matter: only CR LF . CR LF ends the content.
 #[test]
 fn only_one_sequence_ends_the_content() {
     let octets: [&[u8]; 6] = [b"\r", b"\n", b"\0", b"x", b".", b""];
@@ -197,6 +208,8 @@ fn large_content_is_dropped_and_then_cut() {
         let over = ContentProgress::Violation(ContentViolation::TooLarge);
         assert_eq!(run(b"123456789\r\n.\r\n", size), over);
         assert_eq!(run(b"12345678\r\n12345678\r\n.\r\n", size), over);
+        let far = ContentProgress::Violation(ContentViolation::FarTooLarge);
+        assert_eq!(run(b"12345678\r\n1234567890\r\n.\r\n", size), far);
     }
     let far = ContentProgress::Violation(ContentViolation::FarTooLarge);
     assert_eq!(run(b"12345678\r\n12345678\r\n12345678", 1), far);

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
-use ringpost_protocol::command::Command;
+use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::extension::write_ehlo_reply;
 use ringpost_protocol::parameter::MailParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::reply::FixedReply;
 
 use super::event::{Admission, CloseReason};
 use super::replies;
@@ -19,7 +20,14 @@ impl ServerSession {
     pub(super) fn handle_command(&mut self, now: Instant, line: &[u8], is_last: bool) {
         let command = match Command::parse_with(line, self.config.syntax()) {
             Ok(command) => command,
-            Err(error) => return self.refuse(now, error.reply()),
+            Err(error) => {
+                if let (CommandError::ForwardPath(_), Some(transaction)) =
+                    (error, &mut self.transaction)
+                {
+                    transaction.any_refused = true;
+                }
+                return self.refuse(now, error.reply());
+            }
         };
         match command {
             Command::Mail { path, parameters } => self.handle_mail(now, path, parameters),
@@ -46,7 +54,7 @@ impl ServerSession {
         }
     }
 
-    fn push_junk(&mut self, now: Instant, reply: ringpost_protocol::reply::FixedReply) {
+    fn push_junk(&mut self, now: Instant, reply: FixedReply) {
         if self.count_junk(now) {
             self.push(reply);
         }

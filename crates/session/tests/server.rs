@@ -1,0 +1,314 @@
+//! Dialogues, deadlines and orders of the server session.
+
+mod support;
+
+use std::time::Duration;
+
+use ringpost_session::server::{
+    Admission, CloseReason, Refusal, ServerConfig, ServerEvent, ServerSession,
+};
+use support::{Server, TRUSTED};
+
+const ENVELOPE_AND_DATA: &[u8] = b"MAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n";
+
+fn config() -> ServerConfig {
+    ServerConfig { hostname: "mx.test".into(), ..ServerConfig::default() }
+}
+
+fn introduced() -> Server {
+    Server::introduced(config(), TRUSTED)
+}
+
+/// What a person with telnet sees.
+#[test]
+fn a_person_sends_a_mail() {
+    let mut server = Server::new(config(), TRUSTED);
+    server.flush();
+    for line in [
+        "HELO client.test",
+        "MAIL FROM:<a@a.test>",
+        "RCPT TO:<b@b.test>",
+        "DATA",
+        "Subject: hello",
+        "",
+        "Hello!",
+        ".",
+        "QUIT",
+    ] {
+        server.send(format!("{line}\r\n").as_bytes());
+    }
+    let said = String::from_utf8(server.said.clone()).unwrap();
+    assert_eq!(
+        said,
+        "220 mx.test ESMTP\r\n\
+         250 mx.test\r\n\
+         250 2.1.0 Ok\r\n\
+         250 2.1.5 Ok\r\n\
+         354 End data with <CR><LF>.<CR><LF>\r\n\
+         250 2.0.0 Ok: queued as q1\r\n\
+         221 2.0.0 Bye\r\n"
+    );
+    assert_eq!(server.closed, Some(CloseReason::Quit));
+    assert_eq!(server.queued[0].content, b"Subject: hello\r\n\r\nHello!\r\n");
+}
+
+#[test]
+fn the_offer_is_complete() {
+    let mut server = Server::new(config(), TRUSTED);
+    server.flush();
+    server.said.clear();
+    server.send(b"EHLO client.test\r\n");
+    let said = String::from_utf8(server.said).unwrap();
+    assert_eq!(
+        said,
+        "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
+         250 ENHANCEDSTATUSCODES\r\n"
+    );
+}
+
+#[test]
+fn a_message_without_its_verdict_holds_the_session() {
+    let mut server = introduced();
+    server.answers = false;
+    server.send(ENVELOPE_AND_DATA);
+    let mut segment: &[u8] = b"text\r\n.\r\nNOOP\r\nQUIT\r\n";
+    server.send_some(&mut segment);
+    assert_eq!(segment, b"NOOP\r\nQUIT\r\n", "what follows waits");
+    assert_eq!(server.replies().len(), 3, "no 250 before the verdict");
+    assert_eq!(server.session.poll_timeout(), None, "it is our turn, there is no deadline");
+    server.answer(0);
+    server.send(segment);
+    let replies = server.replies();
+    assert_eq!(replies[3..], ["250 2.0.0 Ok: queued as q1", "250 2.0.0 Ok", "221 2.0.0 Bye"]);
+}
+
+#[test]
+fn a_message_is_ours_after_its_dot() {
+    // D18: the client goes away before, in and after the terminator.
+    for (content, queued) in
+        [("text", 0), ("text\r\n", 0), ("text\r\n.", 0), ("text\r\n.\r", 0), ("text\r\n.\r\n", 1)]
+    {
+        let mut server = introduced();
+        server.answers = false;
+        server.send(ENVELOPE_AND_DATA);
+        server.send(content.as_bytes());
+        server.eof();
+        if server.session.envelope().is_some() {
+            assert_eq!(server.closed, None, "the verdict is still to come");
+            server.answer(0);
+            server.handle_events();
+        }
+        assert_eq!(server.queued.len(), queued, "{content:?}");
+        assert_eq!(server.closed, Some(CloseReason::PeerClosed), "{content:?}");
+        assert_eq!(server.aborted, 1 - queued, "{content:?}");
+    }
+}
+
+#[test]
+fn refused_messages_leave_the_session_open() {
+    for (refusal, reply) in [
+        (Refusal::Unavailable, "451 4.3.0"),
+        (Refusal::Full, "452 4.3.1"),
+        (Refusal::Rejected, "554 5.0.0"),
+    ] {
+        let mut server = introduced();
+        server.refusal = Some(refusal);
+        server.send(ENVELOPE_AND_DATA);
+        server.send(b"text\r\n.\r\n");
+        assert!(server.replies()[3].starts_with(reply), "{:?}", server.replies());
+        server.refusal = None;
+        server.send(ENVELOPE_AND_DATA);
+        server.send(b"text\r\n.\r\n");
+        assert_eq!(server.queued.len(), 1);
+        assert_eq!(server.session.transactions(), 2);
+    }
+}
+
+#[test]
+fn admission_is_asked_at_mail() {
+    for (admission, reply) in [
+        (Admission::Full, "452 4.3.1"),
+        (Admission::Unavailable, "451 4.3.0"),
+        (Admission::ShuttingDown, "421 4.3.2"),
+    ] {
+        let mut server = introduced();
+        server.session.set_admission(admission);
+        server.send(b"NOOP\r\nMAIL FROM:<a@a.test>\r\n");
+        assert!(server.replies()[1].starts_with(reply), "{:?}", server.replies());
+        assert_eq!(server.closed.is_some(), admission == Admission::ShuttingDown);
+    }
+    let mut server = Server::new(config(), TRUSTED);
+    server.session.set_admission(Admission::ShuttingDown);
+    server.handle_events();
+    server.flush();
+    assert!(server.replies()[0].starts_with("421 4.3.2") && server.replies().len() == 1);
+    assert_eq!(server.closed, Some(CloseReason::ShuttingDown));
+}
+
+#[test]
+fn shutting_down_waits_for_a_message_at_its_dot_only() {
+    let shut_down = |server: &mut Server| {
+        server.session.shut_down(server.now);
+        server.handle_events();
+        server.flush();
+    };
+    let mut server = introduced();
+    shut_down(&mut server);
+    assert!(server.replies()[0].starts_with("421 4.3.2"));
+    assert_eq!(server.closed, Some(CloseReason::ShuttingDown));
+
+    let mut server = introduced();
+    server.send(ENVELOPE_AND_DATA);
+    server.send(b"text");
+    shut_down(&mut server);
+    assert_eq!((server.closed, server.aborted), (Some(CloseReason::ShuttingDown), 1));
+
+    let mut server = introduced();
+    server.answers = false;
+    server.send(ENVELOPE_AND_DATA);
+    server.send(b"text\r\n.\r\n");
+    shut_down(&mut server);
+    assert_eq!(server.closed, None);
+    server.answer(0);
+    server.handle_events();
+    server.flush();
+    let replies = server.replies();
+    assert!(replies[3].starts_with("250") && replies[4].starts_with("421 4.3.2"), "{replies:?}");
+    assert_eq!((server.closed, server.queued.len()), (Some(CloseReason::ShuttingDown), 1));
+}
+
+#[test]
+fn transactions_have_a_limit() {
+    let config = ServerConfig { transactions_max: 2, ..config() };
+    let mut server = Server::introduced(config, TRUSTED);
+    for _ in 0..2 {
+        server.send(ENVELOPE_AND_DATA);
+        server.send(b".\r\n");
+    }
+    server.send(b"MAIL FROM:<>\r\n");
+    assert!(server.replies().last().unwrap().starts_with("421 4.7.0"));
+    assert_eq!(server.closed, Some(CloseReason::TooManyTransactions));
+}
+
+#[test]
+fn a_message_forgives_junk_commands() {
+    let mut server = introduced();
+    for _ in 0..5 {
+        server.send(&b"NOOP\r\n".repeat(90));
+        server.send(ENVELOPE_AND_DATA);
+        server.send(b".\r\n");
+    }
+    assert_eq!((server.closed, server.queued.len()), (None, 5));
+}
+
+#[test]
+fn silence_is_cut_off_in_every_state() {
+    // C17: (what has come, how long the session waits then)
+    let table: [(&[&[u8]], u64); 6] = [
+        (&[], 300),
+        (&[b"NOO"], 300),
+        (&[b"MAIL FROM:<a@a.test>\r\n"], 300),
+        (&[b"MAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n"], 300),
+        (&[ENVELOPE_AND_DATA], 60),
+        (&[ENVELOPE_AND_DATA, b"0123456789"], 60),
+    ];
+    for (segments, seconds) in table {
+        let mut server = introduced();
+        for segment in segments {
+            server.send(segment);
+        }
+        server.wait(Duration::from_secs(seconds) - Duration::from_millis(1));
+        assert_eq!(server.closed, None, "{segments:?}");
+        server.wait(Duration::from_millis(1));
+        assert_eq!(server.closed, Some(CloseReason::TimedOut), "{segments:?}");
+        assert!(server.replies().last().unwrap().starts_with("421 4.4.2"));
+        assert_eq!(server.session.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn slow_octets_are_cut_off() {
+    // C18: a command has 300 s as a whole, however many octets come.
+    let mut server = introduced();
+    for seconds in (0..).step_by(10) {
+        if server.closed.is_some() {
+            assert_eq!(seconds, 300);
+            break;
+        }
+        server.send(b"x");
+        server.wait(Duration::from_secs(10));
+    }
+    // Content at 450 octets a second falls behind 500 when the grace is used up.
+    let mut server = introduced();
+    server.send(ENVELOPE_AND_DATA);
+    let piece = [b"x".repeat(448), b"\r\n".to_vec()].concat();
+    let mut seconds = 0;
+    while server.closed.is_none() && seconds < 2000 {
+        server.send(&piece);
+        server.wait(Duration::from_secs(1));
+        seconds += 1;
+    }
+    assert_eq!(server.closed, Some(CloseReason::TimedOut));
+    assert!((590..=610).contains(&seconds), "{seconds}");
+    // At 550 it does not.
+    let mut server = introduced();
+    server.send(ENVELOPE_AND_DATA);
+    let piece = [b"x".repeat(548), b"\r\n".to_vec()].concat();
+    for _ in 0..2000 {
+        server.send(&piece);
+        server.wait(Duration::from_secs(1));
+    }
+    assert_eq!(server.closed, None);
+    // A block may take 180 s when content has come fast enough before.
+    let mut server = introduced();
+    server.send(ENVELOPE_AND_DATA);
+    server.send(&b"0123456789\r\n".repeat(20_000));
+    server.wait(Duration::from_secs(179));
+    assert_eq!(server.closed, None);
+    server.wait(Duration::from_secs(1));
+    assert_eq!(server.closed, Some(CloseReason::TimedOut));
+}
+
+/// C19: output is bounded, and a client that does not read is cut off.
+#[test]
+fn a_client_that_does_not_read_is_cut_off() {
+    let patient = ServerConfig { errors_max: u32::MAX, junk_commands_max: u32::MAX, ..config() };
+    let mut server = Server::introduced(patient, TRUSTED);
+    let now = server.now;
+    let input = b"NOOP\r\n".repeat(100_000);
+    let mut content = Vec::new();
+    let consumed = server.session.handle_input(now, &input, &mut content);
+    assert!(consumed < input.len());
+    let waiting = server.session.transmit().len();
+    assert!((64 * 1024..66 * 1024).contains(&waiting), "{waiting}");
+    assert_eq!(server.session.handle_input(now, &input, &mut content), 0);
+    let deadline = server.session.poll_timeout().unwrap();
+    assert_eq!(deadline, now + Duration::from_secs(60));
+    server.session.handle_timeout(deadline);
+    assert_eq!(server.session.poll_event(), Some(ServerEvent::Closed(CloseReason::TimedOut)));
+    assert!(server.session.transmit().is_empty());
+
+    // A client that reads in time goes on.
+    let patient = ServerConfig { junk_commands_max: u32::MAX, ..config() };
+    let mut server = Server::introduced(patient, TRUSTED);
+    server.send(&input);
+    assert_eq!(server.replies().len(), 100_000);
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    let size = size_of::<ServerSession>();
+    assert!(size <= 768, "{size}");
+}
+
+#[test]
+fn eof_between_commands_is_no_event_but_the_end() {
+    let mut server = introduced();
+    server.send(b"MAIL FROM:<a@a.test>\r\nRCPT");
+    server.eof();
+    assert_eq!((server.closed, server.aborted), (Some(CloseReason::PeerClosed), 0));
+    server.eof();
+    server.session.shut_down(server.now);
+    server.session.message_accepted(server.now, "x");
+    assert!(!server.handle_events(), "nothing happens after the end");
+}

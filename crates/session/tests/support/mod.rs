@@ -1,0 +1,339 @@
+//! Drivers without I/O for both ends of a session, in virtual time.
+
+#![expect(dead_code, reason = "each test binary uses some of it")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
+use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::reply::ReplyDecoder;
+use ringpost_session::client::{
+    ClientConfig, ClientEvent, ClientSession, SessionFailure, TransactionReport, TransactionRequest,
+};
+use ringpost_session::server::{
+    CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession,
+};
+
+/// A relaying client on a documentation address.
+pub(crate) const TRUSTED: Peer =
+    Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), may_relay: true };
+
+/// A client that may not relay.
+pub(crate) const STRANGER: Peer = Peer { may_relay: false, ..TRUSTED };
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) envelope: Envelope,
+    pub(crate) content: Vec<u8>,
+    pub(crate) received_fields: usize,
+}
+
+/// A server session with a driver that queues in memory.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) session: ServerSession,
+    pub(crate) now: Instant,
+    /// Everything the session has said.
+    pub(crate) said: Vec<u8>,
+    pub(crate) queued: Vec<Queued>,
+    pub(crate) closed: Option<CloseReason>,
+    /// What the driver answers for messages, unless it accepts them.
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) aborted: usize,
+    /// Whether the driver answers for messages at once.
+    pub(crate) answers: bool,
+    content: Vec<u8>,
+    in_content: bool,
+}
+
+impl Server {
+    pub(crate) fn new(config: ServerConfig, peer: Peer) -> Self {
+        let now = Instant::now();
+        Self {
+            session: ServerSession::new(now, Arc::new(config), peer),
+            now,
+            said: Vec::new(),
+            queued: Vec::new(),
+            closed: None,
+            refusal: None,
+            aborted: 0,
+            answers: true,
+            content: Vec::new(),
+            in_content: false,
+        }
+    }
+
+    /// A server that has sent its greeting and heard EHLO.
+    pub(crate) fn introduced(config: ServerConfig, peer: Peer) -> Self {
+        let mut server = Self::new(config, peer);
+        server.flush();
+        server.send(b"EHLO client.test\r\n");
+        server.said.clear();
+        server
+    }
+
+    /// Hands in what has come in one read, and everything that follows from it.
+    pub(crate) fn send(&mut self, mut segment: &[u8]) {
+        self.send_some(&mut segment);
+        assert!(segment.is_empty() || self.closed.is_some(), "{} octets left", segment.len());
+    }
+
+    /// As [`send`](Self::send), but leaves what the session does not take.
+    pub(crate) fn send_some(&mut self, segment: &mut &[u8]) {
+        loop {
+            let consumed = self.session.handle_input(self.now, segment, &mut self.content);
+            *segment = &segment[consumed..];
+            let progress = self.handle_events() | (consumed > 0);
+            self.flush();
+            if segment.is_empty() || !progress || self.closed.is_some() {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn eof(&mut self) {
+        self.session.handle_eof(self.now);
+        self.handle_events();
+        self.flush();
+    }
+
+    /// Lets time pass, timer by timer.
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(deadline) = self.session.poll_timeout().filter(|&at| at <= end) {
+            self.now = deadline.max(self.now);
+            self.session.handle_timeout(self.now);
+            self.handle_events();
+            self.flush();
+        }
+        self.now = end;
+    }
+
+    /// Polls all events; says whether there were any.
+    pub(crate) fn handle_events(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.session.poll_event() {
+            any = true;
+            assert!(self.closed.is_none(), "{event:?} after the end");
+            match event {
+                ServerEvent::DataStarted => {
+                    assert!(!self.in_content);
+                    self.in_content = true;
+                    self.content.clear();
+                }
+                ServerEvent::MessageReceived { size, received_fields, eight_bit } => {
+                    assert!(self.in_content);
+                    self.in_content = false;
+                    assert_eq!(size, self.content.len() as u64);
+                    assert_eq!(eight_bit, !self.content.is_ascii());
+                    if self.answers {
+                        self.answer(received_fields);
+                    }
+                }
+                ServerEvent::TransactionAborted => {
+                    assert!(self.in_content);
+                    self.in_content = false;
+                    self.aborted += 1;
+                    self.content.clear();
+                }
+                ServerEvent::Closed(reason) => self.closed = Some(reason),
+            }
+        }
+        any
+    }
+
+    pub(crate) fn answer(&mut self, received_fields: usize) {
+        let envelope = self.session.take_envelope().unwrap();
+        if let Some(refusal) = self.refusal {
+            return self.session.message_refused(self.now, refusal);
+        }
+        let content = std::mem::take(&mut self.content);
+        self.queued.push(Queued { envelope, content, received_fields });
+        let id = format!("q{}", self.queued.len());
+        self.session.message_accepted(self.now, &id);
+    }
+
+    /// Lets the client read everything.
+    pub(crate) fn flush(&mut self) {
+        let output = self.session.transmit().to_vec();
+        if !output.is_empty() {
+            self.said.extend_from_slice(&output);
+            self.session.transmitted(output.len());
+        }
+    }
+
+    /// What the session has said, one line for each reply.
+    pub(crate) fn replies(&self) -> Vec<String> {
+        replies(&self.said)
+    }
+}
+
+/// Decodes replies, which have to be complete and well formed.
+pub(crate) fn replies(mut octets: &[u8]) -> Vec<String> {
+    let mut decoder = ReplyDecoder::new();
+    let mut replies = Vec::new();
+    while !octets.is_empty() {
+        let (consumed, reply) = decoder.decode(octets).unwrap();
+        octets = &octets[consumed..];
+        replies.extend(reply.map(|reply| reply.to_string()));
+    }
+    assert!(!decoder.is_inside_reply());
+    replies
+}
+
+/// A message to be sent by a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) reverse_path: ReversePath,
+    pub(crate) forward_paths: Vec<ForwardPath>,
+    pub(crate) content: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn new(from: &str, to: &[&str], content: &[u8]) -> Self {
+        Self {
+            reverse_path: ReversePath::parse(from).unwrap(),
+            forward_paths: to.iter().map(|path| ForwardPath::parse(path).unwrap()).collect(),
+            content: content.to_vec(),
+        }
+    }
+}
+
+/// A client session with a driver that has its messages in memory.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) session: ClientSession,
+    pub(crate) now: Instant,
+    /// What is to be read by the server.
+    pub(crate) said: Vec<u8>,
+    pub(crate) reports: Vec<TransactionReport>,
+    pub(crate) closed: Option<Option<SessionFailure>>,
+    pub(crate) ready: usize,
+    /// Whether the driver sends content when it is asked to.
+    pub(crate) sends_content: bool,
+    /// Times that the whole content has been sent.
+    pub(crate) contents_sent: usize,
+    content: Vec<u8>,
+    started: usize,
+}
+
+impl Client {
+    pub(crate) fn new(config: ClientConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            session: ClientSession::new(now, Arc::new(config)),
+            now,
+            said: Vec::new(),
+            reports: Vec::new(),
+            closed: None,
+            ready: 0,
+            sends_content: true,
+            contents_sent: 0,
+            content: Vec::new(),
+            started: 0,
+        }
+    }
+
+    pub(crate) fn start(&mut self, message: &Message) {
+        let forward_paths: Vec<&ForwardPath> = message.forward_paths.iter().collect();
+        let ascii = message.content.is_ascii();
+        let request = TransactionRequest {
+            reverse_path: &message.reverse_path,
+            forward_paths: &forward_paths,
+            size: message.content.len() as u64,
+            body: if ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
+        };
+        self.content.clone_from(&message.content);
+        self.started += 1;
+        self.session.start_transaction(self.now, &request).unwrap();
+        self.drive();
+    }
+
+    /// Hands in what the server said in one read.
+    pub(crate) fn hear(&mut self, octets: &[u8]) {
+        self.session.handle_input(self.now, octets);
+        self.drive();
+    }
+
+    pub(crate) fn eof(&mut self) {
+        self.session.handle_eof(self.now);
+        self.drive();
+    }
+
+    pub(crate) fn quit(&mut self) {
+        self.session.quit(self.now);
+        self.drive();
+    }
+
+    pub(crate) fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(deadline) = self.session.poll_timeout().filter(|&at| at <= end) {
+            self.now = deadline.max(self.now);
+            self.session.handle_timeout(self.now);
+            self.drive();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn drive(&mut self) {
+        while let Some(event) = self.session.poll_event() {
+            assert!(self.closed.is_none(), "{event:?} after the end");
+            match event {
+                ClientEvent::Ready { .. } => self.ready += 1,
+                ClientEvent::SendContent if self.sends_content => self.send_content(),
+                ClientEvent::SendContent => {}
+                ClientEvent::TransactionDone(report) => self.reports.push(report),
+                ClientEvent::Closed(failure) => self.closed = Some(failure),
+            }
+        }
+        assert!(self.reports.len() <= self.started, "one report for each transaction");
+        if self.closed.is_some() || self.session.is_ready() {
+            assert_eq!(self.reports.len(), self.started, "a report for each transaction");
+        }
+        self.flush();
+    }
+
+    pub(crate) fn send_content(&mut self) {
+        self.flush();
+        let mut state = StuffState::default();
+        let content = std::mem::take(&mut self.content);
+        stuff_into(&content, &mut state, &mut self.said);
+        self.said.extend_from_slice(terminator(state));
+        self.contents_sent += 1;
+        self.session.content_sent(self.now);
+    }
+
+    fn flush(&mut self) {
+        let output = self.session.transmit().to_vec();
+        self.said.extend_from_slice(&output);
+        self.session.transmitted(output.len());
+    }
+
+    /// Takes what the client has said since the last call.
+    pub(crate) fn take_said(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.said)).unwrap()
+    }
+
+    /// The last report, in short: one word for each recipient.
+    pub(crate) fn last_report(&self) -> Vec<String> {
+        use ringpost_session::client::Verdict;
+
+        let report = self.reports.last().unwrap();
+        let word = |verdict: &Verdict| match verdict {
+            Verdict::Reply(reply) => reply.code.to_string(),
+            Verdict::Refused(refusal) => refusal.status().to_string(),
+            Verdict::Failed(SessionFailure::Reply { reply, .. }) => {
+                format!("ended by {}", reply.code)
+            }
+            Verdict::Failed(SessionFailure::Closed { .. }) => "closed".to_owned(),
+            Verdict::Failed(SessionFailure::TimedOut { .. }) => "timed out".to_owned(),
+            Verdict::Failed(SessionFailure::Protocol { .. }) => "violation".to_owned(),
+            Verdict::Failed(_) => "aborted".to_owned(),
+        };
+        let recipients = report.recipients.iter();
+        recipients.map(|found| format!("{} {}", found.stage, word(&found.verdict))).collect()
+    }
+}
