@@ -132,22 +132,6 @@ closed_label! {
         Other = "other",
     }
 
-    /// Why a DNS question got no usable answer.
-    DnsFailure as "reason" {
-        /// No server answered in time.
-        TimedOut = "timed_out",
-        /// The server failed (SERVFAIL).
-        ServerFailure = "server_failure",
-        /// The server refused the question.
-        Refused = "refused",
-        /// The answer could not be parsed, or did not fit the question.
-        Malformed = "malformed",
-        /// The socket failed.
-        Network = "network",
-        /// Anything else.
-        Other = "other",
-    }
-
     /// A limit that was hit; the values are named after the configuration keys.
     Limit as "limit" {
         /// `listener.connections_per_core_max`

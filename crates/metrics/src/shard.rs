@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{ConnectFailure, DnsFailure, Limit, Outcome, QueueState, Refusal, SessionEnd};
+use crate::label::{ConnectFailure, Limit, Outcome, QueueState, Refusal, SessionEnd};
 use crate::table::metric_table;
 
 metric_table! {
@@ -62,10 +62,18 @@ metric_table! {
         "Space of the log in use.";
     queue_bytes_max: Gauge = "ringpost_queue_bytes_max", Bytes,
         "Space the log may use.";
+    queue_live_bytes: Gauge = "ringpost_queue_live_bytes", Bytes,
+        "Space of the log that records of queued messages take.";
+    queue_pending_bytes: Gauge = "ringpost_queue_pending_bytes", Bytes,
+        "Bytes gathered for the log that are not durable yet.";
     queue_state: Family<QueueState, Gauge> = "ringpost_queue_state", Count,
         "1 for the state that the shard's queue is in, 0 for the others.";
     queue_rewrites: Counter = "ringpost_queue_rewrites_total", Count,
         "Messages copied to the end of the log so that their segment could be freed.";
+    queue_corrupt_records: Counter = "ringpost_queue_corrupt_records_total", Count,
+        "Records that could not be read back as they were written.";
+    queue_segment_failures: Counter = "ringpost_queue_segment_failures_total", Count,
+        "Segments that could not be created, recycled or deleted.";
     messages_recovered: Counter = "ringpost_messages_recovered_total", Count,
         "Messages found in the log at start.";
     log_tail_truncated_bytes: Counter = "ringpost_log_tail_truncated_bytes_total", Bytes,
@@ -99,17 +107,31 @@ metric_table! {
         "Outbound connections that became ready.";
     connect_failures: Family<ConnectFailure, Counter> = "ringpost_connect_failures_total", Count,
         "Outbound connections that never became ready, by reason.";
+    transactions_ready: Gauge = "ringpost_transactions_ready", Count,
+        "Transactions that could start and wait for a connection.";
+    transactions_returned: Counter = "ringpost_transactions_returned_total", Count,
+        "Transactions that went back untried because a kept connection was gone.";
+    recipients_waiting: Gauge = "ringpost_recipients_waiting", Count,
+        "Deferred recipients that wait for their due time.";
+    sites_throttled: Gauge = "ringpost_sites_throttled", Count,
+        "Sites with work that waits because every host failed.";
     sites: Gauge = "ringpost_sites", Count,
         "Sites known to the shard.";
     destinations: Gauge = "ringpost_destinations", Count,
         "Destinations known to the shard.";
 
-    dns_queries: Counter = "ringpost_dns_queries_total", Count,
-        "Questions sent to a DNS server, repeats included.";
+    dns_lookups: Counter = "ringpost_dns_lookups_total", Count,
+        "Lookups of names, answered from the cache or not.";
     dns_cache_hits: Counter = "ringpost_dns_cache_hits_total", Count,
-        "Questions answered from the shard's cache.";
-    dns_failures: Family<DnsFailure, Counter> = "ringpost_dns_failures_total", Count,
-        "Questions that got no usable answer, by reason.";
+        "Lookups answered from the shard's cache.";
+    dns_queries: Counter = "ringpost_dns_queries_total", Count,
+        "Questions sent to a name server, repeats included.";
+    dns_timeouts: Counter = "ringpost_dns_timeouts_total", Count,
+        "Questions that no name server answered in time.";
+    dns_failures: Counter = "ringpost_dns_failures_total", Count,
+        "Lookups that ended without an answer.";
+    dns_foreign_datagrams: Counter = "ringpost_dns_foreign_datagrams_total", Count,
+        "Datagrams ignored because they answer nothing that was asked; many may be an attack.";
 
     content_cache_bytes: Gauge = "ringpost_content_cache_bytes", Bytes,
         "Content of fresh messages kept in memory for their first delivery.";

@@ -17,6 +17,9 @@ const SEGMENT_SIZE_MAX: u64 = 1 << 30;
 const SEGMENT_ALIGNMENT: u64 = 4096;
 /// A log needs a segment to write, one in preparation, one to free and one to copy into.
 const SEGMENTS_MIN: u64 = 4;
+/// Bytes that one recipient takes in a record, at most: a forward-path (RFC 5321 §4.5.3.1.3) and its
+/// state. An envelope has an eighth of a segment.
+const RECIPIENT_SIZE_MAX: u64 = 320;
 /// More shards than this are a mistake in the file, not a machine.
 const SHARDS_MAX: u16 = 1024;
 /// A wider spread would make the schedule meaningless.
@@ -144,6 +147,11 @@ fn check_listener(
             let place = [section[0], section[1], "relay_networks", &index.to_string()];
             found.add(&place, format!("{network} would let anyone relay"));
         }
+    }
+    let envelope_room = config.queue.segment_size / 8 / RECIPIENT_SIZE_MAX;
+    if listener.recipients_max as u64 > envelope_room {
+        let reason = format!("queue.segment_size has room for {envelope_room} in one record");
+        found.add(&[section[0], section[1], "recipients_max"], reason);
     }
     let room = config.queue.size_max / 2;
     if listener.message_size_max > room {

@@ -5,6 +5,7 @@
 //! cores, name servers) comes in as [`SystemFacts`]. Nothing here has an effect on the system.
 
 mod check;
+mod convert;
 mod locate;
 pub mod schema;
 mod smarthost;

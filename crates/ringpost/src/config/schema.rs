@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringpost_protocol::address::Host;
+use ringpost_protocol::address::{Host, Mailbox};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
@@ -150,12 +150,17 @@ pub struct ListenerSection {
     #[serde(deserialize_with = "units::duration")]
     pub data_block_timeout: Duration,
     /// Slowest content transfer, in bytes a second, after a minute's grace. Default: 500 B.
-    #[serde(deserialize_with = "units::size")]
-    pub data_rate_min: u64,
+    #[serde(deserialize_with = "units::small_size")]
+    pub data_rate_min: u32,
     /// Open sessions on one core. Default: 10,000.
     pub connections_per_core_max: usize,
     /// Open sessions of one client on one core, for clients that may not relay. Default: 50.
     pub connections_per_client_per_core_max: usize,
+    /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
+    #[serde(deserialize_with = "mailbox")]
+    pub postmaster: Option<Mailbox>,
+    /// Whether recipients at address literals are taken. Default: no.
+    pub address_literals: bool,
     /// Whether common deviations from the grammar are accepted. Default: no.
     pub lenient: bool,
 }
@@ -175,9 +180,15 @@ impl Default for ListenerSection {
             data_rate_min: 500,
             connections_per_core_max: 10_000,
             connections_per_client_per_core_max: 50,
+            postmaster: None,
+            address_literals: false,
             lenient: false,
         }
     }
+}
+
+fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
+    deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
 }
 
 /// `[queue]`
@@ -361,7 +372,7 @@ pub struct DnsSection {
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
     /// How often a question is asked, over all servers. Default: 3.
-    pub attempts: u32,
+    pub attempts: u8,
 }
 
 impl Default for DnsSection {

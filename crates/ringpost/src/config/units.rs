@@ -186,6 +186,16 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
     })
 }
 
+/// Reads a size key that is below 4 GiB.
+pub(super) fn small_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    deserializer.deserialize_str(Parsed {
+        expecting: "a size with a unit, such as \"64KiB\"",
+        parse: |text: &str| {
+            parse_size(text).and_then(|size| u32::try_from(size).map_err(|_| UnitError::TooLarge))
+        },
+    })
+}
+
 /// Reads a key with a list of durations.
 pub(super) fn durations<'de, D>(deserializer: D) -> Result<Vec<Duration>, D::Error>
 where

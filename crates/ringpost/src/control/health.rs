@@ -1,5 +1,6 @@
 //! What `/health` knows: the state of every shard, and when it last ran.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ const TICK_AGE_MAX: Duration = Duration::from_secs(5);
 /// The health of the process: written by the shards, read by the control thread.
 #[derive(Debug)]
 pub struct HealthState {
-    shards: Box<[ShardHealth]>,
+    shards: Box<[Arc<ShardHealth>]>,
     stopping: AtomicBool,
 }
 
@@ -40,17 +41,19 @@ impl HealthState {
     /// A state for so many shards, all recovering, last ticked `now`.
     pub fn new(shards: usize, now: Instant) -> Self {
         let recovering = u8::try_from(QueueState::Recovering.index()).unwrap_or(u8::MAX);
-        let shard = || ShardHealth {
-            base: now,
-            state: AtomicU8::new(recovering),
-            tick_ms: AtomicU64::new(0),
+        let shard = || {
+            Arc::new(ShardHealth {
+                base: now,
+                state: AtomicU8::new(recovering),
+                tick_ms: AtomicU64::new(0),
+            })
         };
         Self { shards: (0..shards).map(|_| shard()).collect(), stopping: AtomicBool::new(false) }
     }
 
     /// The part of one shard, counted from 0; `None` when there are not so many.
-    pub fn shard(&self, index: usize) -> Option<&ShardHealth> {
-        self.shards.get(index)
+    pub fn shard(&self, index: usize) -> Option<Arc<ShardHealth>> {
+        self.shards.get(index).cloned()
     }
 
     /// Says that the process is stopping, so that a load balancer looks elsewhere.

@@ -1,6 +1,7 @@
 //! Tests of the configuration.
 
 mod checks;
+mod convert;
 mod reference;
 mod values;
 

@@ -1,0 +1,116 @@
+//! The settings of the pure crates, made from a snapshot.
+
+use ringpost_delivery::dns::DnsConfig;
+use ringpost_delivery::{
+    AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetrySchedule, Route,
+    RoutePattern, Smarthost,
+};
+use ringpost_queue::QueueConfig;
+use ringpost_session::client::{ClientConfig, ClientTimeouts};
+use ringpost_session::server::ServerConfig;
+
+use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
+use super::snapshot::ConfigSnapshot;
+
+impl ConfigSnapshot {
+    /// What the sessions of a listener have in common.
+    pub fn server_config(&self, listener: &ListenerSection) -> ServerConfig {
+        ServerConfig {
+            hostname: self.hostname().into(),
+            size_max: listener.message_size_max,
+            recipients_max: listener.recipients_max,
+            errors_max: listener.errors_max,
+            junk_commands_max: listener.junk_commands_max,
+            transactions_max: listener.transactions_max,
+            command_timeout: listener.command_timeout,
+            data_block_timeout: listener.data_block_timeout,
+            data_rate_min: listener.data_rate_min,
+            postmaster: listener.postmaster.clone(),
+            address_literals: listener.address_literals,
+            lenient: listener.lenient,
+            ..ServerConfig::default()
+        }
+    }
+
+    /// What outbound sessions have in common.
+    pub fn client_config(&self) -> ClientConfig {
+        let delivery = &self.config().delivery;
+        ClientConfig {
+            helo_name: self.helo_name().into(),
+            timeouts: ClientTimeouts {
+                greeting: delivery.greeting_timeout,
+                ehlo: delivery.ehlo_timeout,
+                mail: delivery.mail_timeout,
+                rcpt: delivery.rcpt_timeout,
+                data: delivery.data_timeout,
+                content_block: delivery.data_block_timeout,
+                final_reply: delivery.final_reply_timeout,
+                ..ClientTimeouts::default()
+            },
+            pipelining: delivery.pipelining,
+        }
+    }
+
+    /// The limits of each shard's log. With small segments the batches and chunks are small too.
+    pub fn queue_config(&self) -> QueueConfig {
+        let queue = &self.config().queue;
+        let defaults = QueueConfig::default();
+        let limits = QueueConfig {
+            segment_size: queue.segment_size,
+            disk_size_max: queue.size_max,
+            ..defaults
+        };
+        let group_size_max = limits.group_size_max();
+        QueueConfig {
+            batch_size_max: limits.batch_size_max.min(group_size_max),
+            // Half of the group is for the envelope, which the checks know.
+            chunk_size: limits.chunk_size.min(group_size_max / 4),
+            ..limits
+        }
+    }
+
+    /// What the delivery engine is to do.
+    pub fn delivery_config(&self) -> DeliveryConfig {
+        let delivery = &self.config().delivery;
+        DeliveryConfig {
+            hostname: self.hostname().into(),
+            routes: self.config().route.iter().map(route).collect(),
+            port: delivery.port,
+            connections_per_site_max: delivery.connections_per_site_per_core_max,
+            transactions_per_connection_max: delivery.transactions_per_connection_max,
+            recipients_per_transaction_max: delivery.recipients_per_transaction_max,
+            idle_timeout: delivery.idle_timeout,
+            connect_timeout: delivery.connect_timeout,
+            retry: RetrySchedule {
+                delays: delivery.retry.clone(),
+                jitter_percent: delivery.retry_jitter_percent,
+            },
+            address_policy: AddressPolicy {
+                allow_loopback: delivery.allow_loopback,
+                allow_private: delivery.allow_private,
+            },
+            address_family: match delivery.address_family {
+                AddressFamily::Any => DeliveryFamily::Any,
+                AddressFamily::Ipv4 => DeliveryFamily::V4,
+                AddressFamily::Ipv6 => DeliveryFamily::V6,
+            },
+            dns: DnsConfig {
+                servers: self.name_servers().to_vec(),
+                timeout: self.config().dns.timeout,
+                attempts: self.config().dns.attempts,
+                ..DnsConfig::default()
+            },
+            ..DeliveryConfig::default()
+        }
+    }
+}
+
+fn route(section: &RouteSection) -> Route {
+    Route {
+        pattern: match &section.domain {
+            RouteDomain::Any => RoutePattern::Any,
+            RouteDomain::Exact(host) => RoutePattern::Exact(host.to_string().into()),
+        },
+        smarthost: Smarthost { host: section.smarthost.host.clone(), port: section.smarthost.port },
+    }
+}
