@@ -192,8 +192,8 @@ fn content() -> Vec<Row> {
 
 fn commands() -> Vec<Row> {
     let recipients = |count: usize| {
-        let rcpt: String = (0..count).map(|n| format!("RCPT TO:<u{n}@b.test>\r\n")).collect();
-        format!("MAIL FROM:<a@a.test>\r\n{rcpt}")
+        let rcpt: Vec<String> = (0..count).map(|n| format!("RCPT TO:<u{n}@b.test>\r\n")).collect();
+        format!("MAIL FROM:<a@a.test>\r\n{}", rcpt.concat())
     };
     let mut row_c12 =
         Row::new("C12 pipelining", &format!("{}DATA\r\n", recipients(100)), &["250"; 101]);

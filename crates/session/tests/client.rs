@@ -1,11 +1,14 @@
 //! What a client makes of servers, good and bad.
 
+#![expect(clippy::panic, reason = "tests may be blunt")]
+
 mod support;
 
 use std::time::Duration;
 
 use ringpost_session::client::{
-    ClientConfig, ClientTimeouts, LocalRefusal, ProtocolViolation, SessionFailure, Stage, Verdict,
+    ClientConfig, ClientTimeouts, LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure,
+    Stage, Verdict,
 };
 use support::{Client, Message};
 
@@ -52,7 +55,7 @@ fn one_group_when_pipelining() {
     assert_eq!(client.last_report(), ["final reply 250"; 2]);
     let report = &client.reports[0];
     assert!(report.session_usable && report.is_answered);
-    assert!(report.recipients.iter().all(|recipient| recipient.is_delivered()));
+    assert!(report.recipients.iter().all(RecipientReport::is_delivered));
     // The session is kept, and needs no RSET.
     client.start(&message());
     assert!(client.take_said().starts_with("MAIL "));
@@ -132,7 +135,7 @@ fn a_whole_group_is_read_before_the_verdict() {
                 client.hear(b"250 ok, an empty message\r\n");
             }
             assert_eq!(client.last_report(), report, "{replies:?}");
-            assert!(!client.reports[0].recipients.iter().any(|found| found.is_delivered()));
+            assert!(!client.reports[0].recipients.iter().any(RecipientReport::is_delivered));
             assert_eq!(client.contents_sent, 0);
             client.start(&message());
             assert!(client.take_said().starts_with("RSET\r\nMAIL FROM"), "one group with RSET");
@@ -261,7 +264,7 @@ fn a_kept_session_that_died_has_answered_nothing() {
     let deaths: [fn(&mut Client); 3] = [
         Client::eof,
         |client| client.hear(b"421 4.4.2 idle for too long\r\n"),
-        |client| client.wait(Duration::from_secs(300)),
+        |client| client.wait(Duration::from_mins(5)),
     ];
     for die in deaths {
         let mut client = ready(PIPELINING);
@@ -445,7 +448,7 @@ fn content_has_a_deadline_for_each_block() {
         client.wait(Duration::from_secs(179));
         client.session.content_progressed(client.now);
     }
-    client.wait(Duration::from_secs(180));
+    client.wait(Duration::from_mins(3));
     assert_eq!(client.last_report(), ["content timed out"; 2]);
 }
 

@@ -1,5 +1,7 @@
 //! A client and a server, joined by pipes that may cut their octets anywhere.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests may be blunt")]
+
 mod support;
 
 use ringpost_session::client::ClientConfig;

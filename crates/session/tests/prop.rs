@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringpost_session::client::{ClientConfig, Stage, Verdict};
+use ringpost_session::client::{ClientConfig, RecipientReport, Stage, Verdict};
 use ringpost_session::server::ServerConfig;
 use support::{Client, Message, Server, TRUSTED, replies};
 
@@ -123,7 +123,7 @@ proptest! {
         let delivered = client
             .reports
             .iter()
-            .filter(|report| report.recipients.iter().any(|found| found.is_delivered()))
+            .filter(|report| report.recipients.iter().any(RecipientReport::is_delivered))
             .count();
         prop_assert!(delivered <= client.contents_sent);
         for report in &client.reports {

@@ -1,6 +1,8 @@
 //! Drivers without I/O for both ends of a session, in virtual time.
 
 #![expect(dead_code, reason = "each test binary uses some of it")]
+#![expect(clippy::unwrap_used, reason = "tests may be blunt")]
+#![expect(clippy::option_option, reason = "not closed, closed in good order, closed by a failure")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -86,7 +88,7 @@ impl Server {
         loop {
             let consumed = self.session.handle_input(self.now, segment, &mut self.content);
             *segment = &segment[consumed..];
-            let progress = self.handle_events() | (consumed > 0);
+            let progress = self.handle_events() || consumed > 0;
             self.flush();
             if segment.is_empty() || !progress || self.closed.is_some() {
                 return;
