@@ -1,0 +1,85 @@
+//! What came of an attempt: for whom, where, and why.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use ringpost_protocol::reply::Reply;
+use ringpost_protocol::status::EnhancedStatusCode;
+use ringpost_queue::{Disposition, MessageId, RecipientIndex};
+use ringpost_session::client::Stage;
+
+/// The current time, twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For time-outs and pauses.
+    pub monotonic: Instant,
+    /// For due times and expiry: milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+/// Why a recipient came out as it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The remote's enhanced status code, or ours when it gave none. For deliveries 2.x.x.
+    pub status: EnhancedStatusCode,
+    /// Where in the session it happened; `None` when there was no session.
+    pub stage: Option<Stage>,
+    /// The remote's reply, if one decided.
+    pub reply: Option<Reply>,
+    /// Our words; empty when a reply says it all.
+    pub text: Cow<'static, str>,
+    /// Whether the remote may have taken the message all the same: the connection failed between
+    /// the final dot and its reply (RFC 1047).
+    pub outcome_unknown: bool,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.reply {
+            Some(reply) if self.text.is_empty() => reply.fmt(f),
+            Some(reply) => write!(f, "{}: {reply}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+/// Where and when an attempt was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The site's name; the destination's when no site was found.
+    pub site: Rc<str>,
+    /// The host spoken to; `None` when no connection was made.
+    pub mx_host: Option<Rc<str>>,
+    /// Its address.
+    pub address: Option<SocketAddr>,
+    /// When the job was handed out, or when the failure became known.
+    pub started: Instant,
+    /// When its outcome was known.
+    pub finished: Instant,
+}
+
+/// The outcome of one recipient.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Which recipient of the message.
+    pub index: RecipientIndex,
+    /// Attempts made, this one included.
+    pub attempts: u16,
+    /// What the queue stores. Deferred recipients are in the engine's due wheel already.
+    pub disposition: Disposition,
+    /// Why. When the disposition is `Expired`, why the last attempt failed.
+    pub reason: Rc<Reason>,
+}
+
+/// Outcomes of recipients of one message, for one commit.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The message.
+    pub id: MessageId,
+    /// The attempt that they come from.
+    pub attempt: Attempt,
+    /// At least one recipient, each once.
+    pub recipients: Vec<Settled>,
+}

@@ -1,0 +1,290 @@
+//! Opening connections, as many as work asks for and the site bears.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use ringpost_session::client::SessionFailure;
+
+use super::{Action, Engine};
+use crate::attempt::{Now, Settlement};
+use crate::config::SessionRefusal;
+use crate::outcome::{self, Meaning, Verdict};
+use crate::pool::{ConnectFailure, Connection, ConnectionId, OpenFailure, Phase, Walk};
+use crate::site::{Addresses, Candidate, SiteId, SiteState, backoff};
+
+impl Engine {
+    /// Takes that a connection could not be made; it is over.
+    pub fn handle_connect_failed(&mut self, now: Now, id: ConnectionId, failure: ConnectFailure) {
+        self.now = now;
+        let Some(connection) = self.remove_connection(id) else { return };
+        self.stats.connect_failures += 1;
+        let site = connection.site;
+        self.opening_failed(connection, &outcome::connect_failure(failure));
+        self.dispatch(site);
+    }
+
+    /// Takes that greeting and EHLO went well: the connection will ask for its first job.
+    pub fn handle_ready(&mut self, now: Now, id: ConnectionId) {
+        self.now = now;
+        let Some(connection) = self.connections.get(&id) else { return };
+        if !matches!(connection.phase, Phase::Opening(_)) {
+            return;
+        }
+        let (site_id, ip) = (connection.site, connection.address.ip());
+        self.set_phase(id, Phase::Asking);
+        self.stats.sessions_ready += 1;
+        if let Some(site) = self.sites.get_mut(site_id.0) {
+            for address in site.addresses_of(ip) {
+                address.failures = 0;
+                address.skip_until = None;
+                address.established += 1;
+            }
+            site.failures = 0;
+            site.state = SiteState::Ready;
+        }
+        self.dispatch(site_id);
+    }
+
+    /// Takes that a connection is gone. A job in its hands is settled, or goes back to be tried
+    /// over another one; then there is no settlement.
+    ///
+    /// `failure` is why, or `None` when we closed it: after [`Next::Close`](super::Next), or
+    /// because we stop; a job that was not started then goes back untried.
+    pub fn handle_closed(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        failure: Option<&SessionFailure>,
+    ) -> Option<Settlement> {
+        self.now = now;
+        let connection = self.remove_connection(id)?;
+        let site = connection.site;
+        let settlement = match (connection.phase, failure) {
+            (Phase::Opening(walk), failure) => {
+                self.stats.connect_failures += 1;
+                let failure = failure.map_or_else(outcome::local_failure, outcome::opening_failure);
+                let phase = Phase::Opening(walk);
+                self.opening_failed(Connection { phase, ..connection }, &failure);
+                None
+            }
+            // Let in, and shut out before the first transaction: no better than a refusal.
+            (Phase::Asking, Some(failure)) if connection.transactions == 0 => {
+                let failure = outcome::opening_failure(failure);
+                let walk = Walk { all_refused: false, ..Walk::new() };
+                let phase = Phase::Opening(walk);
+                self.opening_failed(Connection { phase, ..connection }, &failure);
+                None
+            }
+            (Phase::Busy { work, .. }, None) => {
+                self.give_back(site, work);
+                None
+            }
+            (Phase::Busy { work, started }, Some(failure)) => {
+                let phase = Phase::Closing;
+                let connection = Connection { phase, ..connection };
+                self.settle_broken(&connection, work, started, failure)
+            }
+            _ => None,
+        };
+        self.dispatch(site);
+        settlement
+    }
+
+    /// Gives waiting work to idle connections, and opens further ones.
+    pub(super) fn dispatch(&mut self, id: SiteId) {
+        // Each round wakes or opens one connection, of which there is a limited number.
+        while let Some(site) = self.sites.get_mut(id.0) {
+            if site.ready.len() <= site.counts.expecting() {
+                return;
+            }
+            if let Some(connection) = site.idle.pop() {
+                self.wake(connection);
+            } else if !self.open(id) {
+                return;
+            }
+        }
+    }
+
+    fn wake(&mut self, id: ConnectionId) {
+        if let Some(Connection { phase: Phase::Idle { until }, .. }) = self.connections.get(&id) {
+            let until = *until;
+            self.set_phase(id, Phase::Woken { until });
+            self.actions.push_back(Action::Wake(id));
+        }
+    }
+
+    /// Opens a connection to a site; `false` when that must wait or cannot be.
+    fn open(&mut self, id: SiteId) -> bool {
+        let now = self.now.monotonic;
+        let Some(site) = self.sites.get_mut(id.0) else { return false };
+        if let SiteState::Throttled { until } = site.state {
+            if until > now {
+                self.site_timers.insert((until, id));
+                return false;
+            }
+            site.state = SiteState::Probing;
+        }
+        if site.room(&self.config) == 0 {
+            return false;
+        }
+        if site.needs_addresses(now) {
+            self.resolve_addresses(id);
+        }
+        let Some(site) = self.sites.get_mut(id.0) else { return false };
+        if site.addresses == Addresses::Resolving && !site.may_choose() {
+            return false;
+        }
+        let mut walk = Walk::new();
+        let first = site.next_candidate(now, &self.config, &mut self.random, &mut walk);
+        let in_use = site.counts.established() + site.counts.opening > 0;
+        match first {
+            Some(first) => {
+                self.start_opening(id, first, walk);
+                true
+            }
+            None if in_use => false,
+            None => {
+                // Nothing is up, and what there is failed a moment ago: wait for the first.
+                match site.skipped_until() {
+                    Some(until) if until > now => {
+                        site.state = SiteState::Throttled { until };
+                        self.site_timers.insert((until, id));
+                    }
+                    _ => {
+                        site.state = SiteState::Ready;
+                        self.doom_without_address(id);
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    fn start_opening(&mut self, site_id: SiteId, to: Candidate, mut walk: Walk) {
+        walk.tried.push(to.address.ip());
+        let Some(site) = self.sites.get_mut(site_id.0) else { return };
+        self.next_connection += 1;
+        let id = ConnectionId(self.next_connection);
+        site.counts.opening += 1;
+        self.stats.connects += 1;
+        self.actions.push_back(Action::Connect {
+            connection: id,
+            address: to.address,
+            mx_host: Rc::clone(&to.mx_host),
+            site: Rc::clone(&site.key.name),
+            source: None,
+        });
+        self.connections.insert(
+            id,
+            Connection {
+                site: site_id,
+                mx_host: to.mx_host,
+                address: to.address,
+                phase: Phase::Opening(walk),
+                transactions: 0,
+            },
+        );
+    }
+
+    /// Goes on to the next address, or decides what the failure of all means.
+    fn opening_failed(&mut self, connection: Connection, failure: &OpenFailure) {
+        let now = self.now.monotonic;
+        let Phase::Opening(mut walk) = connection.phase else { return };
+        let id = connection.site;
+        let ip = connection.address.ip();
+        let config = &self.config;
+        let random = &mut self.random;
+        let Some(site) = self.sites.get_mut(id.0) else { return };
+        if failure.local {
+            // We cannot connect to anybody: nothing is learned about the site. Its work waits.
+            if site.counts.established() + site.counts.opening == 0 {
+                let until = now + backoff(config, 1, random);
+                site.state = SiteState::Throttled { until };
+                self.dispatch(id);
+            }
+            return;
+        }
+        walk.all_refused &= failure.refused;
+        let mut is_served = false;
+        for address in site.addresses_of(ip) {
+            is_served |= address.established > 0;
+            if address.established == 0 {
+                address.failures += 1;
+                address.skip_until = Some(now + backoff(config, address.failures, random));
+            }
+        }
+        if is_served {
+            // The host serves us over other connections: it wants no more of them.
+            site.shrink_window();
+            return;
+        }
+        if let Some(next) = site.next_candidate(now, config, random, &mut walk) {
+            self.start_opening(id, next, walk);
+            return;
+        }
+        if site.counts.established() > 0 {
+            site.shrink_window();
+            return;
+        }
+        if site.counts.opening > 0 || site.awaits_hosts() {
+            // Others are still trying, or hosts are still to be found.
+            return;
+        }
+        site.failures += 1;
+        let until = now + backoff(config, site.failures, random);
+        site.state = SiteState::Throttled { until };
+        let refused = walk.all_refused && !walk.is_partial;
+        let meaning = match config.session_refusal {
+            SessionRefusal::Bounce if refused => Meaning::Bounced,
+            _ => Meaning::Deferred,
+        };
+        let (works, name) = (site.ready.take(), Rc::clone(&site.key.name));
+        let reason = outcome::with_class_of(meaning, &failure.reason);
+        self.stats.sites_failed += 1;
+        let attempt = self.attempt_over(&connection.mx_host, connection.address, name, now);
+        self.doom_with(attempt, works, Verdict { meaning, reason });
+    }
+
+    /// Changes the phase of a connection and the counts of its site.
+    pub(super) fn set_phase(&mut self, id: ConnectionId, phase: Phase) -> Option<Phase> {
+        let connection = self.connections.get_mut(&id)?;
+        if let Some(site) = self.sites.get_mut(connection.site.0) {
+            *connection.phase.count(&mut site.counts) -= 1;
+            *phase.count(&mut site.counts) += 1;
+        }
+        Some(std::mem::replace(&mut connection.phase, phase))
+    }
+
+    /// Takes a connection out, and gives its slot back: here and nowhere else.
+    fn remove_connection(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        if let Some(site) = self.sites.get_mut(connection.site.0) {
+            *connection.phase.count(&mut site.counts) -= 1;
+            if let Phase::Idle { .. } = connection.phase {
+                site.idle.retain(|idle| *idle != id);
+            }
+            if !matches!(connection.phase, Phase::Opening(_)) {
+                for address in site.addresses_of(connection.address.ip()) {
+                    address.established = address.established.saturating_sub(1);
+                }
+            }
+        }
+        Some(connection)
+    }
+
+    pub(super) fn attempt_over(
+        &self,
+        mx_host: &Rc<str>,
+        address: std::net::SocketAddr,
+        site: Rc<str>,
+        started: Instant,
+    ) -> crate::attempt::Attempt {
+        crate::attempt::Attempt {
+            site,
+            mx_host: Some(Rc::clone(mx_host)),
+            address: Some(address),
+            started,
+            finished: self.now.monotonic,
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The scheduler of one shard: takes messages and events, gives jobs, outcomes and actions.
+
+mod connect;
+mod resolve;
+mod settle;
+mod stats;
+mod transaction;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringpost_protocol::address::Host;
+use ringpost_queue::due::DueWheel;
+use ringpost_queue::{MessageId, RecipientIndex};
+
+use self::settle::Doomed;
+pub use self::stats::{EngineStats, SiteView};
+use crate::attempt::{Now, Settlement};
+use crate::config::DeliveryConfig;
+use crate::destination::{DestinationState, Destinations};
+use crate::dns::{DnsAction, QueryToken, Resolver};
+use crate::pool::{Connection, ConnectionId};
+use crate::random::{Random, SeededMap, SeededState};
+use crate::route::Routes;
+use crate::site::{Site, SiteId, SiteKey};
+use crate::table::Table;
+use crate::work::{DestinationId, Recipient, Work};
+
+/// A message with recipients to deliver to.
+#[derive(Debug, Clone)]
+pub struct QueuedMessage {
+    /// Its id in the queue.
+    pub id: MessageId,
+    /// When it was received; milliseconds since 1970.
+    pub received_unix_ms: u64,
+    /// When to give up.
+    pub expiry_unix_ms: u64,
+    /// The recipients that are not settled, each once.
+    pub recipients: Vec<QueuedRecipient>,
+}
+
+/// A recipient of a [`QueuedMessage`].
+#[derive(Debug, Clone)]
+pub struct QueuedRecipient {
+    /// Its place in the envelope.
+    pub index: RecipientIndex,
+    /// Where its mailbox is. For `<Postmaster>` without a domain: our own host name.
+    pub host: Host,
+    /// Attempts made so far, in earlier lives of the server included.
+    pub attempts: u16,
+    /// When it is due; `None` means now.
+    pub due_unix_ms: Option<u64>,
+}
+
+/// One transaction to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The message to send.
+    pub id: MessageId,
+    /// Its recipients in this transaction, in the order of the RCPT commands; the report must
+    /// have the same order.
+    pub recipients: Vec<RecipientIndex>,
+    /// The site's name.
+    pub site: Rc<str>,
+    /// The host that the connection is to.
+    pub mx_host: Rc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+/// What a ready connection does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Make this transaction, then call [`Engine::handle_report`].
+    Deliver(Job),
+    /// Nothing to do: ask again when woken by [`Action::Wake`], and at `until` at the latest.
+    Idle {
+        /// When the connection has been idle for long enough.
+        until: Instant,
+    },
+    /// Send QUIT, close, and call [`Engine::handle_closed`].
+    Close,
+}
+
+/// What the driver must do.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a DNS query over UDP.
+    SendDatagram {
+        /// The name server.
+        server: SocketAddr,
+        /// The encoded query.
+        bytes: Vec<u8>,
+    },
+    /// Make a DNS query over TCP, within [`DnsConfig::timeout`](crate::dns::DnsConfig).
+    QueryTcp {
+        /// Goes into [`Engine::handle_dns_tcp`].
+        token: QueryToken,
+        /// The name server.
+        server: SocketAddr,
+        /// The encoded query, without the two octets of length.
+        bytes: Vec<u8>,
+    },
+    /// Open a connection and an SMTP session. Ends in [`Engine::handle_ready`] after the EHLO
+    /// reply, [`Engine::handle_connect_failed`] or [`Engine::handle_closed`].
+    Connect {
+        /// Names the connection from now on.
+        connection: ConnectionId,
+        /// Where to.
+        address: SocketAddr,
+        /// The host's name, for logs.
+        mx_host: Rc<str>,
+        /// The site's name, for logs.
+        site: Rc<str>,
+        /// The address to come from; `None` lets the system choose.
+        source: Option<IpAddr>,
+    },
+    /// Work is there for an idle connection: call [`Engine::next_job`].
+    Wake(ConnectionId),
+    /// Commit outcomes that were decided without a transaction.
+    Settle(Settlement),
+}
+
+/// The delivery scheduler of one shard, as a sans-IO state machine.
+///
+/// It decides where, when, over which connection, and what came of it; the driver does sockets.
+///
+/// - A, getters: [`stats`](Self::stats), [`site_views`](Self::site_views).
+/// - B, what happened: [`handle_message`](Self::handle_message),
+///   [`handle_datagram`](Self::handle_datagram), [`handle_dns_tcp`](Self::handle_dns_tcp),
+///   [`handle_connect_failed`](Self::handle_connect_failed),
+///   [`handle_ready`](Self::handle_ready), [`handle_report`](Self::handle_report),
+///   [`handle_job_failed`](Self::handle_job_failed), [`handle_closed`](Self::handle_closed),
+///   [`handle_timeout`](Self::handle_timeout).
+/// - C, commands: [`next_job`](Self::next_job), [`reconfigure`](Self::reconfigure).
+/// - D, what to do: [`poll_action`](Self::poll_action) until `None`, then
+///   [`poll_timeout`](Self::poll_timeout), after each call of B or C.
+///
+/// A connection's life, with the calls that lead on:
+///
+/// ```text
+/// Connect ─▶ opening ─ready─▶ asking ─next_job─▶ busy ─report─▶ asking …
+///               │                │ ▲                │
+///               │                ▼ │ woken          │ closed: the job is settled or goes back
+///               │               idle                │
+///               └─ connect_failed / closed ─▶ gone ◀┘
+/// ```
+///
+/// The engine keeps the job of a busy connection, so that its recipients cannot get lost with
+/// the driver's task: whatever ends a connection must call `handle_closed` or
+/// `handle_connect_failed`, once; further calls for it do nothing.
+///
+/// Time is monotonic and given in each call; wall time is for due times and may jump.
+#[derive(Debug)]
+pub struct Engine {
+    config: Arc<DeliveryConfig>,
+    routes: Routes,
+    random: Random,
+    /// The time of the last call, for what is done on polling.
+    now: Now,
+    resolver: Resolver,
+    destinations: Destinations,
+    sites: Table<Site>,
+    site_by_key: SeededMap<SiteKey, SiteId>,
+    /// Sites that wait for addresses of a host.
+    address_waiters: SeededMap<Rc<str>, Vec<SiteId>>,
+    /// When to look at sites with work that must wait.
+    site_timers: BTreeSet<(Instant, SiteId)>,
+    connections: SeededMap<ConnectionId, Connection>,
+    next_connection: u64,
+    due: DueWheel<Work>,
+    deferred: usize,
+    doomed: VecDeque<Doomed>,
+    actions: VecDeque<Action>,
+    sweep_at: Option<Instant>,
+    stats: EngineStats,
+}
+
+/// Due work taken up in one call of [`Engine::handle_timeout`].
+const DUE_BATCH_MAX: usize = 256;
+
+/// How often unused destinations and sites are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
+
+impl Engine {
+    /// Makes an engine without work. The same seed and events give the same decisions.
+    pub fn new(config: Arc<DeliveryConfig>, rng_seed: u64, now: Now) -> Self {
+        let mut random = Random::new(rng_seed);
+        let resolver = Resolver::new(config.dns.clone(), random.fork().next_u64());
+        let state = SeededState::new(&mut random);
+        Self {
+            routes: Routes::new(&config),
+            destinations: Destinations::new(&mut random),
+            random,
+            now,
+            resolver,
+            sites: Table::new(),
+            site_by_key: SeededMap::with_hasher(state.clone()),
+            address_waiters: SeededMap::with_hasher(state.clone()),
+            site_timers: BTreeSet::new(),
+            connections: SeededMap::with_hasher(state),
+            next_connection: 0,
+            due: DueWheel::new(),
+            deferred: 0,
+            doomed: VecDeque::new(),
+            actions: VecDeque::new(),
+            sweep_at: None,
+            stats: EngineStats::default(),
+            config,
+        }
+    }
+
+    /// Takes a message: recipients that are due go on their way, the others wait.
+    pub fn handle_message(&mut self, now: Now, message: QueuedMessage) {
+        self.now = now;
+        let mut recipients: Vec<(u64, Recipient)> = message
+            .recipients
+            .into_iter()
+            .map(|queued| {
+                let destination = self.destinations.add_recipient(&queued.host);
+                let due = queued.due_unix_ms.filter(|due| *due > now.unix_ms).unwrap_or(0);
+                (due, Recipient { index: queued.index, attempts: queued.attempts, destination })
+            })
+            .collect();
+        recipients.sort_by_key(|(due, recipient)| (*due, recipient.destination));
+        let groups = recipients
+            .chunk_by(|(due, one), (due_next, next)| {
+                due == due_next && one.destination == next.destination
+            })
+            .map(|group| {
+                let due = group.first().map_or(0, |(due, _)| *due);
+                (due, group.iter().map(|(_, recipient)| *recipient).collect::<Vec<_>>())
+            });
+        for (due, recipients) in groups {
+            let work = Work {
+                message: message.id,
+                expiry_unix_ms: message.expiry_unix_ms,
+                returns: 0,
+                recipients,
+            };
+            if due == 0 { self.route(work) } else { self.wait(due, work) }
+        }
+        self.sweep_at.get_or_insert(now.monotonic + SWEEP_INTERVAL);
+        self.drain_answers();
+    }
+
+    /// Takes a datagram that came from a name server.
+    pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        self.now = now;
+        self.resolver.handle_datagram(now.monotonic, from, bytes);
+        self.drain_answers();
+    }
+
+    /// Takes the answer to an [`Action::QueryTcp`], or that there is none.
+    pub fn handle_dns_tcp(&mut self, now: Now, token: QueryToken, answer: Result<&[u8], ()>) {
+        self.now = now;
+        self.resolver.handle_tcp(now.monotonic, token, answer);
+        self.drain_answers();
+    }
+
+    /// Does what has become due.
+    ///
+    /// One call does a bounded amount of work; if more is due, [`poll_timeout`](Self::poll_timeout)
+    /// says so at once.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.resolver.handle_timeout(now.monotonic);
+        self.drain_answers();
+        while let Some(&(at, site)) = self.site_timers.first() {
+            if at > now.monotonic {
+                break;
+            }
+            self.site_timers.pop_first();
+            self.dispatch(site);
+        }
+        for _ in 0..DUE_BATCH_MAX {
+            let Some(work) = self.due.poll(now.unix_ms) else { break };
+            self.deferred = self.deferred.saturating_sub(work.recipients.len());
+            for part in work.by_destination() {
+                self.route(part);
+            }
+        }
+        self.drain_answers();
+        if self.sweep_at.is_some_and(|at| at <= now.monotonic) {
+            self.sweep();
+        }
+    }
+
+    /// Decides from now on by `config`. Connections and jobs go on as they are; waiting work is
+    /// routed anew.
+    pub fn reconfigure(&mut self, now: Now, config: Arc<DeliveryConfig>) {
+        self.now = now;
+        self.routes = Routes::new(&config);
+        self.resolver.reconfigure(config.dns.clone());
+        self.config = config;
+        let mut works = Vec::new();
+        for id in self.destinations.ids() {
+            let Some(destination) = self.destinations.get_mut(id) else { continue };
+            match std::mem::replace(&mut destination.state, DestinationState::Unknown) {
+                DestinationState::Resolving { waiting } => works.extend(waiting),
+                DestinationState::Site { site, .. } => self.release_site(site),
+                DestinationState::Unknown => {}
+            }
+        }
+        for index in self.sites.indices() {
+            if let Some(site) = self.sites.get_mut(index) {
+                works.extend(site.ready.take());
+            }
+        }
+        for work in works {
+            for part in work.by_destination() {
+                self.route(part);
+            }
+        }
+        self.drain_answers();
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if let Some(action) = self.resolver.poll_action() {
+            return Some(match action {
+                DnsAction::SendDatagram { server, bytes } => Action::SendDatagram { server, bytes },
+                DnsAction::QueryTcp { token, server, bytes } => {
+                    Action::QueryTcp { token, server, bytes }
+                }
+            });
+        }
+        self.settle_doomed().map(Action::Settle)
+    }
+
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.due.next_due().map(|due| {
+            let wait = due.saturating_sub(self.now.unix_ms);
+            self.now.monotonic + Duration::from_millis(wait)
+        });
+        let site = self.site_timers.first().map(|(at, _)| *at);
+        [self.resolver.poll_timeout(), due, site, self.sweep_at].into_iter().flatten().min()
+    }
+
+    fn wait(&mut self, due_unix_ms: u64, work: Work) {
+        self.deferred += work.recipients.len();
+        self.due.insert(due_unix_ms, work);
+    }
+
+    /// Sends work of one destination on its way.
+    fn route(&mut self, work: Work) {
+        let Some(first) = work.recipients.first() else { return };
+        let id: DestinationId = first.destination;
+        let now = self.now.monotonic;
+        let Some(destination) = self.destinations.get_mut(id) else { return };
+        match &mut destination.state {
+            DestinationState::Resolving { waiting } => return waiting.push(work),
+            DestinationState::Site { site, until } if until.is_none_or(|until| until > now) => {
+                let site = *site;
+                return self.enqueue(site, work);
+            }
+            DestinationState::Site { .. } | DestinationState::Unknown => {}
+        }
+        self.resolve_destination(id, work);
+    }
+
+    fn enqueue(&mut self, id: SiteId, work: Work) {
+        if let Some(site) = self.sites.get_mut(id.0) {
+            site.ready.push(work, self.config.recipients_per_transaction_max);
+            self.dispatch(id);
+        }
+    }
+
+    /// Forgets destinations without recipients, and sites without use.
+    fn sweep(&mut self) {
+        for site in self.destinations.sweep() {
+            self.release_site(site);
+        }
+        let now = self.now.monotonic;
+        for index in self.sites.indices() {
+            if self.sites.get(index).is_some_and(|site| site.is_unused(now))
+                && let Some(site) = self.sites.remove(index)
+            {
+                self.site_by_key.remove(&site.key);
+            }
+        }
+        let anything = self.destinations.len() > 0 || self.sites.len() > 0;
+        self.sweep_at = anything.then(|| now + SWEEP_INTERVAL);
+    }
+
+    fn release_site(&mut self, id: SiteId) {
+        if let Some(site) = self.sites.get_mut(id.0) {
+            site.destinations = site.destinations.saturating_sub(1);
+        }
+    }
+}

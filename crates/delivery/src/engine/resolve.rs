@@ -1,0 +1,278 @@
+//! From destinations to sites, and from sites to addresses.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::Engine;
+use crate::config::Smarthost;
+use crate::destination::DestinationState;
+use crate::dns::{Answer, LookupResult, Question, RecordKind, special_addresses};
+use crate::mx::{self, RankedHost, Selection};
+use crate::outcome::{self, Unroutable};
+use crate::route::NextHop;
+use crate::site::{Addresses, Lookups, Site, SiteHost, SiteId, SiteKey, SiteKind};
+use crate::work::{DestinationId, Work};
+
+impl Engine {
+    /// Finds the site of a destination; `work` goes there, or waits for the answer.
+    pub(super) fn resolve_destination(&mut self, id: DestinationId, work: Work) {
+        let Some(destination) = self.destinations.get_mut(id) else { return };
+        let name = Rc::clone(&destination.name);
+        let next_hop = self.routes.next_hop(&destination.host, &name);
+        let waiting = DestinationState::Resolving { waiting: vec![work] };
+        if let DestinationState::Site { site, .. } =
+            std::mem::replace(&mut destination.state, waiting)
+        {
+            self.release_site(site);
+        }
+        match next_hop {
+            NextHop::Smarthost(smarthost) => {
+                let site = self.smarthost_site(&smarthost);
+                self.lead_to(id, site, None);
+            }
+            NextHop::Literal(ip) => {
+                let config = &self.config;
+                if config.address_policy.admits(ip) && config.address_family.admits(ip) {
+                    let key = SiteKey { name, port: config.port, kind: SiteKind::Mx };
+                    let site = self.site(key, |key| Site::with_address(key, ip));
+                    self.lead_to(id, site, None);
+                } else {
+                    self.doom_destination(id, &outcome::unroutable(Unroutable::AddressRefused));
+                }
+            }
+            NextHop::Mx => {
+                let question = Question { name, kind: RecordKind::Mx };
+                if let Some((result, expires)) = self.resolver.lookup(self.now.monotonic, &question)
+                {
+                    self.handle_mx(id, &result, expires);
+                }
+            }
+        }
+    }
+
+    /// Takes the answers that the resolver has.
+    pub(super) fn drain_answers(&mut self) {
+        while let Some((question, result, expires)) = self.resolver.poll_answer() {
+            if question.kind == RecordKind::Mx {
+                if let Some(id) = self.destinations.by_name(&question.name) {
+                    self.handle_mx(id, &result, expires);
+                }
+                continue;
+            }
+            // Both lookups of a name have the same waiters: they leave with the last answer.
+            let waiters = self.address_waiters.get(&question.name).cloned().unwrap_or_default();
+            for &site in &waiters {
+                self.apply_addresses(site, &question, &result, expires);
+            }
+            self.forget_waiters(&question.name);
+            for site in waiters {
+                self.dispatch(site);
+            }
+        }
+    }
+
+    fn handle_mx(&mut self, id: DestinationId, result: &LookupResult, expires: Instant) {
+        let Some(destination) = self.destinations.get(id) else { return };
+        if !matches!(destination.state, DestinationState::Resolving { .. }) {
+            return;
+        }
+        let name = Rc::clone(&destination.name);
+        let hosts = match result.as_deref() {
+            Ok(Answer::Mx(records)) => match mx::select(records, &self.config.hostname) {
+                Selection::Hosts(hosts) => Ok(hosts),
+                Selection::NullMx => Err(Unroutable::NullMx),
+                Selection::Loop => Err(Unroutable::Loop),
+                Selection::NoUsableHost => Err(Unroutable::NoUsableHost),
+            },
+            // RFC 5321 §5.1: without MX records the domain itself is the host.
+            Ok(Answer::NoData | Answer::Addresses(_)) if *name == *self.config.hostname => {
+                Err(Unroutable::Loop)
+            }
+            Ok(Answer::NoData | Answer::Addresses(_)) => Ok(vec![RankedHost { rank: 0, name }]),
+            Ok(Answer::NoName) => Err(Unroutable::NoName),
+            Err(failure) => return self.doom_destination(id, &outcome::dns_failure(*failure)),
+        };
+        match hosts {
+            Ok(hosts) => {
+                let key = SiteKey {
+                    name: mx::site_name(&hosts),
+                    port: self.config.port,
+                    kind: SiteKind::Mx,
+                };
+                let site = self.site(key, |key| Site::new(key, hosts));
+                self.lead_to(id, site, Some(expires));
+            }
+            Err(why) => self.doom_destination(id, &outcome::unroutable(why)),
+        }
+    }
+
+    fn smarthost_site(&mut self, smarthost: &Smarthost) -> SiteId {
+        let ip: Option<IpAddr> = smarthost.host.parse().ok();
+        let name = match ip {
+            Some(IpAddr::V6(_)) => format!("[{}]:{}", smarthost.host, smarthost.port),
+            _ => format!("{}:{}", smarthost.host, smarthost.port),
+        };
+        let key = SiteKey { name: name.into(), port: smarthost.port, kind: SiteKind::Smarthost };
+        self.site(key, |key| match ip {
+            Some(ip) => Site::with_address(key, ip),
+            None => Site::new(key, vec![RankedHost { rank: 0, name: (*smarthost.host).into() }]),
+        })
+    }
+
+    fn site(&mut self, key: SiteKey, make: impl FnOnce(SiteKey) -> Site) -> SiteId {
+        if let Some(id) = self.site_by_key.get(&key) {
+            return *id;
+        }
+        let id = SiteId(self.sites.insert(make(key.clone())));
+        self.site_by_key.insert(key, id);
+        id
+    }
+
+    /// Makes `site` the one of a destination, and sends what waited there.
+    fn lead_to(&mut self, id: DestinationId, site: SiteId, until: Option<Instant>) {
+        let Some(destination) = self.destinations.get_mut(id) else { return };
+        let state = DestinationState::Site { site, until };
+        let before = std::mem::replace(&mut destination.state, state);
+        if let Some(site) = self.sites.get_mut(site.0) {
+            site.destinations += 1;
+        }
+        if let DestinationState::Resolving { waiting } = before {
+            for work in waiting {
+                self.enqueue(site, work);
+            }
+        }
+    }
+
+    fn doom_destination(&mut self, id: DestinationId, verdict: &outcome::Verdict) {
+        let Some(destination) = self.destinations.get_mut(id) else { return };
+        let name = Rc::clone(&destination.name);
+        let before = std::mem::replace(&mut destination.state, DestinationState::Unknown);
+        if let DestinationState::Resolving { waiting } = before {
+            self.doom(name, waiting.into(), verdict);
+        }
+    }
+
+    /// Starts the lookups of a site's hosts. Cached answers are in place on return.
+    pub(super) fn resolve_addresses(&mut self, id: SiteId) {
+        let family = self.config.address_family;
+        let kinds: Vec<RecordKind> = [
+            (RecordKind::A, IpAddr::from([0, 0, 0, 0])),
+            (RecordKind::Aaaa, IpAddr::from([0_u16; 8])),
+        ]
+        .into_iter()
+        .filter(|(_, example)| family.admits(*example))
+        .map(|(kind, _)| kind)
+        .collect();
+        let Some(site) = self.sites.get_mut(id.0) else { return };
+        site.addresses = Addresses::Resolving;
+        site.addresses_expire = None;
+        let mut names = Vec::new();
+        for host in &mut site.hosts {
+            host.found.clear();
+            host.lookups = Lookups {
+                awaits_a: kinds.contains(&RecordKind::A),
+                awaits_aaaa: kinds.contains(&RecordKind::Aaaa),
+                ..Lookups::default()
+            };
+            names.push(Rc::clone(&host.name));
+        }
+        for name in names {
+            for &kind in &kinds {
+                let question = Question { name: Rc::clone(&name), kind };
+                let answered = match special_addresses(&name) {
+                    Some(addresses) => {
+                        let fits = |ip: &IpAddr| ip.is_ipv4() == (kind == RecordKind::A);
+                        let addresses = addresses.into_iter().filter(fits).collect();
+                        let expires = self.now.monotonic + self.config.dns.ttl_max;
+                        Some((Ok(Rc::new(Answer::Addresses(addresses))), expires))
+                    }
+                    None => self.resolver.lookup(self.now.monotonic, &question),
+                };
+                if let Some((result, expires)) = answered {
+                    self.apply_addresses(id, &question, &result, expires);
+                } else {
+                    let waiters = self.address_waiters.entry(Rc::clone(&name)).or_default();
+                    if !waiters.contains(&id) {
+                        waiters.push(id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply_addresses(
+        &mut self,
+        id: SiteId,
+        question: &Question,
+        result: &LookupResult,
+        expires: Instant,
+    ) {
+        let config = &self.config;
+        let Some(site) = self.sites.get_mut(id.0) else { return };
+        let kind = site.key.kind;
+        let named = |host: &&mut SiteHost| host.name == question.name;
+        let Some(host) = site.hosts.iter_mut().find(named) else { return };
+        let awaits = match question.kind {
+            RecordKind::A => &mut host.lookups.awaits_a,
+            RecordKind::Aaaa => &mut host.lookups.awaits_aaaa,
+            RecordKind::Mx => return,
+        };
+        if !std::mem::take(awaits) {
+            return;
+        }
+        match result.as_deref() {
+            Ok(Answer::Addresses(addresses)) => {
+                for &ip in addresses {
+                    if kind == SiteKind::Smarthost || config.address_policy.admits(ip) {
+                        host.found.push(ip);
+                    } else {
+                        host.lookups.refused = true;
+                    }
+                }
+            }
+            Ok(Answer::NoData | Answer::NoName | Answer::Mx(_)) => {}
+            Err(failure) => host.lookups.failure = Some(*failure),
+        }
+        if !host.lookups.is_outstanding() {
+            host.replace_addresses();
+        }
+        let until = site.addresses_expire.map_or(expires, |before| before.min(expires));
+        site.addresses_expire = Some(until);
+        if !site.hosts.iter().any(|host| host.lookups.is_outstanding()) {
+            site.addresses = Addresses::Known { until: Some(until) };
+        }
+    }
+
+    fn forget_waiters(&mut self, name: &str) {
+        let sites = &self.sites;
+        if let Some(waiters) = self.address_waiters.get_mut(name) {
+            waiters.retain(|id| {
+                sites.get(id.0).is_some_and(|site| {
+                    site.hosts
+                        .iter()
+                        .any(|host| &*host.name == name && host.lookups.is_outstanding())
+                })
+            });
+            if waiters.is_empty() {
+                self.address_waiters.remove(name);
+            }
+        }
+    }
+
+    /// Settles a site's work when none of its hosts has an address.
+    pub(super) fn doom_without_address(&mut self, id: SiteId) {
+        let Some(site) = self.sites.get_mut(id.0) else { return };
+        let failure = site.hosts.iter().find_map(|host| host.lookups.failure);
+        let refused = site.hosts.iter().any(|host| host.lookups.refused);
+        let verdict = match (failure, site.key.kind) {
+            (Some(failure), _) => outcome::dns_failure(failure),
+            (None, SiteKind::Smarthost) => outcome::unroutable(Unroutable::SmarthostUnknown),
+            (None, SiteKind::Mx) if refused => outcome::unroutable(Unroutable::AddressRefused),
+            (None, SiteKind::Mx) => outcome::unroutable(Unroutable::NoAddress),
+        };
+        let works = site.ready.take();
+        let name = Rc::clone(&site.key.name);
+        self.doom(name, works, &verdict);
+    }
+}

@@ -1,0 +1,107 @@
+//! What the engine counts, and what it can tell about its sites.
+
+use std::rc::Rc;
+
+use super::Engine;
+use crate::dns::DnsStats;
+use crate::site::{Counts, SiteState};
+
+/// Counters since the engine was made, and current values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineStats {
+    /// Connections asked for.
+    pub connects: u64,
+    /// Connections that came to no ready session.
+    pub connect_failures: u64,
+    /// Sessions that became ready.
+    pub sessions_ready: u64,
+    /// Times that all hosts of a site failed.
+    pub sites_failed: u64,
+    /// Jobs handed out.
+    pub jobs: u64,
+    /// Jobs that went back untried because their connection was gone.
+    pub jobs_returned: u64,
+    /// Recipients delivered.
+    pub delivered: u64,
+    /// Recipients deferred.
+    pub deferred: u64,
+    /// Recipients bounced.
+    pub bounced: u64,
+    /// Recipients expired.
+    pub expired: u64,
+    /// Recipients deferred though the remote may have taken the message.
+    pub outcome_unknown: u64,
+    /// Connections by phase, now.
+    pub connections: Counts,
+    /// Transactions that could start, now.
+    pub ready: usize,
+    /// Recipients that wait for their due time, now.
+    pub waiting: usize,
+    /// Destinations known, now.
+    pub destinations: usize,
+    /// Sites known, now.
+    pub sites: usize,
+    /// Sites with work that must wait because every host failed, now.
+    pub sites_throttled: usize,
+    /// The resolver's counters.
+    pub dns: DnsStats,
+}
+
+/// One site as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct SiteView {
+    /// Its name.
+    pub name: Rc<str>,
+    /// TCP port.
+    pub port: u16,
+    /// Whether connections are opened.
+    pub state: SiteState,
+    /// Transactions that could start.
+    pub ready: usize,
+    /// Connections by phase.
+    pub connections: Counts,
+    /// Connections that it may have now.
+    pub connections_max: usize,
+    /// Destinations that lead to it.
+    pub destinations: usize,
+}
+
+impl Engine {
+    /// Returns the counters. Costs a walk over the sites.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = EngineStats {
+            waiting: self.deferred,
+            destinations: self.destinations.len(),
+            sites: self.sites.len(),
+            dns: self.resolver.stats(),
+            ..self.stats
+        };
+        for (_, site) in self.sites.iter() {
+            let counts = &mut stats.connections;
+            counts.opening += site.counts.opening;
+            counts.asking += site.counts.asking;
+            counts.idle += site.counts.idle;
+            counts.woken += site.counts.woken;
+            counts.busy += site.counts.busy;
+            counts.closing += site.counts.closing;
+            stats.ready += site.ready.len();
+            if site.state != SiteState::Ready && !site.ready.is_empty() {
+                stats.sites_throttled += 1;
+            }
+        }
+        stats
+    }
+
+    /// Returns all sites.
+    pub fn site_views(&self) -> impl Iterator<Item = SiteView> {
+        self.sites.iter().map(|(_, site)| SiteView {
+            name: Rc::clone(&site.key.name),
+            port: site.key.port,
+            state: site.state,
+            ready: site.ready.len(),
+            connections: site.counts,
+            connections_max: site.window(&self.config),
+            destinations: site.destinations,
+        })
+    }
+}

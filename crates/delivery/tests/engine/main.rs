@@ -1,0 +1,12 @@
+//! The engine in scenarios, in virtual time, with an account of every recipient and slot.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the world of the tests fails loudly"
+)]
+
+mod chaos;
+mod scenarios;
+mod world;
