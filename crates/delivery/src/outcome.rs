@@ -308,7 +308,7 @@ pub fn unroutable(why: Unroutable) -> Verdict {
 
 /// Returns what it means that we could not send a message that we have.
 pub(crate) fn job_failure() -> Verdict {
-    Verdict::local(Meaning::Deferred, 3, 0, "message could not be read".into())
+    Verdict::local(Meaning::Deferred, 3, 0, "message could not be sent".into())
 }
 
 /// Tells whether a session that broke with a job in its hands, before a report, cannot have

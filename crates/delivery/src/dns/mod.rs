@@ -130,7 +130,7 @@ pub struct DnsConfig {
     pub failure_ttl: std::time::Duration,
     /// Queries in flight at once; further ones wait their turn. Default: 500, at most 10,000.
     pub in_flight_max: usize,
-    /// Answers cached, about 200 octets each. Default: 50,000.
+    /// Answers cached, some 200 octets each. Default: 50,000.
     pub cache_entries_max: usize,
 }
 

@@ -49,7 +49,8 @@ impl Engine {
     /// over another one; then there is no settlement.
     ///
     /// `failure` is why, or `None` when we closed it: after [`Next::Close`](super::Next), or
-    /// because we stop; a job that was not started then goes back untried.
+    /// because we stop. A job then goes back untried, unless that has happened to it twice: then
+    /// it is deferred, so that a message that brings its connection down does not do so for ever.
     pub fn handle_closed(
         &mut self,
         now: Now,
@@ -75,11 +76,7 @@ impl Engine {
                 self.opening_failed(Connection { phase, ..connection }, &failure);
                 None
             }
-            (Phase::Busy { work, .. }, None) => {
-                self.give_back(site, work);
-                None
-            }
-            (Phase::Busy { work, started }, Some(failure)) => {
+            (Phase::Busy { work, started }, failure) => {
                 let phase = Phase::Closing;
                 let connection = Connection { phase, ..connection };
                 self.settle_broken(&connection, work, started, failure)

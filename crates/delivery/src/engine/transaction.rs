@@ -169,10 +169,12 @@ impl Engine {
         connection: &Connection,
         work: Work,
         started: Instant,
-        failure: &SessionFailure,
+        failure: Option<&SessionFailure>,
     ) -> Option<Settlement> {
-        let aborted = matches!(failure, SessionFailure::Aborted { .. });
-        let untried = (connection.transactions > 0 || aborted) && outcome::is_untried(failure);
+        let untried = match failure {
+            None | Some(SessionFailure::Aborted { .. }) => failure.is_none_or(outcome::is_untried),
+            Some(failure) => connection.transactions > 0 && outcome::is_untried(failure),
+        };
         if untried && work.returns < RETURNS_MAX {
             self.stats.jobs_returned += 1;
             self.give_back(connection.site, Work { returns: work.returns + 1, ..work });
@@ -180,7 +182,8 @@ impl Engine {
         }
         let name = Rc::clone(&self.sites.get(connection.site.0)?.key.name);
         let attempt = self.attempt_over(&connection.mx_host, connection.address, name, started);
-        self.settle_all(work, attempt, &outcome::session_failure(failure))
+        let verdict = failure.map_or_else(outcome::job_failure, outcome::session_failure);
+        self.settle_all(work, attempt, &verdict)
     }
 
     /// Puts work back to the front of its site's queue.

@@ -42,6 +42,7 @@ fn transaction() -> impl Strategy<Value = Transaction> {
         4 => replies.prop_map(Transaction::Replies),
         1 => Just(Transaction::Dead),
         1 => Just(Transaction::Abort),
+        1 => Just(Transaction::Drop),
         1 => Just(Transaction::Unreadable),
         1 => Just(Transaction::Part("421 4.3.2 bye")),
         1 => stage.clone().prop_map(Transaction::Break),

@@ -375,14 +375,16 @@ fn a_fresh_connection_that_dies_is_an_attempt() {
 
 #[test]
 fn a_job_goes_back_a_limited_number_of_times() {
-    let mut world = World::new(config(), 1);
-    let server = Server { otherwise: Transaction::Abort, ..Server::default() };
-    world.add_host("mx.test", [192, 0, 2, 1], server);
-    world.add_mx("a.test", 10, "mx.test");
-    let id = world.send(&["a.test"]);
-    world.run(MINUTE);
-    assert_eq!(world.story(id, 0), "deferred 4.3.2");
-    assert_eq!(world.transactions, 3);
+    let rows = [(Transaction::Abort, "deferred 4.3.2"), (Transaction::Drop, "deferred 4.3.0")];
+    for (otherwise, expected) in rows {
+        let mut world = World::new(config(), 1);
+        world.add_host("mx.test", [192, 0, 2, 1], Server { otherwise, ..Server::default() });
+        world.add_mx("a.test", 10, "mx.test");
+        let id = world.send(&["a.test"]);
+        world.run(MINUTE);
+        assert_eq!(world.story(id, 0), expected);
+        assert_eq!(world.transactions, 3);
+    }
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub(crate) enum Transaction {
     Break(Stage),
     /// The connection breaks, and the driver reports only its end.
     CloseOnly(Stage),
+    /// Our side drops the connection without a word.
+    Drop,
     /// Our side gives up.
     Abort,
     /// Our side cannot read the message.
@@ -459,6 +461,7 @@ impl World {
                 let failure = SessionFailure::Reply { stage: Stage::Mail, reply: reply(text) };
                 (fail_all(&failure, true), Some(failure))
             }
+            Transaction::Drop => return self.closed(id, None),
             Transaction::CloseOnly(stage) => {
                 return self.closed(id, Some(&SessionFailure::Closed { stage }));
             }
