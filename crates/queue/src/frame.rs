@@ -10,13 +10,14 @@
 //!     24     8  LSN: number of the frame in the log, from 1
 //!     32     8  head: sequence of the oldest segment that is still needed
 //!     40     8  message sequence: no id from here on had been given out
-//!     48     4  length of the payload
-//!     52     4  number of records in the payload
-//!     56     4  checksum of the header of the previous frame, 0 for the first
-//!     60     4  checksum of all that follows the header, padding included
-//!     64     4  checksum of bytes 0 to 64
-//!     68     4  zero
-//!     72        payload: records, one after the other
+//!     48     8  sequence of the segment that the previous frame is in, 0 for the first
+//!     56     4  length of the payload
+//!     60     4  number of records in the payload
+//!     64     4  checksum of the header of the previous frame, 0 for the first
+//!     68     4  checksum of all that follows the header, padding included
+//!     72     4  checksum of bytes 0 to 72
+//!     76     4  zero
+//!     80        payload: records, one after the other
 //!               zeros up to the next multiple of 4096
 //! ```
 //!
@@ -30,7 +31,10 @@ use crate::segment::{FORMAT_VERSION, LogIdentity, SegmentSequence};
 /// Everything in a segment begins at a multiple of this, in octets.
 pub const BLOCK_SIZE: u64 = 4096;
 /// Octets in front of the payload of a frame.
-pub const FRAME_HEADER_SIZE: usize = 72;
+pub const FRAME_HEADER_SIZE: usize = 80;
+
+/// Where in the header its own checksum is.
+const CHECKSUM_AT: usize = 72;
 
 const MAGIC: [u8; 4] = *b"RPFR";
 
@@ -47,6 +51,7 @@ pub(crate) struct FrameHeader {
     pub(crate) lsn: Lsn,
     pub(crate) head: SegmentSequence,
     pub(crate) message_sequence: u64,
+    pub(crate) previous_segment: SegmentSequence,
     pub(crate) payload_len: u32,
     pub(crate) records: u32,
     pub(crate) previous: u32,
@@ -65,7 +70,7 @@ impl FrameHeader {
 
     /// The checksum that the next frame quotes.
     pub(crate) fn checksum(&self) -> u32 {
-        checksum(&self.encode()[..64])
+        checksum(&self.encode()[..CHECKSUM_AT])
     }
 
     fn encode(&self) -> [u8; FRAME_HEADER_SIZE] {
@@ -78,12 +83,13 @@ impl FrameHeader {
         put(&mut bytes, 24, self.lsn.0.to_le_bytes());
         put(&mut bytes, 32, self.head.0.to_le_bytes());
         put(&mut bytes, 40, self.message_sequence.to_le_bytes());
-        put(&mut bytes, 48, self.payload_len.to_le_bytes());
-        put(&mut bytes, 52, self.records.to_le_bytes());
-        put(&mut bytes, 56, self.previous.to_le_bytes());
-        put(&mut bytes, 60, self.payload_checksum.to_le_bytes());
-        let sum = checksum(&bytes[..64]);
-        put(&mut bytes, 64, sum.to_le_bytes());
+        put(&mut bytes, 48, self.previous_segment.0.to_le_bytes());
+        put(&mut bytes, 56, self.payload_len.to_le_bytes());
+        put(&mut bytes, 60, self.records.to_le_bytes());
+        put(&mut bytes, 64, self.previous.to_le_bytes());
+        put(&mut bytes, 68, self.payload_checksum.to_le_bytes());
+        let sum = checksum(&bytes[..CHECKSUM_AT]);
+        put(&mut bytes, CHECKSUM_AT, sum.to_le_bytes());
         bytes
     }
 
@@ -103,12 +109,13 @@ impl FrameHeader {
             lsn: Lsn(fields.u64()?),
             head: SegmentSequence(fields.u64()?),
             message_sequence: fields.u64()?,
+            previous_segment: SegmentSequence(fields.u64()?),
             payload_len: fields.u32()?,
             records: fields.u32()?,
             previous: fields.u32()?,
             payload_checksum: fields.u32()?,
         };
-        let intact = fields.u32()? == checksum(bytes.get(..64)?) && fields.u32()? == 0;
+        let intact = fields.u32()? == checksum(bytes.get(..CHECKSUM_AT)?) && fields.u32()? == 0;
         intact.then_some(header)
     }
 
@@ -167,6 +174,7 @@ mod tests {
             lsn: Lsn(11),
             head: SegmentSequence(12),
             message_sequence: 13,
+            previous_segment: SegmentSequence(10),
             payload_len: 0,
             records: 14,
             previous: 15,
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn frames_round_trip() {
-        for len in [0, 1, 4023, 4024, 4025, 10_000] {
+        for len in [0, 1, 4015, 4016, 4017, 10_000] {
             let bytes = frame(&vec![7; len]);
             assert_eq!(bytes.len() % 4096, 0);
             let read = FrameHeader::decode(&bytes).unwrap();
@@ -210,7 +218,7 @@ mod tests {
         let good = frame(b"payload");
         let of_this_life =
             |bytes: &[u8]| resembles(bytes, header().identity, SegmentSequence(10), Lsn(11));
-        for byte in 0..64 {
+        for byte in 0..72 {
             let mut bad = good.clone();
             bad[byte] ^= 0xFF;
             assert!(FrameHeader::decode(&bad).is_none());

@@ -83,6 +83,7 @@ pub struct Queue {
     tail: Option<Tail>,
     next_lsn: Lsn,
     previous: u32,
+    previous_segment: SegmentSequence,
     next_message_sequence: u64,
     /// The message sequence that the last durable frame recorded.
     durable_message_sequence: u64,
@@ -107,9 +108,10 @@ pub(crate) struct Continuation {
     pub(crate) index: Index,
     pub(crate) segments: Segments,
     pub(crate) next_segment: SegmentSequence,
-    /// The LSN and the quoted checksum of the next frame.
+    /// The LSN of the next frame, and what it says about the one before it.
     pub(crate) next_lsn: Lsn,
     pub(crate) previous: u32,
+    pub(crate) previous_segment: SegmentSequence,
     pub(crate) next_message_sequence: u64,
     /// The records of the last frame, to be written again.
     pub(crate) last_frame: Option<LastFrame>,
@@ -142,6 +144,7 @@ impl Queue {
                 next_segment: SegmentSequence(1),
                 next_lsn: Lsn(1),
                 previous: 0,
+                previous_segment: SegmentSequence(0),
                 next_message_sequence: 1,
                 last_frame: None,
                 tail_truncated_bytes: 0,
@@ -189,6 +192,7 @@ impl Queue {
             tail: None,
             next_lsn: continuation.next_lsn,
             previous: continuation.previous,
+            previous_segment: continuation.previous_segment,
             next_message_sequence: continuation.next_message_sequence,
             durable_message_sequence: continuation.next_message_sequence,
             durable_head: SegmentSequence(0),

@@ -68,6 +68,7 @@ impl Queue {
             lsn: self.next_lsn,
             head,
             message_sequence: self.next_message_sequence,
+            previous_segment: self.previous_segment,
             payload_len: 0,
             records: batch.records,
             previous: self.previous,
@@ -124,6 +125,7 @@ impl Queue {
         tail.offset += flight.len as u64;
         self.next_lsn.0 += 1;
         self.previous = flight.checksum;
+        self.previous_segment = segment;
         self.durable_through = flight.number;
         self.durable_head = flight.head;
         self.durable_message_sequence = flight.message_sequence;

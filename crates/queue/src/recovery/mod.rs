@@ -69,6 +69,8 @@ pub struct Recovered {
 /// Where the log stands while it is read.
 struct Walk {
     replay: Replay,
+    /// The oldest needed segment.
+    head: SegmentSequence,
     /// LSN and quoted checksum of the next frame, once the first was seen.
     expected: Option<(Lsn, u32)>,
     /// The same for a frame that follows a superseded one.
@@ -104,8 +106,10 @@ pub async fn recover<S: Storage>(
     // A record that is there must fit a segment when it is moved.
     config.segment_size = config.segment_size.max(largest.unwrap_or(0));
 
-    let head = scans.iter().rev().find_map(|scan| scan.first).map(|first| first.head);
-    let head = head.unwrap_or_default();
+    let head = match scans.iter_mut().rev().find(|scan| scan.first.is_some()) {
+        Some(newest) => newest.last_head().await?,
+        None => SegmentSequence::default(),
+    };
     let mut segments = Segments::default();
     // What the last frames have given up is not even looked at.
     let dead = scans.partition_point(|scan| scan.sequence < head);
@@ -114,7 +118,7 @@ pub async fn recover<S: Storage>(
     }
     check_head(&scans, head)?;
 
-    let mut walk = Walk::new();
+    let mut walk = Walk::new(head);
     for at in 0..scans.len() {
         walk.segment(&mut scans, at).await?;
     }
@@ -143,6 +147,7 @@ pub async fn recover<S: Storage>(
         next_segment,
         next_lsn: Lsn(1),
         previous: 0,
+        previous_segment: SegmentSequence(0),
         next_message_sequence: sequence_max + 1,
         last_frame: None,
         tail_truncated_bytes,
@@ -154,6 +159,7 @@ pub async fn recover<S: Storage>(
             replay::notes(&header, &payload).map_err(|(reason, _)| scan.corrupt(offset, reason))?;
         continuation.next_lsn = header.lsn;
         continuation.previous = header.previous;
+        continuation.previous_segment = header.previous_segment;
         continuation.next_message_sequence =
             (sequence_max + 1).max(header.message_sequence) + SEQUENCE_GAP;
         continuation.last_frame = Some(LastFrame { payload, records: header.records, notes });
@@ -178,8 +184,7 @@ async fn open_all<S: Storage>(
     Ok(scans)
 }
 
-/// The segment that the last frames name as the oldest needed one must be there, with frames. Only
-/// there may the chain begin: nothing before it is missed.
+/// The segment that the last frame names as the oldest needed one must be there.
 fn check_head<S: Storage>(
     scans: &[SegmentScan<'_, S>],
     head: SegmentSequence,
@@ -189,18 +194,15 @@ fn check_head<S: Storage>(
     {
         return Err(scan.corrupt(0, reason));
     }
-    if scans.iter().all(|scan| scan.first.is_none()) {
-        return Ok(());
-    }
-    match scans.first() {
-        Some(scan) if scan.sequence == head && scan.first.is_some() => Ok(()),
-        Some(scan) if scan.sequence == head => Err(scan.corrupt(BLOCK_SIZE, CorruptReason::Frame)),
-        _ => Err(RecoveryError::Corrupt {
+    let framed = scans.iter().any(|scan| scan.first.is_some());
+    if framed && scans.first().is_some_and(|scan| scan.sequence != head) {
+        return Err(RecoveryError::Corrupt {
             segment: head,
             offset: 0,
             reason: CorruptReason::MissingSegment,
-        }),
+        });
     }
+    Ok(())
 }
 
 /// Deletes what was prepared for frames that never came. Their numbers are not used again, and their
@@ -219,8 +221,9 @@ async fn remove_unused<S: Storage>(
 }
 
 impl Walk {
-    fn new() -> Self {
+    fn new(head: SegmentSequence) -> Self {
         Self {
+            head,
             replay: Replay::default(),
             expected: None,
             branch: None,
@@ -278,11 +281,19 @@ impl Walk {
         Ok(())
     }
 
+    /// What is expected of the first frame of all, if this may be it: nothing that is needed may be
+    /// missing before it.
+    fn beginning(&self, header: &FrameHeader) -> Option<(Lsn, u32)> {
+        let first = header.lsn == Lsn(1) && header.previous == 0;
+        (first || header.previous_segment < self.head).then_some((header.lsn, header.previous))
+    }
+
     /// Whether the next segment with frames goes on from here.
     fn later(&self, first: Option<&FrameHeader>) -> Later {
         let Some(first) = first else { return Later::Nothing };
         let link = Some((first.lsn, first.previous));
-        if link == self.expected || link == self.branch { Later::Continues } else { Later::Breaks }
+        let expected = self.expected.or_else(|| self.beginning(first));
+        if link == expected || link == self.branch { Later::Continues } else { Later::Breaks }
     }
 
     async fn frame<S: Storage>(
@@ -292,12 +303,8 @@ impl Walk {
         header: &FrameHeader,
         at: usize,
     ) -> Result<(), RecoveryError> {
-        // The first one of all may have any number, but number 1 has nothing before it.
-        let continues = match self.expected {
-            Some(expected) => expected == (header.lsn, header.previous),
-            None => header.lsn.0 > 1 || (header.lsn.0 == 1 && header.previous == 0),
-        };
-        if !continues {
+        let expected = self.expected.or_else(|| self.beginning(header));
+        if expected != Some((header.lsn, header.previous)) {
             return Err(scan.corrupt(offset, CorruptReason::Chain { found: header.lsn }));
         }
         let segment = scan.sequence;
@@ -321,9 +328,9 @@ impl Walk {
         header: &FrameHeader,
         beyond: u64,
     ) -> Result<(), RecoveryError> {
-        let link = (header.lsn, header.previous);
-        let expected = *self.expected.get_or_insert(link);
-        if beyond >= SUPERSEDED_MAX || (link != expected && Some(link) != self.branch) {
+        let link = Some((header.lsn, header.previous));
+        self.expected = self.expected.or_else(|| self.beginning(header));
+        if beyond >= SUPERSEDED_MAX || (link != self.expected && link != self.branch) {
             return Err(scan.corrupt(offset, CorruptReason::Chain { found: header.lsn }));
         }
         self.branch = Some((Lsn(header.lsn.0 + 1), header.checksum()));
@@ -332,6 +339,19 @@ impl Walk {
 }
 
 impl<S: Storage> SegmentScan<'_, S> {
+    /// The oldest needed segment that the last whole frame names. An earlier frame will not do: what
+    /// it still needed may have been reused since.
+    async fn last_head(&mut self) -> Result<SegmentSequence, RecoveryError> {
+        let mut offset = BLOCK_SIZE;
+        let mut head = SegmentSequence::default();
+        while let Found::Frame(header) = self.frame_at(offset, None).await? {
+            head = header.head;
+            offset += header.frame_size();
+        }
+        self.close();
+        Ok(head)
+    }
+
     fn corrupt(&self, offset: u64, reason: CorruptReason) -> RecoveryError {
         RecoveryError::Corrupt { segment: self.sequence, offset, reason }
     }

@@ -1,0 +1,577 @@
+//! A driver over memory, a random workload, and the model that its results are held against.
+
+#![allow(dead_code, reason = "each test uses its part of it")]
+
+use std::collections::BTreeMap;
+use std::io;
+
+use futures_lite::future::{block_on, zip};
+use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_queue::segment::run_task;
+use ringpost_queue::storage::Storage;
+use ringpost_queue::storage::memory::{MemoryFile, MemoryStorage};
+use ringpost_queue::{
+    AppendError, BatchNumber, Disposition, LogIdentity, MessageId, NewMessage, Outcome, Queue,
+    QueueConfig, ReadPlan, RecipientIndex, RecipientState, RecipientStatus, Recovered,
+    RecoveryError, Redeemed, SegmentSequence, SegmentTask, ShardId, StoredMessage, Ticket, Write,
+    recover,
+};
+
+pub(crate) const IDENTITY: LogIdentity = LogIdentity { log_id: 0x5EED_0F17_0123_4567, shard: ShardId(3) };
+
+/// Segments as small as they may be, so that a short run uses and reuses many.
+pub(crate) fn small_config() -> QueueConfig {
+    QueueConfig {
+        segment_size: 64 << 10,
+        disk_size_max: 64 * (64 << 10),
+        batch_size_max: 8 << 10,
+        chunk_size: 4 << 10,
+        pending_size_max: 1 << 20,
+        segments_ready: 1,
+        segments_free_max: 2,
+        rewrite_segments_min: 2,
+    }
+}
+
+/// A deterministic source of choices (`xorshift64*`).
+#[derive(Debug, Clone)]
+pub(crate) struct Choices(u64);
+
+impl Choices {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 8
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.number() % bound as u64) as usize
+    }
+}
+
+pub(crate) fn envelope(recipients: usize) -> Envelope {
+    let path = |index| ForwardPath::parse(&format!("<user{index}@example.test>")).unwrap();
+    Envelope::new(
+        ReversePath::parse("<sender@example.test>").unwrap(),
+        (0..recipients).map(path).collect(),
+        BodyType::SevenBit,
+    )
+}
+
+pub(crate) fn content(id: MessageId, len: usize) -> Vec<u8> {
+    let mut choices = Choices::new(id.to_u64());
+    (0..len).map(|_| choices.number() as u8).collect()
+}
+
+/// A queue with its storage, and the loop that does what the queue asks for.
+pub(crate) struct Driver {
+    pub(crate) storage: MemoryStorage,
+    pub(crate) queue: Queue,
+    files: BTreeMap<SegmentSequence, MemoryFile>,
+}
+
+impl Driver {
+    pub(crate) fn create(storage: &MemoryStorage, config: QueueConfig) -> Self {
+        let queue = Queue::create(config, IDENTITY).unwrap();
+        Self { storage: storage.clone(), queue, files: BTreeMap::new() }
+    }
+
+    pub(crate) fn recover(
+        storage: &MemoryStorage,
+        config: QueueConfig,
+    ) -> Result<(Self, Recovered), RecoveryError> {
+        let (queue, recovered) = block_on(recover(storage, config, IDENTITY))?;
+        Ok((Self { storage: storage.clone(), queue, files: BTreeMap::new() }, recovered))
+    }
+
+    fn file(&mut self, segment: SegmentSequence) -> io::Result<MemoryFile> {
+        if let Some(file) = self.files.get(&segment) {
+            return Ok(*file);
+        }
+        let file = block_on(self.storage.open(&segment.file_name()))?;
+        self.files.insert(segment, file);
+        Ok(file)
+    }
+
+    /// Does one write and one segment task, side by side; says whether there was anything to do.
+    pub(crate) fn step(&mut self) -> bool {
+        let write = self.queue.poll_write();
+        let task = self.queue.poll_segment();
+        if write.is_none() && task.is_none() {
+            return false;
+        }
+        if let Some(SegmentTask::Recycle { old, .. } | SegmentTask::Remove { sequence: old }) = task
+        {
+            self.files.remove(&old);
+        }
+        let file = write.as_ref().map(|write| self.file(write.segment));
+        let storage = self.storage.clone();
+        let write = async {
+            let Write { offset, bytes, .. } = write?;
+            Some(match file? {
+                Ok(file) => storage.write(&file, offset, bytes).await,
+                Err(error) => (Err(error), bytes),
+            })
+        };
+        let run = async { Some(run_task(&storage, task.as_ref()?).await) };
+        let (written, done) = block_on(zip(write, run));
+        if let Some((written, bytes)) = written {
+            self.queue.handle_write(written, bytes);
+        }
+        if let (Some(task), Some(done)) = (task, done) {
+            if let (
+                Ok(Some(file)),
+                SegmentTask::Create { sequence, .. } | SegmentTask::Recycle { new: sequence, .. },
+            ) = (&done, task)
+            {
+                self.files.insert(sequence, *file);
+            }
+            self.queue.handle_segment(task, done.map(|_| ()));
+        }
+        true
+    }
+
+    /// Does all that the queue asks for.
+    pub(crate) fn pump(&mut self) {
+        for _ in 0..10_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the queue never comes to rest");
+    }
+
+    pub(crate) fn read(&mut self, plan: &ReadPlan) -> io::Result<Vec<u8>> {
+        let file = self.file(plan.segment)?;
+        block_on(self.storage.read(&file, plan.offset, plan.len))
+    }
+
+    pub(crate) fn read_message(&mut self, id: MessageId) -> Option<StoredMessage> {
+        let plans = self.queue.plan_read(id)?;
+        let parts = plans.iter().map(|plan| self.read(plan).unwrap()).collect();
+        Some(self.queue.decode_message(id, &plans, parts).unwrap())
+    }
+
+    /// Moves one record, if the queue wants to.
+    pub(crate) fn rewrite(&mut self) -> bool {
+        let Some(plan) = self.queue.poll_rewrite() else { return false };
+        let read = self.read(&plan);
+        self.queue.handle_rewrite(&plan, read).unwrap();
+        true
+    }
+
+    /// Appends a message in one piece.
+    pub(crate) fn inject(&mut self, recipients: usize, len: usize) -> Result<Ticket, AppendError> {
+        let id = self.queue.next_id();
+        let content = content(id, len);
+        self.queue.append_message(NewMessage {
+            id,
+            received_unix_ms: 1000,
+            expiry_unix_ms: 2000,
+            envelope: &envelope(recipients),
+            content: &content,
+            size: len as u64,
+        })
+    }
+
+    pub(crate) fn settle(&mut self, id: MessageId, disposition: Disposition) -> Ticket {
+        let count = self.queue.message(id).unwrap().recipients.len() as u16;
+        let recipients = (0..count).map(|index| (RecipientIndex(index), disposition)).collect();
+        self.queue.append_outcome(&Outcome { id, recipients }, None).unwrap()
+    }
+}
+
+/// What may be in the log about one message.
+#[derive(Debug, Clone)]
+struct ModelMessage {
+    envelope: Envelope,
+    content: Vec<u8>,
+    acknowledged: bool,
+    /// For each recipient all states since the last durable one, that one first.
+    states: Vec<Vec<RecipientState>>,
+    /// The message and recipient that this reports on.
+    report_on: Option<(MessageId, usize)>,
+}
+
+impl ModelMessage {
+    fn may_be_gone(&self) -> bool {
+        !self.acknowledged || self.states.iter().all(|states| is_settled(states.last()))
+    }
+
+    fn must_be_gone(&self) -> bool {
+        self.states.iter().all(|states| is_settled(states.first()))
+    }
+}
+
+fn is_settled(state: Option<&RecipientState>) -> bool {
+    state.is_some_and(|state| state.status.is_settled())
+}
+
+/// What happens when a ticket is redeemed.
+#[derive(Debug, Clone)]
+enum Promise {
+    Message,
+    /// These recipients have at least the state of this number.
+    Outcome(Vec<(usize, usize)>),
+}
+
+/// A random workload on a queue, and its model.
+pub(crate) struct World {
+    pub(crate) driver: Driver,
+    pub(crate) choices: Choices,
+    model: BTreeMap<MessageId, ModelMessage>,
+    tickets: Vec<(Ticket, MessageId, Promise)>,
+    /// Messages that are streaming in: id and content so far.
+    streams: Vec<(MessageId, Vec<u8>)>,
+    config: QueueConfig,
+    /// What recovery found, until the first commit of this life proves that it stays: how many states
+    /// of each recipient came before the one that was found.
+    unconfirmed: Vec<(MessageId, Vec<usize>)>,
+}
+
+impl World {
+    pub(crate) fn create(storage: &MemoryStorage, config: QueueConfig, seed: u64) -> Self {
+        Self {
+            driver: Driver::create(storage, config.clone()),
+            choices: Choices::new(seed),
+            model: BTreeMap::new(),
+            tickets: Vec::new(),
+            streams: Vec::new(),
+            config,
+            unconfirmed: Vec::new(),
+        }
+    }
+
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.model.values().filter(|message| message.acknowledged).count()
+    }
+
+    /// Does so many random things, or fewer if the power goes.
+    pub(crate) fn run(&mut self, operations: usize) {
+        for _ in 0..operations {
+            if self.driver.storage.is_crashed() {
+                return;
+            }
+            self.operation();
+        }
+    }
+
+    fn operation(&mut self) {
+        let kind = self.choices.below(20);
+        let crowded = self.driver.queue.stats().messages > 60;
+        match kind {
+            0..=7 if crowded => self.outcome(),
+            0..=3 => self.message(),
+            4 => self.begin_stream(),
+            5..=6 => self.go_on_with_stream(),
+            7 => self.end_stream(),
+            8 => self.abandon_stream(),
+            9..=12 => self.outcome(),
+            13 => {
+                self.driver.rewrite();
+            }
+            14 => self.read_one(),
+            15..=17 => {
+                self.driver.step();
+                self.redeem();
+            }
+            _ => {
+                self.driver.pump();
+                self.redeem();
+            }
+        }
+    }
+
+    fn append(&mut self, id: MessageId, content: Vec<u8>, streamed: usize) {
+        let envelope = envelope(1 + self.choices.below(3));
+        let received = self.choices.number() % 1000;
+        let message = NewMessage {
+            id,
+            received_unix_ms: received,
+            expiry_unix_ms: 5000,
+            envelope: &envelope,
+            content: &content[streamed..],
+            size: content.len() as u64,
+        };
+        match self.driver.queue.append_message(message) {
+            Ok(ticket) => {
+                self.tickets.push((ticket, id, Promise::Message));
+                let added = model_message(envelope, content, received, None);
+                self.model.insert(id, added);
+            }
+            Err(AppendError::Poisoned | AppendError::Full) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn message(&mut self) {
+        let id = self.driver.queue.next_id();
+        assert!(!self.model.contains_key(&id), "{id} was given out twice");
+        let len = self.choices.below(2500);
+        self.append(id, content(id, len), 0);
+    }
+
+    fn begin_stream(&mut self) {
+        if self.streams.len() < 3 {
+            self.streams.push((self.driver.queue.next_id(), Vec::new()));
+            self.go_on_with_stream();
+        }
+    }
+
+    fn go_on_with_stream(&mut self) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let at = self.choices.below(self.streams.len());
+        let len = 1 + self.choices.below(4000);
+        let (id, sent) = &mut self.streams[at];
+        let piece = content(*id, sent.len() + len).split_off(sent.len());
+        match self.driver.queue.append_chunk(*id, &piece) {
+            Ok(_) => sent.extend_from_slice(&piece),
+            Err(AppendError::Poisoned | AppendError::Full) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn end_stream(&mut self) {
+        if let Some((id, sent)) = self.streams.pop() {
+            let streamed = sent.len();
+            let len = streamed + self.choices.below(1000);
+            self.append(id, content(id, len), streamed);
+        }
+    }
+
+    fn abandon_stream(&mut self) {
+        if !self.streams.is_empty() {
+            let at = self.choices.below(self.streams.len());
+            let (id, _) = self.streams.remove(at);
+            self.driver.queue.abandon(id);
+        }
+    }
+
+    fn some_message(&mut self) -> Option<MessageId> {
+        let mut ids: Vec<MessageId> = self.driver.queue.message_ids().collect();
+        ids.sort_unstable();
+        // Mostly the newer ones, so that some old ones hold segments back.
+        let newest = ids.len().min(6);
+        let from = if self.choices.below(8) == 0 { 0 } else { ids.len() - newest };
+        (!ids.is_empty()).then(|| ids[from + self.choices.below(ids.len() - from)])
+    }
+
+    fn outcome(&mut self) {
+        let Some(id) = self.some_message() else { return };
+        let states = self.driver.queue.message(id).unwrap().recipients.to_vec();
+        let mut recipients = Vec::new();
+        for (index, state) in states.iter().enumerate() {
+            if state.status.is_settled() || self.choices.below(4) == 0 {
+                continue;
+            }
+            let disposition = match self.choices.below(5) {
+                0..=1 => Disposition::Delivered,
+                2 => Disposition::Bounced,
+                3 => Disposition::Expired,
+                _ => Disposition::Deferred {
+                    attempts: state.attempts + 1,
+                    due_unix_ms: self.choices.number(),
+                },
+            };
+            recipients.push((RecipientIndex(index as u16), disposition));
+        }
+        if recipients.is_empty() {
+            return;
+        }
+        let bounced = recipients
+            .iter()
+            .find(|(_, disposition)| *disposition == Disposition::Bounced)
+            .map(|(index, _)| usize::from(index.0));
+        self.append_outcome(&Outcome { id, recipients }, bounced);
+    }
+
+    fn append_outcome(&mut self, outcome: &Outcome, bounced: Option<usize>) {
+        let report = bounced.map(|index| {
+            let id = self.driver.queue.next_id();
+            (id, index, envelope(1), content(id, 300))
+        });
+        let dsn = report.as_ref().map(|(id, _, envelope, content)| NewMessage {
+            id: *id,
+            received_unix_ms: 7,
+            expiry_unix_ms: 5000,
+            envelope,
+            content,
+            size: content.len() as u64,
+        });
+        let ticket = match self.driver.queue.append_outcome(outcome, dsn) {
+            Ok(ticket) => ticket,
+            Err(AppendError::Poisoned) => return,
+            Err(error) => panic!("{error}"),
+        };
+        if let Some((id, index, envelope, content)) = report {
+            self.tickets.push((ticket, id, Promise::Message));
+            let added = model_message(envelope, content, 7, Some((outcome.id, index)));
+            self.model.insert(id, added);
+        }
+        let message = self.model.get_mut(&outcome.id).unwrap();
+        let mut reached = Vec::new();
+        for (index, disposition) in &outcome.recipients {
+            let states = &mut message.states[usize::from(index.0)];
+            let mut state = *states.last().unwrap();
+            match *disposition {
+                Disposition::Delivered => state.status = RecipientStatus::Delivered,
+                Disposition::Bounced => state.status = RecipientStatus::Bounced,
+                Disposition::Expired => state.status = RecipientStatus::Expired,
+                Disposition::Deferred { attempts, due_unix_ms } => {
+                    (state.attempts, state.due_unix_ms) = (attempts, due_unix_ms);
+                }
+            }
+            states.push(state);
+            // Counted from the end of the test, so that redeeming in order keeps them right.
+            reached.push((usize::from(index.0), 1));
+        }
+        self.tickets.push((ticket, outcome.id, Promise::Outcome(reached)));
+    }
+
+    fn read_one(&mut self) {
+        if let Some(id) = self.some_message()
+            && !self.driver.storage.is_crashed()
+        {
+            let stored = self.driver.read_message(id).unwrap();
+            let model = &self.model[&id];
+            assert_eq!(stored.envelope, model.envelope);
+            assert!(stored.content.concat() == model.content, "the content of {id}");
+        }
+    }
+
+    /// Redeems what can be: from then on it may not be lost.
+    pub(crate) fn redeem(&mut self) {
+        if self.driver.queue.durable_through() > BatchNumber(0) {
+            for (id, passed) in std::mem::take(&mut self.unconfirmed) {
+                let message = self.model.get_mut(&id).unwrap();
+                message.acknowledged = true;
+                for (states, count) in message.states.iter_mut().zip(passed) {
+                    states.drain(..count);
+                }
+            }
+        }
+        for (ticket, id, promise) in std::mem::take(&mut self.tickets) {
+            match self.driver.queue.redeem(ticket) {
+                Redeemed::Pending => self.tickets.push((ticket, id, promise)),
+                Redeemed::Lost => {}
+                Redeemed::Durable(committed) => {
+                    assert_eq!(committed.id(), ticket.id());
+                    let message = self.model.get_mut(&id).unwrap();
+                    match promise {
+                        Promise::Message => message.acknowledged = true,
+                        Promise::Outcome(reached) => {
+                            for (index, count) in reached {
+                                message.states[index].drain(..count);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts again on what is left of the storage, and holds what recovery finds against the model.
+    pub(crate) fn restart(mut self, storage: &MemoryStorage) -> Result<(Self, Recovered), String> {
+        let (driver, recovered) = Driver::recover(storage, self.config.clone())
+            .map_err(|error| format!("recovery failed: {error:?}"))?;
+        self.driver = driver;
+        self.tickets.clear();
+        self.streams.clear();
+        self.check(&recovered)?;
+        // What was not found will never come, what was found stays once it is written again.
+        let found: BTreeMap<_, _> =
+            recovered.messages.iter().map(|message| (message.id, message)).collect();
+        self.unconfirmed.clear();
+        self.model.retain(|id, model| model.acknowledged || found.contains_key(id));
+        for (id, model) in &mut self.model {
+            let mut passed = Vec::new();
+            for (index, states) in model.states.iter_mut().enumerate() {
+                if let Some(found) = found.get(id) {
+                    let state = found.recipients[index];
+                    let at = states.iter().position(|known| *known == state).unwrap();
+                    states.truncate(at + 1);
+                }
+                passed.push(states.len() - 1);
+            }
+            self.unconfirmed.push((*id, passed));
+        }
+        Ok((self, recovered))
+    }
+
+    fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
+        let found: BTreeMap<_, _> =
+            recovered.messages.iter().map(|message| (message.id, message)).collect();
+        for (id, model) in &self.model {
+            let Some(message) = found.get(id) else {
+                if model.may_be_gone() {
+                    continue;
+                }
+                return Err(format!("{id} was acknowledged and is lost"));
+            };
+            if model.must_be_gone() {
+                return Err(format!("{id} was settled and came back"));
+            }
+            if message.envelope != model.envelope {
+                return Err(format!("{id} has another envelope"));
+            }
+            for (states, state) in model.states.iter().zip(&message.recipients) {
+                if !states.contains(state) {
+                    return Err(format!("{id}: {state:?} is none of {states:?}"));
+                }
+            }
+        }
+        for (id, model) in &self.model {
+            // A report and the outcome that caused it are there together, or not at all.
+            let Some((subject, index)) = model.report_on else { continue };
+            let settled = found
+                .get(&subject)
+                .is_none_or(|message| message.recipients[index].status.is_settled());
+            if settled != found.contains_key(id) && !model.may_be_gone_by_itself(settled) {
+                return Err(format!("{id} reports on {subject}, which is settled: {settled}"));
+            }
+        }
+        for (id, message) in found {
+            let Some(model) = self.model.get(&id) else {
+                return Err(format!("{id} was invented"));
+            };
+            let view = self.driver.queue.message(id).ok_or("not in the index")?;
+            if view.recipients != message.recipients || view.size != model.content.len() as u64 {
+                return Err(format!("{id}: index and report differ"));
+            }
+            let content = model.content.clone();
+            let stored = self.driver.read_message(id).ok_or("cannot be planned")?;
+            if stored.content.concat() != content {
+                return Err(format!("{id} has another content"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ModelMessage {
+    /// Whether a report may be missing although its cause is there.
+    fn may_be_gone_by_itself(&self, subject_settled: bool) -> bool {
+        // It was delivered itself, or its subject had never been there.
+        subject_settled
+            && (!self.acknowledged || self.states.iter().all(|states| is_settled(states.last())))
+    }
+}
+
+fn model_message(
+    envelope: Envelope,
+    content: Vec<u8>,
+    received: u64,
+    report_on: Option<(MessageId, usize)>,
+) -> ModelMessage {
+    let state = RecipientState { due_unix_ms: received, ..RecipientState::default() };
+    let states = vec![vec![state]; envelope.forward_paths.len()];
+    ModelMessage { envelope, content, acknowledged: false, states, report_on }
+}
