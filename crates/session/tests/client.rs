@@ -6,9 +6,10 @@ mod support;
 
 use std::time::Duration;
 
+use ringpost_protocol::envelope::BodyType;
 use ringpost_session::client::{
-    ClientConfig, ClientTimeouts, LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure,
-    Stage, Verdict,
+    ClientConfig, ClientEvent, ClientTimeouts, LocalRefusal, ProtocolViolation, RecipientReport,
+    SessionFailure, Stage, TransactionRequest, Verdict,
 };
 use support::{Client, Message};
 
@@ -285,6 +286,37 @@ fn a_kept_session_that_died_has_answered_nothing() {
     }
 }
 
+#[test]
+fn a_reply_to_rset_answers_nothing() {
+    let mut client = ready(PLAIN);
+    client.start(&message());
+    client.hear(b"550 no\r\n");
+    client.start(&message());
+    client.hear(b"250 reset\r\n");
+    client.eof();
+    assert_eq!(client.last_report(), ["mail closed"; 2]);
+    assert!(!client.reports[1].is_answered);
+}
+
+#[test]
+fn a_reply_that_was_on_its_way_is_not_for_the_next_command() {
+    let mut client = ready(PIPELINING);
+    let mail = message();
+    let paths: Vec<_> = mail.forward_paths.iter().collect();
+    let request = TransactionRequest {
+        reverse_path: &mail.reverse_path,
+        forward_paths: &paths,
+        size: 10,
+        body: BodyType::SevenBit,
+    };
+    client.session.start_transaction(client.now, &request).unwrap();
+    client.session.handle_input(client.now, b"250 late\r\n");
+    let Some(ClientEvent::TransactionDone(report)) = client.session.poll_event() else {
+        panic!("the session goes on");
+    };
+    assert!(!report.session_usable && !report.recipients[0].is_delivered());
+}
+
 /// A server that goes on to behave badly at some step.
 struct Step {
     name: &'static str,
@@ -478,13 +510,12 @@ fn pipelining_can_be_turned_off() {
     client.take_said();
     client.start(&message());
     assert_eq!(client.take_said(), "MAIL FROM:<a@a.test> SIZE=10\r\n");
-    let request = message();
-    let paths: Vec<_> = request.forward_paths.iter().collect();
-    let request = ringpost_session::client::TransactionRequest {
-        reverse_path: &request.reverse_path,
-        forward_paths: &paths,
+    let mail = message();
+    let request = TransactionRequest {
+        reverse_path: &mail.reverse_path,
+        forward_paths: &[],
         size: 0,
-        body: ringpost_protocol::envelope::BodyType::SevenBit,
+        body: BodyType::SevenBit,
     };
     assert!(client.session.start_transaction(client.now, &request).is_err(), "one at a time");
 }

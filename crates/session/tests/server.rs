@@ -104,6 +104,18 @@ fn a_message_is_ours_after_its_dot() {
     }
 }
 
+/// Each event about content that the driver has heard of has its counterpart, and no other has.
+#[test]
+fn content_that_nobody_heard_of_is_not_aborted() {
+    let mut server = introduced();
+    let mut content = Vec::new();
+    server.session.handle_input(server.now, ENVELOPE_AND_DATA, &mut content);
+    server.session.handle_eof(server.now);
+    let closed = ServerEvent::Closed(CloseReason::PeerClosed);
+    assert_eq!(server.session.poll_event(), Some(closed));
+    assert_eq!(server.session.poll_event(), None);
+}
+
 #[test]
 fn refused_messages_leave_the_session_open() {
     for (refusal, reply) in [
