@@ -76,6 +76,7 @@ enum Step {
     Run(u16),
     Change(u8, Connect),
     Break(u8),
+    Cut(usize),
     Reconfigure,
 }
 
@@ -85,6 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..3000_u16).prop_map(Step::Run),
         1 => (1..6_u8, connect()).prop_map(|(n, connect)| Step::Change(n, connect)),
         1 => (0..10_u8).prop_map(Step::Break),
+        2 => (0..20_usize).prop_map(Step::Cut),
         1 => Just(Step::Reconfigure),
     ]
 }
@@ -137,6 +139,7 @@ proptest! {
                         world.broken.insert(name);
                     }
                 }
+                Step::Cut(place) => world.cut(place),
                 Step::Reconfigure => world.reconfigure(config.clone()),
             }
         }

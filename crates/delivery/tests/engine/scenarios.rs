@@ -353,6 +353,21 @@ fn a_kept_connection_that_died_costs_no_attempt() {
 }
 
 #[test]
+fn an_idle_connection_that_dies_as_it_is_woken_is_replaced() {
+    let mut world = World::new(config(), 1);
+    world.add_host("mx.test", [192, 0, 2, 1], Server::default());
+    world.add_mx("a.test", 10, "mx.test");
+    world.send(&["a.test"]);
+    world.run(5 * SECOND);
+    let id = world.send(&["a.test"]);
+    assert_eq!(world.engine.stats().connections.woken, 1);
+    world.cut(0);
+    world.run(SECOND);
+    assert_eq!(world.story(id, 0), "delivered 2.0.0");
+    assert_eq!(world.connects.len(), 2);
+}
+
+#[test]
 fn a_fresh_connection_that_dies_is_an_attempt() {
     let rows = [
         (Transaction::Dead, "deferred 4.4.2"),

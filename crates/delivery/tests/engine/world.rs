@@ -117,8 +117,8 @@ enum Event {
 struct Link {
     address: SocketAddr,
     is_ready: bool,
-    /// Guards against asking while a job is out, and against late asks.
-    busy: bool,
+    /// The recipients of the job that is out.
+    job: Option<Job>,
     transactions: usize,
 }
 
@@ -288,7 +288,7 @@ impl World {
                 }
                 Action::Connect { connection, address, .. } => {
                     self.connects.push(address);
-                    let link = Link { address, is_ready: false, busy: false, transactions: 0 };
+                    let link = Link { address, is_ready: false, job: None, transactions: 0 };
                     assert!(self.links.insert(connection, link).is_none(), "id used twice");
                     let open = self.open_at(address.ip());
                     let peak = self.peak.entry(address.ip()).or_default();
@@ -321,7 +321,7 @@ impl World {
     fn check(&self) {
         let stats = self.engine.stats();
         assert_eq!(stats.connections.total(), self.links.len(), "slots");
-        let busy = self.links.values().filter(|link| link.busy).count();
+        let busy = self.links.values().filter(|link| link.job.is_some()).count();
         assert_eq!(stats.connections.busy, busy, "busy");
         for view in self.engine.site_views() {
             assert!(view.connections.total() <= self.config.connections_per_site_max, "{view:?}");
@@ -333,9 +333,12 @@ impl World {
             Event::Dns(bytes) => {
                 self.engine.handle_datagram(self.now, NAME_SERVER.parse().unwrap(), &bytes);
             }
+            // Late events of connections that were cut.
+            Event::Connected(id) | Event::Transacted(id, _) | Event::Closed(id)
+                if !self.links.contains_key(&id) => {}
             Event::Connected(id) => self.connected(id),
             Event::Ask(id) => {
-                if self.links.get(&id).is_some_and(|link| link.is_ready && !link.busy) {
+                if self.links.get(&id).is_some_and(|link| link.is_ready && link.job.is_none()) {
                     self.ask(id);
                 }
             }
@@ -376,8 +379,26 @@ impl World {
         }
     }
 
+    /// Breaks one of the connections, whatever it is doing.
+    pub(crate) fn cut(&mut self, place: usize) {
+        let place = place % self.links.len().max(1);
+        let Some(id) = self.links.keys().nth(place).copied() else { return };
+        let link = &self.links[&id];
+        let stage = match (&link.job, link.is_ready) {
+            (Some(_), _) => Stage::Content,
+            (None, true) => Stage::Idle,
+            (None, false) => Stage::Greeting,
+        };
+        self.closed(id, Some(&SessionFailure::Closed { stage }));
+        self.act();
+    }
+
     fn closed(&mut self, id: ConnectionId, failure: Option<&SessionFailure>) {
-        self.links.remove(&id);
+        if let Some(Link { job: Some(job), .. }) = self.links.remove(&id) {
+            for index in &job.recipients {
+                self.in_transaction.remove(&(job.id, *index));
+            }
+        }
         if let Some(settlement) = self.engine.handle_closed(self.now, id, failure) {
             self.settle(&settlement);
         }
@@ -388,7 +409,7 @@ impl World {
     fn ask(&mut self, id: ConnectionId) {
         match self.engine.next_job(self.now, id) {
             Next::Deliver(job) => {
-                self.links.get_mut(&id).unwrap().busy = true;
+                self.links.get_mut(&id).unwrap().job = Some(job.clone());
                 for index in &job.recipients {
                     let key = (job.id, *index);
                     assert!(self.outstanding.contains_key(&key), "{key:?} is settled");
@@ -413,7 +434,7 @@ impl World {
         }
         self.transactions += 1;
         let link = self.links.get_mut(&id).unwrap();
-        link.busy = false;
+        link.job = None;
         link.transactions += 1;
         let server = self.servers.get_mut(&link.address).unwrap();
         let behaviour = if link.transactions > server.transactions_max {
