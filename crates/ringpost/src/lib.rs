@@ -3,7 +3,9 @@
 //! The decisions live in the pure crates `ringpost-session`, `ringpost-queue` and
 //! `ringpost-delivery`; this crate does their I/O, one shard a core.
 
+pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod runtime;
+pub mod shard;

@@ -97,6 +97,15 @@ impl DeadlineTable {
         watch
     }
 
+    /// Interrupts every stream.
+    pub fn notify_all(&self) {
+        let watches: Vec<Rc<Watch>> =
+            self.watches.borrow().iter().filter_map(Weak::upgrade).collect();
+        for watch in watches {
+            watch.notify();
+        }
+    }
+
     /// Wakes every stream whose deadline is at or before `now`, and forgets closed ones.
     pub fn scan(&self, now: Instant) {
         let mut due = self.due.borrow_mut();

@@ -15,9 +15,12 @@ use std::{
     future::Future,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
+    path::Path,
     rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use ringpost_queue::storage::Storage;
 
 pub use self::deadline::{DeadlineTable, Watch};
 
@@ -29,6 +32,8 @@ pub trait Runtime: Clone + 'static {
     type Stream: Stream;
     /// A bound UDP socket.
     type Datagram: Datagram;
+    /// A directory of log segments.
+    type Storage: Storage;
 
     /// The monotonic clock.
     fn now(&self) -> Instant;
@@ -66,6 +71,12 @@ pub trait Runtime: Clone + 'static {
 
     /// Binds a UDP socket to a random port that no other socket shares.
     fn bind_datagram(&self, family_of: SocketAddr) -> io::Result<Self::Datagram>;
+
+    /// The directory that holds one shard's segments; it must exist.
+    fn storage(&self, directory: &Path) -> Self::Storage;
+
+    /// Interrupts every stream of this core with `Read::Notified`.
+    fn notify_streams(&self);
 
     /// Tasks that ended by a contained panic since the start.
     fn panics_contained(&self) -> u64;

@@ -95,36 +95,14 @@ pub fn io_uring_disabled() -> Option<&'static str> {
     }
 }
 
-/// The CPUs this process may run on, in ascending order.
-///
-/// # Errors
-///
-/// What `sched_getaffinity(2)` says.
-pub fn allowed_cpus() -> io::Result<Vec<usize>> {
-    // SAFETY: cpu_set_t is a plain bit set; all zeroes is the empty one.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `set` is live and of the size that is passed; pid 0 names the calling thread.
-    let status = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
-    if status != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok((0..libc::CPU_SETSIZE as usize)
-        .filter(|&cpu| {
-            // SAFETY: `cpu` is below CPU_SETSIZE, and `set` was filled by the kernel.
-            unsafe { libc::CPU_ISSET(cpu, &set) }
-        })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn limits_and_cpus_can_be_read() {
+    fn limits_can_be_read() {
         let files = Resource::OpenFiles.limit().unwrap();
         assert!(files.soft <= files.hard && files.soft > 0);
-        assert!(!allowed_cpus().unwrap().is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod datagram;
 mod listener;
+mod storage;
 mod stream;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
+    path::Path,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -25,7 +27,10 @@ use std::{
 use ::glommio::{LocalExecutorBuilder, Placement};
 use futures_lite::FutureExt;
 
-pub use self::{datagram::GlommioDatagram, listener::GlommioListener, stream::GlommioStream};
+pub use self::{
+    datagram::GlommioDatagram, listener::GlommioListener, storage::GlommioStorage,
+    stream::GlommioStream,
+};
 use super::{Containment, DeadlineTable, Runtime, deadline, os, system_unix_ms};
 
 /// Period of each executor's ticker: bounds how long a lost wake-up inside the library can last.
@@ -137,6 +142,7 @@ impl Runtime for GlommioRuntime {
     type Listener = GlommioListener;
     type Stream = GlommioStream;
     type Datagram = GlommioDatagram;
+    type Storage = GlommioStorage;
 
     fn now(&self) -> Instant {
         Instant::now()
@@ -186,6 +192,14 @@ impl Runtime for GlommioRuntime {
 
     fn bind_datagram(&self, family_of: SocketAddr) -> io::Result<GlommioDatagram> {
         GlommioDatagram::bind(family_of)
+    }
+
+    fn storage(&self, directory: &Path) -> GlommioStorage {
+        GlommioStorage::open(directory)
+    }
+
+    fn notify_streams(&self) {
+        self.shared.deadlines.notify_all();
     }
 
     fn panics_contained(&self) -> u64 {

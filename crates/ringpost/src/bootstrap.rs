@@ -1,0 +1,297 @@
+//! From a command line to a running server, and from a signal to its end.
+
+mod check;
+mod directory;
+
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use ringpost_metrics::ControlMetrics;
+use ringpost_queue::ShardId;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    cli::EXIT_CONFIG,
+    config::{self, ConfigSnapshot, Scheduling, SystemFacts},
+    control::{self, ControlHandle, ControlOptions, EventSender, HealthState, event_channel},
+    runtime::glommio::{Executor, ExecutorOptions, start},
+    shard::{self, ShardMessage, ShardOptions, ShardReport},
+};
+use directory::QueueDirectory;
+
+/// Batches of event records that may wait for the writer.
+const EVENT_BATCHES_MAX: usize = 4096;
+
+/// Messages that may wait for a shard's next tick.
+const INBOX_MAX: usize = 64;
+
+/// How long the shards may take to open their logs.
+const START_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What the main thread waits for.
+enum Happening {
+    Signal(i32),
+    Shard(ShardReport),
+    ExecutorEnded(usize, std::io::Result<()>),
+}
+
+/// Checks a configuration file and says what is wrong with it, or what it comes to.
+///
+/// # Errors
+///
+/// What is wrong, a line for each problem.
+pub fn check_config(path: &Path) -> anyhow::Result<String> {
+    Ok(config::load(path, &SystemFacts::read())?.summary())
+}
+
+/// Runs the server until it is told to stop; what the process is to exit with.
+pub fn run(path: &Path) -> ExitCode {
+    let config = match config::load(path, &SystemFacts::read()) {
+        Ok(config) => config,
+        Err(error) => {
+            // Nothing is configured yet that could log.
+            let _ =
+                std::io::Write::write_all(&mut std::io::stderr(), format!("{error}\n").as_bytes());
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    match serve(path, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
+    control::log::init(&config.config().log)?;
+    // Before any thread is started, so that no other gets a signal meant for us.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
+    check::machine(&config)?;
+    let directory = QueueDirectory::open(&config)?;
+    let shards = directory.meta().shards;
+
+    let exposition = ringpost_metrics::install().context("cannot set up the metrics")?;
+    let health = Arc::new(HealthState::new(usize::from(shards), Instant::now()));
+    let (events, event_log) = match config.config().events.file() {
+        Some(file) => {
+            let (sender, receiver) = event_channel(EVENT_BATCHES_MAX);
+            (sender, Some((file.clone(), receiver)))
+        }
+        None => (EventSender::off(), None),
+    };
+    let options = ControlOptions { listen: config.config().control.listen, events: event_log };
+    let metrics = ControlMetrics::register();
+    let control = control::start(options, exposition, Arc::clone(&health), metrics)?;
+    tracing::info!(address = %control.address(), "serving /metrics and /health");
+
+    let (happen, happenings) = unbounded();
+    let reports = forward(&happen, Happening::Shard)?;
+    let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
+    let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
+        number,
+        identity: directory.meta().identity(ShardId(number)),
+        directory: directory.shard(ShardId(number)),
+        config: Arc::clone(&config),
+        health: Arc::clone(&health),
+        events: events.clone(),
+        inbox: inbox.clone(),
+        reports: reports.clone(),
+    });
+    start_executors(&config, shard_options.collect(), &happen)?;
+    drop(events);
+
+    let server = Server {
+        path,
+        config,
+        shards,
+        inboxes: inboxes.into_iter().map(|(inbox, _)| inbox).collect(),
+        health,
+        control,
+        happenings,
+    };
+    server.await_start()?;
+    let signal_happenings = happen.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in &mut signals {
+            if signal_happenings.send(Happening::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    server.run()
+}
+
+/// A channel whose messages arrive as happenings.
+fn forward<T: Send + 'static>(
+    happen: &Sender<Happening>,
+    wrap: fn(T) -> Happening,
+) -> anyhow::Result<Sender<T>> {
+    let (sender, receiver) = unbounded();
+    let happen = happen.clone();
+    thread::Builder::new().name("reports".into()).spawn(move || {
+        for message in receiver {
+            if happen.send(wrap(message)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+/// Starts an executor on each core that has a shard: shard `i` runs on core `i` mod `n`.
+fn start_executors(
+    config: &ConfigSnapshot,
+    shards: Vec<ShardOptions>,
+    happen: &Sender<Happening>,
+) -> anyhow::Result<()> {
+    let cores = config.cores();
+    if shards.len() < cores.len() {
+        tracing::warn!(
+            "the queue directory was made for {} shard(s): {} of {} cores stay idle",
+            shards.len(),
+            cores.len() - shards.len(),
+            cores.len(),
+        );
+    }
+    let mut by_core: Vec<(usize, Vec<ShardOptions>)> =
+        cores.iter().map(|core| (*core, Vec::new())).collect();
+    let cores = by_core.len();
+    for (number, options) in shards.into_iter().enumerate() {
+        if let Some((_, shards)) = by_core.get_mut(number % cores) {
+            shards.push(options);
+        }
+    }
+    for (core, shards) in by_core.into_iter().filter(|(_, shards)| !shards.is_empty()) {
+        let options = ExecutorOptions {
+            cpu: Some(core),
+            name: format!("mail-{core}"),
+            batch: config.config().server.scheduling == Scheduling::Batch,
+        };
+        let executor = start(&options, |runtime| shard::run_all(runtime, shards))
+            .with_context(|| format!("cannot start the executor of core {core}"))?;
+        watch(core, executor, happen.clone())?;
+    }
+    Ok(())
+}
+
+/// Says when an executor has ended, however it did.
+fn watch(core: usize, executor: Executor, happen: Sender<Happening>) -> anyhow::Result<()> {
+    thread::Builder::new().name(format!("watch-{core}")).spawn(move || {
+        let _ = happen.send(Happening::ExecutorEnded(core, executor.join()));
+    })?;
+    Ok(())
+}
+
+/// The running server, as the main thread sees it.
+struct Server<'a> {
+    path: &'a Path,
+    config: Arc<ConfigSnapshot>,
+    shards: u16,
+    inboxes: Vec<Sender<ShardMessage>>,
+    health: Arc<HealthState>,
+    control: ControlHandle,
+    happenings: Receiver<Happening>,
+}
+
+impl Server<'_> {
+    /// Waits until every shard takes mail.
+    fn await_start(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let mut started = 0;
+        while started < self.shards {
+            match self.happenings.recv_deadline(deadline) {
+                Ok(Happening::Shard(ShardReport::Started(_))) => started += 1,
+                Ok(Happening::Shard(ShardReport::Failed(shard, error))) => {
+                    return Err(anyhow::Error::new(error).context(format!("shard {shard}")));
+                }
+                Ok(Happening::ExecutorEnded(core, result)) => {
+                    result.with_context(|| format!("the executor of core {core} failed"))?;
+                    bail!("the executor of core {core} ended too early");
+                }
+                Ok(Happening::Shard(ShardReport::Stopped(_)) | Happening::Signal(_)) => {}
+                Err(_) => bail!("the shards did not start in time"),
+            }
+        }
+        tracing::info!("{}", self.config.summary());
+        Ok(())
+    }
+
+    /// Serves until a signal says to stop.
+    fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            match self.happenings.recv()? {
+                Happening::Signal(SIGHUP) => self.reload(),
+                Happening::Signal(signal) => {
+                    tracing::info!(signal, "stopping");
+                    return self.stop();
+                }
+                Happening::ExecutorEnded(core, result) => {
+                    // A server that runs on with a dead core would lose sight of its mail.
+                    result.with_context(|| format!("the executor of core {core} failed"))?;
+                    bail!("the executor of core {core} ended by itself");
+                }
+                Happening::Shard(report) => tracing::warn!(?report, "a shard ended by itself"),
+            }
+        }
+    }
+
+    /// Takes a new configuration, whole or not at all.
+    fn reload(&mut self) {
+        self.control.reopen_events();
+        match config::load(self.path, &SystemFacts::read()) {
+            Ok(config) => {
+                for key in check::restart_keys(&self.config, &config) {
+                    tracing::warn!("{key} has changed: this takes effect at the next start");
+                }
+                for inbox in &self.inboxes {
+                    // An inbox is full only when its shard has stood still for long.
+                    if inbox.try_send(ShardMessage::Reload(Arc::clone(&config))).is_err() {
+                        tracing::error!("a shard does not take the new configuration");
+                    }
+                }
+                tracing::info!("configuration reloaded: {}", config.summary());
+                self.config = config;
+            }
+            Err(error) => {
+                tracing::error!("the configuration is not reloaded, the old one stays:\n{error}");
+            }
+        }
+    }
+
+    /// Lets the shards finish what they have begun, and ends.
+    fn stop(self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + self.config.config().server.shutdown_timeout;
+        self.health.set_stopping();
+        for inbox in &self.inboxes {
+            let _ = inbox.try_send(ShardMessage::Stop);
+        }
+        let mut running = self.shards;
+        while running > 0 {
+            match self.happenings.recv_deadline(deadline) {
+                Ok(Happening::Shard(ShardReport::Stopped(_))) => running -= 1,
+                Ok(Happening::Signal(_) | Happening::Shard(_)) => {}
+                Ok(Happening::ExecutorEnded(_, result)) => result.context("an executor failed")?,
+                Err(_) => {
+                    // Nothing is lost by that: what is acknowledged is on disk.
+                    tracing::warn!("{running} shard(s) did not stop in time");
+                    break;
+                }
+            }
+        }
+        self.control.stop();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! The group commit: one durable write at a time, and what may happen after it.
+//!
+//! While a batch is being written the next one gathers, without any delay of ours. What waits for a
+//! batch is kept here by its number and let go when the batch is durable: sessions that owe a
+//! `250`, event records, and messages that may then be scheduled. A message is scheduled from here
+//! and not by its session, so that it is delivered even if the session fails in between.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use ringpost_delivery::QueuedMessage;
+use ringpost_queue::{
+    Admission, BatchNumber, Committed, Queue, Redeemed, Ticket, storage::Storage,
+};
+
+use super::{Shard, signal::Signal};
+use crate::runtime::Runtime;
+
+/// The storage failed before the batch was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StorageLost;
+
+/// What waits for batches of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// There may be something to write.
+    work: Signal,
+    waiters: RefCell<Vec<(BatchNumber, Waker)>>,
+    /// Messages to schedule, in the order of their batches.
+    to_schedule: RefCell<VecDeque<(BatchNumber, QueuedMessage)>>,
+}
+
+impl Commits {
+    /// Lets the commit task look for a batch to write.
+    pub(super) fn look(&self) {
+        self.work.set();
+    }
+
+    /// Keeps a message until its batch is durable.
+    pub(super) fn schedule_after(&self, ticket: &Ticket, message: QueuedMessage) {
+        self.to_schedule.borrow_mut().push_back((ticket.batch(), message));
+    }
+
+    fn next_to_schedule(&self, durable: BatchNumber) -> Option<QueuedMessage> {
+        let mut waiting = self.to_schedule.borrow_mut();
+        if waiting.front().is_some_and(|(batch, _)| *batch <= durable) {
+            return waiting.pop_front().map(|(_, message)| message);
+        }
+        None
+    }
+
+    /// Wakes who waits for a batch up to `durable`; everybody when the storage failed.
+    fn wake(&self, durable: BatchNumber, is_poisoned: bool) {
+        self.waiters.borrow_mut().retain(|(batch, waker)| {
+            let is_over = is_poisoned || *batch <= durable;
+            if is_over {
+                waker.wake_by_ref();
+            }
+            !is_over
+        });
+    }
+}
+
+impl<R: Runtime> Shard<R> {
+    /// Waits until what `ticket` stands for is on stable storage.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the message is committed and scheduled all the same.
+    pub(super) async fn committed(&self, ticket: Ticket) -> Result<Committed, StorageLost> {
+        poll_fn(|context| match self.queue.borrow().redeem(ticket) {
+            Redeemed::Durable(committed) => Poll::Ready(Ok(committed)),
+            Redeemed::Lost => Poll::Ready(Err(StorageLost)),
+            Redeemed::Pending => {
+                let waiter = (ticket.batch(), context.waker().clone());
+                self.commits.waiters.borrow_mut().push(waiter);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Waits until a batch is written, so that the memory of a streamed chunk is free again.
+    pub(super) async fn written(&self, batch: BatchNumber) -> Result<(), StorageLost> {
+        poll_fn(|context| {
+            let queue = self.queue.borrow();
+            if queue.durable_through() >= batch {
+                Poll::Ready(Ok(()))
+            } else if queue.admission() == Admission::Poisoned {
+                Poll::Ready(Err(StorageLost))
+            } else {
+                self.commits.waiters.borrow_mut().push((batch, context.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// Writes batches for as long as the process lives.
+pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
+    loop {
+        shard.commits.work.wait().await;
+        while let Some(write) = shard.poll_write() {
+            let Some(file) = shard.segments.borrow().get(&write.segment).cloned() else {
+                // The queue only writes to segments that a segment task has made.
+                tracing::error!(segment = write.segment.0, "a segment to write to is not open");
+                std::process::abort();
+            };
+            let records = shard.queue.borrow().stats().records_total;
+            let started = shard.runtime.now();
+            let size = write.bytes.len();
+            let (written, bytes) = shard.storage.write(&file, write.offset, write.bytes).await;
+            shard.metrics.commit_duration.record(shard.runtime.now() - started);
+            shard.handle_written(written, bytes, size);
+            let durable = shard.queue.borrow().stats().records_total;
+            shard.metrics.commit_records.record((durable - records) as f64);
+        }
+    }
+}
+
+impl<R: Runtime> Shard<R> {
+    fn poll_write(&self) -> Option<ringpost_queue::Write> {
+        self.queue.borrow_mut().poll_write()
+    }
+
+    fn handle_written(
+        self: &Rc<Self>,
+        written: std::io::Result<usize>,
+        bytes: Vec<u8>,
+        size: usize,
+    ) {
+        if let Err(error) = &written {
+            tracing::error!(
+                shard = self.number, %error,
+                "cannot write to the log: no mail is taken or sent on this shard until a restart"
+            );
+        }
+        let (durable, is_poisoned) = {
+            let mut queue = self.queue.borrow_mut();
+            queue.handle_write(written, bytes);
+            (queue.durable_through(), queue.admission() == Admission::Poisoned)
+        };
+        self.metrics.commit_syncs.increment(1);
+        if is_poisoned {
+            self.metrics.commit_failures.increment(1);
+        } else {
+            self.metrics.commit_batches.increment(1);
+            self.metrics.commit_bytes.increment(size as u64);
+        }
+        self.commits.wake(durable, is_poisoned);
+        self.events.release(durable);
+        self.segment_work.set();
+        while let Some(message) = self.commits.next_to_schedule(durable) {
+            self.with_engine(|engine, now| engine.handle_message(now, message));
+        }
+    }
+}
+
+/// The recipients of a fresh message, for the engine.
+pub(super) fn fresh_message(
+    id: ringpost_queue::MessageId,
+    received_unix_ms: u64,
+    expiry_unix_ms: u64,
+    envelope: &ringpost_protocol::envelope::Envelope,
+    own_host: &ringpost_protocol::address::Host,
+) -> QueuedMessage {
+    let recipients = envelope
+        .forward_paths
+        .iter()
+        .zip(0_u16..)
+        .map(|(path, index)| ringpost_delivery::QueuedRecipient {
+            index: ringpost_queue::RecipientIndex(index),
+            host: path.host().unwrap_or(own_host).clone(),
+            attempts: 0,
+            due_unix_ms: None,
+        })
+        .collect();
+    QueuedMessage { id, received_unix_ms, expiry_unix_ms, recipients }
+}
+
+/// Whether the queue wants nothing written any more.
+pub(super) fn is_quiet(queue: &Queue) -> bool {
+    queue.stats().pending_bytes == 0 || queue.admission() == Admission::Poisoned
+}

@@ -1,0 +1,456 @@
+//! One inbound connection: bytes between a client and its `ServerSession`.
+//!
+//! The session decides; this file reads, writes, streams content into the log, and waits for the
+//! commit. All replies that one read gives rise to go out in one write.
+
+use std::{io, rc::Rc, time::Instant};
+
+use ringpost_metrics::{
+    event::{Event, EventRecord, Reception},
+    label::{Refusal as RefusalLabel, SessionEnd},
+};
+use ringpost_protocol::trace::Received;
+use ringpost_queue::{
+    Admission as QueueAdmission, AppendError, BatchNumber, Committed, MessageId, NewMessage,
+};
+use ringpost_session::server::{Admission, CloseReason, Peer, Refusal, ServerEvent, ServerSession};
+
+use super::{
+    OpenCount, Shard,
+    cache::CachedMessage,
+    commit::{StorageLost, fresh_message},
+    listener::Admitted,
+};
+use crate::runtime::{Read, Runtime, Stream};
+
+/// Read buffer of a session that waits for commands.
+const COMMAND_BLOCK_SIZE: usize = 4096;
+
+/// Read buffer while content of usual size comes in.
+const CONTENT_BLOCK_SIZE: usize = 16 * 1024;
+
+/// Read buffer while large content comes in.
+const LARGE_BLOCK_SIZE: usize = 128 * 1024;
+
+/// Bytes we still read after the last reply, so that a reset does not destroy it on its way.
+const LINGER_SIZE_MAX: usize = 256 * 1024;
+
+/// How long we wait for the client to close after our last reply.
+const LINGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Serves a connection to its end.
+pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, stream: R::Stream) {
+    let _open = OpenCount::new(&shard.sessions_open);
+    shard.metrics.sessions_accepted.increment(1);
+    let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
+    let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
+    let inbound = Inbound {
+        session,
+        stream,
+        input: Input::new(COMMAND_BLOCK_SIZE),
+        content: Vec::new(),
+        receiving: None,
+        shard: Rc::clone(&shard),
+    };
+    let end = inbound.serve().await;
+    shard.metrics.sessions_closed.increment(end);
+}
+
+/// Bytes read and not yet taken by the session.
+struct Input {
+    block: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn new(size: usize) -> Self {
+        Self { block: vec![0; size], start: 0, end: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.block.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Where the next read goes; what is left moves to the front to make room.
+    fn space(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.block.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        self.block.get_mut(self.end..).unwrap_or_default()
+    }
+
+    fn filled(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    /// Gives the block another size, keeping what is in it.
+    fn resize(&mut self, size: usize) {
+        let size = size.max(self.end);
+        if size != self.block.len() {
+            self.block.resize(size, 0);
+            self.block.shrink_to_fit();
+        }
+    }
+}
+
+/// A message whose content is coming in.
+struct Receiving {
+    id: MessageId,
+    received_unix_ms: u64,
+    /// Octets of content in the log already, as chunks.
+    streamed_size: u64,
+    /// The chunks, kept for the first delivery attempt while they are few.
+    kept: Vec<Vec<u8>>,
+    /// The batch of the last chunk: the next one waits for it, so that memory stays bounded.
+    last_batch: Option<BatchNumber>,
+    /// Why the message cannot be taken; its content is read to the end and dropped.
+    refusal: Option<Refusal>,
+}
+
+struct Inbound<R: Runtime> {
+    shard: Rc<Shard<R>>,
+    session: ServerSession,
+    stream: R::Stream,
+    input: Input,
+    /// Decoded content that is not in the log yet.
+    content: Vec<u8>,
+    receiving: Option<Receiving>,
+}
+
+impl<R: Runtime> Inbound<R> {
+    async fn serve(mut self) -> SessionEnd {
+        loop {
+            let mut has_progressed = self.take_input();
+            while let Some(event) = self.session.poll_event() {
+                has_progressed = true;
+                match event {
+                    ServerEvent::DataStarted => self.start_message(),
+                    ServerEvent::MessageReceived { .. } => self.finish_message().await,
+                    ServerEvent::TransactionAborted => self.abort_message(),
+                    ServerEvent::Closed(reason) => {
+                        self.close(reason).await;
+                        return session_end(reason);
+                    }
+                }
+            }
+            if self.content.len() >= self.shard.queue.borrow().config().chunk_size {
+                self.stream_chunk().await;
+            }
+            if has_progressed && !self.input.bytes().is_empty() {
+                continue;
+            }
+            if let Err(error) = self.flush().await {
+                self.abort_message();
+                return network_end(&error);
+            }
+            match self.read().await {
+                Ok(()) => {}
+                Err(error) => {
+                    self.abort_message();
+                    return network_end(&error);
+                }
+            }
+        }
+    }
+
+    /// Hands the session what was read; whether it took any of it.
+    fn take_input(&mut self) -> bool {
+        if self.input.bytes().is_empty() {
+            return false;
+        }
+        self.session.set_admission(self.shard.session_admission());
+        let now = self.shard.runtime.now();
+        let taken = self.session.handle_input(now, self.input.bytes(), &mut self.content);
+        self.input.consume(taken);
+        taken > 0
+    }
+
+    /// Writes all replies that wait, in one write.
+    async fn flush(&mut self) -> io::Result<()> {
+        while !self.session.transmit().is_empty() {
+            self.stream.watch().set_deadline(self.session.poll_timeout());
+            let output = self.session.transmit();
+            self.stream.write_all(output).await?;
+            let count = output.len();
+            self.session.transmitted(count);
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        self.stream.watch().set_deadline(self.session.poll_timeout());
+        let read = self.stream.read(self.input.space()).await?;
+        match read {
+            Read::Data(count) => self.input.filled(count),
+            Read::End => self.session.handle_eof(self.shard.runtime.now()),
+            Read::TimedOut => self.session.handle_timeout(self.shard.runtime.now()),
+            Read::Notified if self.shard.is_draining() => {
+                self.session.shut_down(self.shard.runtime.now());
+            }
+            Read::Notified => {}
+        }
+        Ok(())
+    }
+
+    fn start_message(&mut self) {
+        let shard = &self.shard;
+        let id = shard.with_queue(ringpost_queue::Queue::next_id);
+        let received_unix_ms = shard.runtime.unix_ms();
+        let declared_size = self.session.declared_size().unwrap_or(0);
+        let block_size = match usize::try_from(declared_size).unwrap_or(usize::MAX) {
+            size if size > LARGE_BLOCK_SIZE => LARGE_BLOCK_SIZE,
+            _ => CONTENT_BLOCK_SIZE,
+        };
+        self.input.resize(block_size);
+        let recipient = match self.session.envelope().map(|envelope| &*envelope.forward_paths) {
+            Some([path]) => Some(path.to_string()),
+            _ => None,
+        };
+        let config = shard.config();
+        self.content.clear();
+        self.content.reserve(CONTENT_BLOCK_SIZE / 2);
+        Received {
+            from_helo: self.session.helo().unwrap_or_default(),
+            peer: self.session.peer().ip,
+            by: config.hostname(),
+            protocol: self.session.protocol(),
+            id: &id.to_string(),
+            recipient: recipient.as_deref(),
+            unix_seconds: received_unix_ms / 1000,
+        }
+        .write(&mut self.content);
+        self.receiving = Some(Receiving {
+            id,
+            received_unix_ms,
+            streamed_size: 0,
+            kept: Vec::new(),
+            last_batch: None,
+            refusal: None,
+        });
+    }
+
+    /// Moves the content so far into the log, once the chunk before it is written.
+    async fn stream_chunk(&mut self) {
+        let Some(receiving) = &mut self.receiving else { return };
+        if receiving.refusal.is_none() {
+            let appended = match receiving.last_batch.take() {
+                Some(batch) => self.shard.written(batch).await.map_err(|_| Refusal::Unavailable),
+                None => Ok(()),
+            };
+            let appended = appended.and_then(|()| {
+                let append = |queue: &mut ringpost_queue::Queue| {
+                    queue.append_chunk(receiving.id, &self.content)
+                };
+                self.shard.with_queue(append).map_err(refusal)
+            });
+            match appended {
+                Ok(batch) => receiving.last_batch = Some(batch),
+                Err(refusal) => receiving.refusal = Some(refusal),
+            }
+        }
+        if receiving.refusal.is_some() {
+            self.content.clear();
+            return;
+        }
+        receiving.streamed_size += self.content.len() as u64;
+        if receiving.kept.len() < self.shard.chunks_kept_max() {
+            let capacity = self.content.len();
+            let chunk = std::mem::replace(&mut self.content, Vec::with_capacity(capacity));
+            receiving.kept.push(chunk);
+        } else {
+            // Too large to be kept: its delivery reads the log.
+            receiving.kept.clear();
+            self.content.clear();
+        }
+    }
+
+    /// Commits a complete message and answers for it.
+    async fn finish_message(&mut self) {
+        let ended = self.shard.runtime.now();
+        self.input.resize(COMMAND_BLOCK_SIZE);
+        let (Some(receiving), Some(envelope)) =
+            (self.receiving.take(), self.session.take_envelope())
+        else {
+            return self.session.message_refused(ended, Refusal::Unavailable);
+        };
+        let content = std::mem::take(&mut self.content);
+        let id = receiving.id;
+        let committed = match receiving.refusal {
+            Some(refusal) => Err(refusal),
+            None => self.commit(receiving, envelope, content, ended).await,
+        };
+        let now = self.shard.runtime.now();
+        match committed {
+            Ok(committed) => acknowledge(&mut self.session, now, &committed),
+            Err(refusal) => {
+                self.shard.with_queue(|queue| queue.abandon(id));
+                self.shard.metrics.messages_refused.increment(match refusal {
+                    Refusal::Full => RefusalLabel::QueueFull,
+                    _ => RefusalLabel::Unavailable,
+                });
+                self.session.message_refused(now, refusal);
+            }
+        }
+    }
+
+    /// Appends the message to the log and waits until it is durable.
+    async fn commit(
+        &self,
+        receiving: Receiving,
+        envelope: ringpost_protocol::envelope::Envelope,
+        content: Vec<u8>,
+        ended: Instant,
+    ) -> Result<Committed, Refusal> {
+        let shard = &self.shard;
+        let id = receiving.id;
+        let received_unix_ms = receiving.received_unix_ms;
+        let expiry_unix_ms = received_unix_ms + shard.lifetime_ms();
+        let size = receiving.streamed_size + content.len() as u64;
+        let message = NewMessage {
+            id,
+            received_unix_ms,
+            expiry_unix_ms,
+            envelope: &envelope,
+            content: &content,
+            size,
+        };
+        let ticket = shard.with_queue(|queue| queue.append_message(message)).map_err(refusal)?;
+        // From here on the message will be delivered, whatever becomes of this session.
+        let fresh = fresh_message(
+            id,
+            received_unix_ms,
+            expiry_unix_ms,
+            &envelope,
+            &shard.own_host.borrow(),
+        );
+        shard.commits.schedule_after(&ticket, fresh);
+        let recipients = envelope.forward_paths.len() as u64;
+        let reverse_path = envelope.reverse_path.clone();
+        let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
+        if kept_size == receiving.streamed_size {
+            let mut parts = receiving.kept;
+            parts.push(content);
+            shard.cache.borrow_mut().insert(id, CachedMessage { envelope, content: parts });
+        }
+        let committed =
+            shard.committed(ticket).await.map_err(|StorageLost| Refusal::Unavailable)?;
+        let waited = shard.runtime.now() - ended;
+        shard.metrics.acknowledgement_duration.record(waited);
+        shard.metrics.messages_received.increment(1);
+        shard.metrics.recipients_received.increment(recipients);
+        shard.metrics.received_bytes.increment(size);
+        shard.events.emit(&EventRecord {
+            time_unix_ms: shard.runtime.unix_ms(),
+            event: Event::Received(Reception {
+                id: &id,
+                reverse_path: &reverse_path.bare(),
+                recipients,
+                size,
+                client: &self.session.peer().ip,
+                helo: &self.session.helo().unwrap_or_default(),
+                protocol: self.session.protocol(),
+                commit_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            }),
+        });
+        Ok(committed)
+    }
+
+    /// Drops what has come of a message that will not be complete.
+    fn abort_message(&mut self) {
+        self.content = Vec::new();
+        if let Some(receiving) = self.receiving.take() {
+            self.shard.with_queue(|queue| queue.abandon(receiving.id));
+            self.shard.metrics.messages_refused.increment(RefusalLabel::Aborted);
+        }
+        self.input.resize(COMMAND_BLOCK_SIZE);
+    }
+
+    /// Writes the last reply and closes, without a reset that could overtake it.
+    async fn close(mut self, reason: CloseReason) {
+        self.abort_message();
+        if self.flush().await.is_err() || reason == CloseReason::PeerClosed {
+            return;
+        }
+        if reason == CloseReason::Quit && self.input.bytes().is_empty() {
+            // RFC 5321 §4.1.1.10: the client has had its 221, and has nothing more to say.
+            return;
+        }
+        if self.stream.shut_down_write().await.is_err() {
+            return;
+        }
+        let deadline = self.shard.runtime.now() + LINGER_TIMEOUT;
+        let mut unread = 0;
+        while unread < LINGER_SIZE_MAX && self.shard.runtime.now() < deadline {
+            self.stream.watch().set_deadline(Some(deadline));
+            match self.stream.read(&mut self.input.block).await {
+                Ok(Read::Data(count)) => unread += count,
+                Ok(Read::End | Read::TimedOut | Read::Notified) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Answers `250`: the one place where Ringpost takes responsibility for a message.
+///
+/// The token can only be had for a message that is on stable storage.
+fn acknowledge(session: &mut ServerSession, now: Instant, committed: &Committed) {
+    session.message_accepted(now, &committed.id().to_string());
+}
+
+impl<R: Runtime> Shard<R> {
+    /// What a session is to say to MAIL.
+    fn session_admission(&self) -> Admission {
+        match self.admission() {
+            _ if self.is_draining() => Admission::ShuttingDown,
+            QueueAdmission::Open => Admission::Open,
+            QueueAdmission::Full => Admission::Full,
+            QueueAdmission::Poisoned => Admission::Unavailable,
+        }
+    }
+
+    /// Chunks of one message that may be kept in memory: a sixteenth of the cache.
+    fn chunks_kept_max(&self) -> usize {
+        let cache_size = self.config().config().queue.content_cache_size_max;
+        let chunk_size = self.queue.borrow().config().chunk_size as u64;
+        usize::try_from(cache_size / 16 / chunk_size.max(1)).unwrap_or(usize::MAX)
+    }
+}
+
+fn refusal(error: AppendError) -> Refusal {
+    match error {
+        AppendError::Full | AppendError::Busy => Refusal::Full,
+        AppendError::Poisoned => Refusal::Unavailable,
+        error => {
+            tracing::error!(%error, "a message could not be stored");
+            Refusal::Unavailable
+        }
+    }
+}
+
+fn session_end(reason: CloseReason) -> SessionEnd {
+    match reason {
+        CloseReason::Quit => SessionEnd::Quit,
+        CloseReason::PeerClosed => SessionEnd::Eof,
+        CloseReason::TimedOut => SessionEnd::Timeout,
+        CloseReason::TooManyErrors
+        | CloseReason::TooManyJunkCommands
+        | CloseReason::TooManyTransactions
+        | CloseReason::TooLarge => SessionEnd::Limit,
+        CloseReason::ShuttingDown => SessionEnd::Shutdown,
+        _ => SessionEnd::Protocol,
+    }
+}
+
+fn network_end(error: &io::Error) -> SessionEnd {
+    if error.kind() == io::ErrorKind::TimedOut { SessionEnd::Timeout } else { SessionEnd::Network }
+}

@@ -1,0 +1,220 @@
+//! Accepting connections, and the limits that come before a greeting.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ringpost_metrics::label::Limit;
+use ringpost_session::server::ServerConfig;
+
+use super::{Shard, inbound};
+use crate::{
+    config::schema::ListenerSection,
+    runtime::{Containment, Listener, Runtime, Stream},
+};
+
+/// Pause after a failed accept: out of descriptors it fails at once, and would fail for ever.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What refused connections are told before they are closed.
+const TOO_MANY_CONNECTIONS: &[u8] = b"421 4.7.0 Too many connections, try again later\r\n";
+
+/// What is said while the process ends.
+const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
+
+/// One listener of the configuration on one shard.
+#[derive(Debug)]
+pub(crate) struct ListenerContext {
+    name: Box<str>,
+    section: RefCell<ListenerSection>,
+    server_config: RefCell<Arc<ServerConfig>>,
+    connections: Cell<usize>,
+    /// Open connections of clients that may not relay; those that may are ours.
+    connections_by_client: RefCell<HashMap<IpAddr, usize>>,
+}
+
+impl ListenerContext {
+    pub(crate) fn new(
+        name: &str,
+        section: ListenerSection,
+        server_config: Arc<ServerConfig>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            section: RefCell::new(section),
+            server_config: RefCell::new(server_config),
+            connections: Cell::new(0),
+            connections_by_client: RefCell::default(),
+        }
+    }
+
+    /// The name of its section in the configuration.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes a new configuration for new sessions; running ones keep theirs.
+    pub(crate) fn reconfigure(&self, section: ListenerSection, server_config: Arc<ServerConfig>) {
+        *self.section.borrow_mut() = section;
+        *self.server_config.borrow_mut() = server_config;
+    }
+
+    /// What a new session is to be told.
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server_config.borrow())
+    }
+
+    /// Counts a connection in, unless a limit stands against it.
+    fn admit(self: &Rc<Self>, client: IpAddr) -> Result<Admitted, Limit> {
+        let section = self.section.borrow();
+        if self.connections.get() >= section.connections_per_core_max {
+            return Err(Limit::Connections);
+        }
+        let may_relay = section.may_relay(client);
+        let counted = (!may_relay).then(|| client_key(client));
+        if let Some(key) = counted {
+            let mut by_client = self.connections_by_client.borrow_mut();
+            let open = by_client.entry(key).or_insert(0);
+            if *open >= section.connections_per_client_per_core_max {
+                return Err(Limit::ConnectionsPerClient);
+            }
+            *open += 1;
+        }
+        self.connections.set(self.connections.get() + 1);
+        Ok(Admitted { listener: Rc::clone(self), client, may_relay, counted })
+    }
+}
+
+/// A client's identity for limits: its IPv4 address, or the /64 of its IPv6 address.
+fn client_key(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// A connection that is counted in; dropping it counts it out.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) listener: Rc<ListenerContext>,
+    pub(crate) client: IpAddr,
+    pub(crate) may_relay: bool,
+    counted: Option<IpAddr>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.listener.connections.set(self.listener.connections.get().saturating_sub(1));
+        let Some(key) = self.counted else { return };
+        let mut by_client = self.listener.connections_by_client.borrow_mut();
+        if let Some(open) = by_client.get_mut(&key) {
+            *open -= 1;
+            if *open == 0 {
+                by_client.remove(&key);
+            }
+        }
+    }
+}
+
+/// Accepts connections for as long as the process lives.
+///
+/// This task is the only one that waits for the listener, and it is never raced against another.
+pub(super) async fn accept<R: Runtime>(
+    shard: Rc<Shard<R>>,
+    context: Rc<ListenerContext>,
+    mut listener: R::Listener,
+) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                shard.metrics.accept_errors.increment(1);
+                tracing::warn!(listener = context.name(), %error, "cannot accept a connection");
+                shard.runtime.sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if shard.is_draining() {
+            let refusal = refuse(shard.runtime.now(), stream, SHUTTING_DOWN);
+            shard.runtime.spawn(Containment::Session, refusal);
+            continue;
+        }
+        // The peer may be gone already; then there is nobody to serve.
+        let Ok(peer) = stream.peer_address() else { continue };
+        match context.admit(peer.ip()) {
+            Ok(admitted) => {
+                let session = inbound::serve(Rc::clone(&shard), admitted, stream);
+                shard.runtime.spawn(Containment::Session, session);
+            }
+            Err(limit) => {
+                shard.metrics.sessions_refused.increment(1);
+                shard.metrics.limit_hits.increment(limit);
+                shard.runtime.spawn(
+                    Containment::Session,
+                    refuse(shard.runtime.now(), stream, TOO_MANY_CONNECTIONS),
+                );
+            }
+        }
+    }
+}
+
+/// Says why and closes; the write is one segment, and a client that does not take it is cut off.
+async fn refuse<S: Stream>(now: Instant, mut stream: S, reply: &[u8]) {
+    stream.watch().set_deadline(Some(now + Duration::from_secs(5)));
+    if stream.write_all(reply).await.is_ok() {
+        let _ = stream.shut_down_write().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(total: usize, per_client: usize) -> Rc<ListenerContext> {
+        let section = ListenerSection {
+            connections_per_core_max: total,
+            connections_per_client_per_core_max: per_client,
+            ..ListenerSection::default()
+        };
+        Rc::new(ListenerContext::new("test", section, Arc::default()))
+    }
+
+    #[test]
+    fn clients_are_limited_apart_and_counted_out() {
+        let listener = listener(10, 2);
+        let one = listener.admit("192.0.2.1".parse().unwrap()).unwrap();
+        let _two = listener.admit("192.0.2.1".parse().unwrap()).unwrap();
+        let refused = listener.admit("192.0.2.1".parse().unwrap());
+        assert!(matches!(refused, Err(Limit::ConnectionsPerClient)));
+        let _other = listener.admit("192.0.2.2".parse().unwrap()).unwrap();
+        drop(one);
+        assert!(listener.admit("192.0.2.1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn clients_that_may_relay_share_the_total_only() {
+        let listener = listener(3, 1);
+        let client = "127.0.0.1".parse().unwrap();
+        let held: Vec<_> = (0..3).map(|_| listener.admit(client).unwrap()).collect();
+        assert!(held.iter().all(|admitted| admitted.may_relay));
+        assert!(matches!(listener.admit(client), Err(Limit::Connections)));
+        drop(held);
+        assert_eq!(listener.connections.get(), 0);
+    }
+
+    #[test]
+    fn a_subnet_of_ipv6_is_one_client() {
+        let key = |text: &str| client_key(text.parse().unwrap());
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+    }
+}

@@ -1,0 +1,165 @@
+//! A shard: one core's listeners, sessions, log, engine and connections.
+//!
+//! Everything here is driven by tasks of one executor and shared between them by `Rc`; no borrow is
+//! held across an `await`. The state machines decide, and each file here drives one of them.
+
+mod cache;
+mod commit;
+mod events;
+mod inbound;
+mod listener;
+mod outbound;
+mod resolver;
+mod scheduler;
+mod segments;
+mod settle;
+mod signal;
+mod start;
+mod tick;
+
+use std::{
+    cell::{Cell, Ref, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use ringpost_delivery::{ConnectionId, Engine, Now};
+use ringpost_metrics::ShardMetrics;
+use ringpost_protocol::address::{Domain, Host};
+use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
+
+use self::{
+    cache::ContentCache, commit::Commits, events::Events, listener::ListenerContext,
+    resolver::Resolver, settle::Settlements, signal::Signal,
+};
+use crate::{
+    config::ConfigSnapshot,
+    control::ShardHealth,
+    runtime::{Runtime, Watch},
+};
+
+pub use self::{
+    start::{ShardError, ShardOptions, ShardReport, run_all},
+    tick::ShardMessage,
+};
+
+/// One core's part of the server.
+pub(crate) struct Shard<R: Runtime> {
+    runtime: R,
+    /// Its number, which labels its metrics.
+    number: u16,
+    config: RefCell<Arc<ConfigSnapshot>>,
+    listeners: RefCell<Vec<Rc<ListenerContext>>>,
+
+    queue: RefCell<Queue>,
+    storage: R::Storage,
+    /// Open segments, by sequence.
+    segments: RefCell<HashMap<SegmentSequence, <R::Storage as Storage>::File>>,
+    commits: Commits,
+    segment_work: Signal,
+
+    engine: RefCell<Engine>,
+    resolver: Resolver<R>,
+    /// Whom to notify when the engine has work for an idle connection.
+    connections: RefCell<HashMap<ConnectionId, Rc<Watch>>>,
+    settlements: Settlements,
+    client_config: RefCell<Arc<ringpost_session::client::ClientConfig>>,
+
+    cache: RefCell<ContentCache>,
+    events: Events,
+    metrics: ShardMetrics,
+    health: Option<Arc<ShardHealth>>,
+    /// Where mail for `<Postmaster>` without a domain belongs (RFC 5321 §4.5.1).
+    own_host: RefCell<Host>,
+
+    draining: Cell<bool>,
+    sessions_open: Rc<Cell<usize>>,
+    outbound_open: Rc<Cell<usize>>,
+}
+
+impl<R: Runtime> Shard<R> {
+    fn now(&self) -> Now {
+        Now { monotonic: self.runtime.now(), unix_ms: self.runtime.unix_ms() }
+    }
+
+    fn config(&self) -> Ref<'_, Arc<ConfigSnapshot>> {
+        self.config.borrow()
+    }
+
+    /// Runs `change` on the queue, then lets the commit and segment tasks look at it.
+    ///
+    /// A panic in it ends the process: what the log would hold from then on cannot be known.
+    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let _bomb = AbortOnPanic("queue");
+        let result = change(&mut self.queue.borrow_mut());
+        self.commits.look();
+        result
+    }
+
+    /// Runs `change` on the engine, then carries its actions out.
+    ///
+    /// A panic in it ends the process: mail could be stuck until the next start, unseen.
+    fn with_engine<T>(self: &Rc<Self>, change: impl FnOnce(&mut Engine, Now) -> T) -> T {
+        let _bomb = AbortOnPanic("delivery engine");
+        let now = self.now();
+        let result = change(&mut self.engine.borrow_mut(), now);
+        self.carry_out_actions();
+        result
+    }
+
+    fn admission(&self) -> Admission {
+        self.queue.borrow().admission()
+    }
+
+    /// How long a message may stay in the queue, in milliseconds.
+    fn lifetime_ms(&self) -> u64 {
+        let lifetime = self.config().config().queue.lifetime;
+        u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the shard takes no new work because the server stops.
+    fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Whether new deliveries may start: not while stopping, and not when outcomes could not be kept.
+    fn may_deliver(&self) -> bool {
+        !self.is_draining() && self.admission() != Admission::Poisoned
+    }
+}
+
+/// Ends the process when it is dropped by a panic.
+struct AbortOnPanic(&'static str);
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(part = self.0, "internal error: ending the process to recover");
+            std::process::abort();
+        }
+    }
+}
+
+/// Counts something open for as long as it lives.
+struct OpenCount(Rc<Cell<usize>>);
+
+impl OpenCount {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for OpenCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Our host name as the host part of an address.
+fn own_host(config: &ConfigSnapshot) -> Host {
+    // The checks have read the name already.
+    let literal = std::net::IpAddr::from([127, 0, 0, 1]);
+    Domain::parse(config.hostname()).map_or_else(|_| Host::Literal(literal.into()), Host::Domain)
+}

@@ -1,0 +1,36 @@
+//! The engine's actions, carried out.
+
+use std::rc::Rc;
+
+use ringpost_delivery::Action;
+
+use super::{Shard, outbound, resolver};
+use crate::runtime::{Containment, Runtime};
+
+impl<R: Runtime> Shard<R> {
+    /// Carries out what the engine wants done. Nothing here calls back into the engine.
+    pub(super) fn carry_out_actions(self: &Rc<Self>) {
+        loop {
+            let action = self.engine.borrow_mut().poll_action();
+            match action {
+                None => return,
+                Some(Action::SendDatagram { server, bytes }) => self.resolver.send(server, bytes),
+                Some(Action::QueryTcp { token, server, bytes }) => {
+                    let query = resolver::query_tcp(Rc::clone(self), token, server, bytes);
+                    self.runtime.spawn(Containment::Process, query);
+                }
+                Some(Action::Connect { connection, address, mx_host, site, source }) => {
+                    let target = outbound::Target { connection, address, mx_host, site, source };
+                    let task = outbound::run(Rc::clone(self), target);
+                    self.runtime.spawn(Containment::Session, task);
+                }
+                Some(Action::Wake(connection)) => {
+                    if let Some(watch) = self.connections.borrow().get(&connection) {
+                        watch.notify();
+                    }
+                }
+                Some(Action::Settle(settlement)) => self.settlements.push(settlement),
+            }
+        }
+    }
+}

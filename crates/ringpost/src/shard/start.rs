@@ -1,0 +1,235 @@
+//! From a directory and a configuration to a running shard.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
+use ringpost_metrics::ShardMetrics;
+use ringpost_queue::{LogIdentity, RecipientIndex, Recovered, RecoveryError, recover};
+use thiserror::Error;
+
+use super::{
+    ContentCache, Events, ListenerContext, Resolver, Shard, ShardMessage, Signal, commit, listener,
+    resolver, segments, settle, tick,
+};
+use crate::{
+    config::ConfigSnapshot,
+    control::{EventSender, HealthState},
+    runtime::{Containment, Listener as _, Runtime},
+};
+
+/// What a shard is given by the process.
+#[derive(Debug)]
+pub struct ShardOptions {
+    /// Its number, from 0.
+    pub number: u16,
+    /// Which log it is for.
+    pub identity: LogIdentity,
+    /// The directory of its segments; it exists.
+    pub directory: PathBuf,
+    /// The configuration.
+    pub config: Arc<ConfigSnapshot>,
+    /// Where it says how it is.
+    pub health: Arc<HealthState>,
+    /// Where its event records go.
+    pub events: EventSender,
+    /// What it is told while it runs.
+    pub inbox: Receiver<ShardMessage>,
+    /// Whom it tells that it runs, or that it does not.
+    pub reports: Sender<ShardReport>,
+}
+
+/// What a shard tells the process.
+#[derive(Debug)]
+pub enum ShardReport {
+    /// It takes mail.
+    Started(u16),
+    /// It could not start; for the operator to mend.
+    Failed(u16, ShardError),
+    /// It has stopped as it was told.
+    Stopped(u16),
+}
+
+/// Why a shard could not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// Its log cannot be opened.
+    #[error("cannot open the log in {}", directory.display())]
+    Log {
+        /// Where it is.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: RecoveryError,
+    },
+    /// An address of a listener cannot be bound.
+    #[error("cannot listen on {address} (listener.{listener}.addresses)")]
+    Listen {
+        /// The listener's name.
+        listener: String,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs the shards of one executor until all of them have stopped.
+pub async fn run_all<R: Runtime>(runtime: R, shards: Vec<ShardOptions>) {
+    let running = Rc::new(Cell::new(shards.len()));
+    let ended = Rc::new(Signal::default());
+    for options in shards {
+        let (running, ended) = (Rc::clone(&running), Rc::clone(&ended));
+        let shard = run(runtime.clone(), options);
+        runtime.spawn(Containment::Process, async move {
+            shard.await;
+            running.set(running.get() - 1);
+            ended.set();
+        });
+    }
+    while running.get() > 0 {
+        ended.wait().await;
+    }
+}
+
+/// Starts a shard and runs it until it has stopped.
+async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
+    let (number, inbox, reports) = (options.number, options.inbox.clone(), options.reports.clone());
+    // Nobody listens any more only when the process is ending already.
+    match start(runtime, options).await {
+        Ok(shard) => {
+            let _ = reports.send(ShardReport::Started(number));
+            tick::run(shard, inbox).await;
+            let _ = reports.send(ShardReport::Stopped(number));
+        }
+        Err(error) => {
+            let _ = reports.send(ShardReport::Failed(number, error));
+        }
+    }
+}
+
+async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, ShardError> {
+    let ShardOptions { number, config, directory, health, .. } = options;
+    let metrics = ShardMetrics::register(usize::from(number));
+    let storage = runtime.storage(&directory);
+    let began = runtime.now();
+    let recovery = recover(&storage, config.queue_config(), options.identity).await;
+    let (queue, recovered) =
+        recovery.map_err(|source| ShardError::Log { directory: directory.clone(), source })?;
+    let took = runtime.now() - began;
+    metrics.recovery_duration.set(took.as_secs_f64());
+    metrics.messages_recovered.increment(recovered.messages.len() as u64);
+    metrics.log_tail_truncated_bytes.increment(recovered.tail_truncated_bytes);
+    tracing::info!(
+        shard = number,
+        messages = recovered.messages.len(),
+        segments = recovered.segments,
+        tail_truncated_bytes = recovered.tail_truncated_bytes,
+        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "log opened"
+    );
+
+    let now = Now { monotonic: runtime.now(), unix_ms: runtime.unix_ms() };
+    let delivery_config = Arc::new(config.delivery_config());
+    let engine = Engine::new(delivery_config, runtime.random_seed(), now);
+    let cache_size = config.config().queue.content_cache_size_max;
+    let cache = ContentCache::new(usize::try_from(cache_size).unwrap_or(usize::MAX));
+    let shard = Rc::new(Shard {
+        resolver: Resolver::new(runtime.random_seed()),
+        runtime,
+        number,
+        listeners: RefCell::default(),
+        queue: RefCell::new(queue),
+        storage,
+        segments: RefCell::new(HashMap::new()),
+        commits: commit::Commits::default(),
+        segment_work: Signal::default(),
+        engine: RefCell::new(engine),
+        connections: RefCell::default(),
+        settlements: settle::Settlements::default(),
+        client_config: RefCell::new(Arc::new(config.client_config())),
+        cache: RefCell::new(cache),
+        events: Events::new(options.events, metrics.clone()),
+        metrics,
+        health: health.shard(usize::from(number)),
+        own_host: RefCell::new(super::own_host(&config)),
+        config: RefCell::new(config),
+        draining: Cell::new(false),
+        sessions_open: Rc::default(),
+        outbound_open: Rc::default(),
+    });
+    let bound = shard.bind_listeners()?;
+    shard.spawn_tasks();
+    shard.schedule(recovered);
+    for (context, listener) in bound {
+        let accept = listener::accept(Rc::clone(&shard), context, listener);
+        shard.runtime.spawn(Containment::Process, accept);
+    }
+    Ok(shard)
+}
+
+impl<R: Runtime> Shard<R> {
+    fn bind_listeners(&self) -> Result<Vec<(Rc<ListenerContext>, R::Listener)>, ShardError> {
+        let mut bound = Vec::new();
+        let config = self.config();
+        for (name, section) in &config.config().listener {
+            let server_config = Arc::new(config.server_config(section));
+            let context = Rc::new(ListenerContext::new(name, section.clone(), server_config));
+            for &address in &section.addresses {
+                let listener = self.runtime.listen(address).map_err(|source| {
+                    ShardError::Listen { listener: name.clone(), address, source }
+                })?;
+                let address = listener.local_address().unwrap_or(address);
+                tracing::info!(shard = self.number, listener = %name, %address, "listening");
+                bound.push((Rc::clone(&context), listener));
+            }
+            self.listeners.borrow_mut().push(context);
+        }
+        Ok(bound)
+    }
+
+    fn spawn_tasks(self: &Rc<Self>) {
+        let runtime = &self.runtime;
+        runtime.spawn(Containment::Process, commit::run(Rc::clone(self)));
+        runtime.spawn(Containment::Process, segments::run(Rc::clone(self)));
+        runtime.spawn(Containment::Process, settle::run(Rc::clone(self)));
+        runtime.spawn(Containment::Process, resolver::run(Rc::clone(self)));
+        self.segment_work.set();
+        self.commits.look();
+    }
+
+    /// Tells the engine of what was queued when the last run ended.
+    fn schedule(self: &Rc<Self>, recovered: Recovered) {
+        let own_host = self.own_host.borrow().clone();
+        for message in recovered.messages {
+            let paths = message.envelope.forward_paths.iter();
+            let recipients = paths
+                .zip(message.recipients.iter().zip(0_u16..))
+                .filter(|(_, (state, _))| !state.status.is_settled())
+                .map(|(path, (state, index))| QueuedRecipient {
+                    index: RecipientIndex(index),
+                    host: path.host().unwrap_or(&own_host).clone(),
+                    attempts: state.attempts,
+                    due_unix_ms: Some(state.due_unix_ms),
+                })
+                .collect();
+            let queued = QueuedMessage {
+                id: message.id,
+                received_unix_ms: message.received_unix_ms,
+                expiry_unix_ms: message.expiry_unix_ms,
+                recipients,
+            };
+            self.with_engine(|engine, now| engine.handle_message(now, queued));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The ticker of a shard: messages from outside, the engine's time, what is published.
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Receiver;
+use ringpost_delivery::DeliveryConfig;
+use ringpost_metrics::label::QueueState;
+use ringpost_queue::Admission;
+
+use super::{Shard, commit::is_quiet};
+use crate::{config::ConfigSnapshot, runtime::Runtime};
+
+/// How often a shard looks at its inbox and its clock.
+const TICK: Duration = Duration::from_millis(25);
+
+/// How often gauges are published.
+const PUBLISH_PERIOD: Duration = Duration::from_millis(500);
+
+/// What the rest of the process tells a shard.
+#[derive(Debug, Clone)]
+pub enum ShardMessage {
+    /// Decide by this configuration from now on.
+    Reload(Arc<ConfigSnapshot>),
+    /// Take nothing new, finish what is begun, and end.
+    Stop,
+}
+
+/// Ticks until the shard has stopped.
+pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMessage>) {
+    let mut ticked = shard.runtime.now();
+    let mut published = ticked;
+    let mut stop_at: Option<Instant> = None;
+    shard.publish();
+    loop {
+        shard.runtime.sleep(TICK).await;
+        let now = shard.runtime.now();
+        shard.metrics.tick_lag.record((now - ticked).saturating_sub(TICK));
+        ticked = now;
+        if let Some(health) = &shard.health {
+            health.tick(now);
+        }
+        while let Ok(message) = inbox.try_recv() {
+            match message {
+                ShardMessage::Reload(config) => shard.reload(config),
+                ShardMessage::Stop => {
+                    stop_at.get_or_insert(now + shard.begin_stop());
+                }
+            }
+        }
+        let timeout = shard.engine.borrow().poll_timeout();
+        if timeout.is_some_and(|at| at <= now) {
+            shard.with_engine(ringpost_delivery::Engine::handle_timeout);
+        }
+        shard.events.hand_over();
+        if now - published >= PUBLISH_PERIOD {
+            published = now;
+            shard.publish();
+            shard.with_queue(ringpost_queue::Queue::retry_segments);
+            shard.segment_work.set();
+        }
+        if stop_at.is_some_and(|at| shard.is_drained() || at <= now) {
+            shard.events.hand_over();
+            shard.publish();
+            return;
+        }
+    }
+}
+
+impl<R: Runtime> Shard<R> {
+    /// Begins to stop; how long the shard may take for it.
+    fn begin_stop(&self) -> Duration {
+        self.draining.set(true);
+        self.runtime.notify_streams();
+        // The rest of the time is for the process to end in.
+        self.config().config().server.shutdown_timeout.mul_f32(0.8)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.sessions_open.get() == 0
+            && self.outbound_open.get() == 0
+            && self.settlements.is_empty()
+            && is_quiet(&self.queue.borrow())
+    }
+
+    fn reload(self: &Rc<Self>, config: Arc<ConfigSnapshot>) {
+        for listener in &*self.listeners.borrow() {
+            if let Some(section) = config.config().listener.get(listener.name()) {
+                let server_config = Arc::new(config.server_config(section));
+                listener.reconfigure(section.clone(), server_config);
+            }
+        }
+        *self.client_config.borrow_mut() = Arc::new(config.client_config());
+        let cache_size = config.config().queue.content_cache_size_max;
+        let cache_size = usize::try_from(cache_size).unwrap_or(usize::MAX);
+        self.cache.borrow_mut().set_memory_size_max(cache_size);
+        let delivery: Arc<DeliveryConfig> = Arc::new(config.delivery_config());
+        *self.own_host.borrow_mut() = super::own_host(&config);
+        *self.config.borrow_mut() = config;
+        self.with_engine(|engine, now| engine.reconfigure(now, delivery));
+    }
+
+    /// Publishes what the state machines count.
+    fn publish(&self) {
+        let metrics = &self.metrics;
+        let queue = self.queue.borrow();
+        let stats = queue.stats();
+        let segment_size = queue.config().segment_size;
+        metrics.queue_messages.set(stats.messages as f64);
+        metrics.queue_recipients.set(stats.recipients as f64);
+        metrics.queue_segments.set(stats.segments as f64);
+        metrics.queue_bytes.set((stats.segments * segment_size) as f64);
+        metrics.queue_live_bytes.set(stats.live_bytes as f64);
+        metrics.queue_pending_bytes.set(stats.pending_bytes as f64);
+        metrics.queue_rewrites.absolute(stats.rewritten_records_total);
+        metrics.queue_corrupt_records.absolute(stats.corrupt_records_total);
+        metrics.queue_segment_failures.absolute(stats.segment_failures_total);
+        metrics.queue_bytes_max.set(queue.config().disk_size_max as f64);
+        let state = match queue.admission() {
+            Admission::Open => QueueState::Open,
+            Admission::Full => QueueState::Full,
+            Admission::Poisoned => QueueState::Poisoned,
+        };
+        drop(queue);
+        metrics.queue_state.set_only(state);
+        if let Some(health) = &self.health {
+            health.set_state(state);
+        }
+        metrics.sessions_open.set(self.sessions_open.get() as f64);
+        metrics.content_cache_bytes.set(self.cache.borrow().memory_size() as f64);
+        metrics.panics_contained.absolute(self.runtime.panics_contained());
+
+        let stats = self.engine.borrow().stats();
+        metrics.connections_opening.set(stats.connections.opening as f64);
+        metrics.connections_open.set(stats.connections.established() as f64);
+        metrics.connections_idle.set(stats.connections.idle as f64);
+        metrics.sites.set(stats.sites as f64);
+        metrics.destinations.set(stats.destinations as f64);
+        metrics.transactions_ready.set(stats.ready as f64);
+        metrics.transactions_returned.absolute(stats.jobs_returned);
+        metrics.recipients_waiting.set(stats.waiting as f64);
+        metrics.sites_throttled.set(stats.sites_throttled as f64);
+        metrics.dns_lookups.absolute(stats.dns.lookups);
+        metrics.dns_timeouts.absolute(stats.dns.timeouts);
+        metrics.dns_foreign_datagrams.absolute(stats.dns.foreign_datagrams);
+        metrics.dns_queries.absolute(stats.dns.datagrams_sent + stats.dns.tcp_queries);
+        metrics.dns_cache_hits.absolute(stats.dns.cache_hits);
+        metrics.dns_failures.absolute(stats.dns.failures);
+    }
+}
