@@ -41,6 +41,15 @@ impl Queue {
         {
             return None;
         }
+        // What is left of a run that is done is coming in, or being settled, or damaged. Go on with the
+        // next segment at once, unless this one still has to be freed.
+        let plan = self.go_on().or_else(|| self.go_on());
+        self.rewrite.outstanding = plan;
+        plan
+    }
+
+    /// The next record of this run, or of a new one; ends a run that has none.
+    fn go_on(&mut self) -> Option<ReadPlan> {
         let mut run = match self.rewrite.run {
             Some(run) => run,
             None => self.begin_run()?,
@@ -54,15 +63,11 @@ impl Queue {
             let movable = entry.phase == Phase::Durable && location.segment == run.segment;
             movable.then(|| ReadPlan::new(*id, *piece, location))
         });
-        if plan.is_some() {
-            self.rewrite.run = Some(run);
-        } else {
-            // Done. What is left is coming in, or being settled, or damaged.
-            self.rewrite.run = None;
+        self.rewrite.run = plan.map(|_| run);
+        if plan.is_none() {
             let again = BatchNumber(self.gathering().0 + RETRY_BATCHES);
             self.rewrite.done = Some((run.segment, again));
         }
-        self.rewrite.outstanding = plan;
         plan
     }
 

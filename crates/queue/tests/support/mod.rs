@@ -1,6 +1,7 @@
 //! A driver over memory, a random workload, and the model that its results are held against.
 
-#![allow(dead_code, reason = "each test uses its part of it")]
+#![allow(dead_code, reason = "each test uses its part of it, so that no expectation holds for all")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may be blunt")]
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +19,8 @@ use ringpost_queue::{
     recover,
 };
 
-pub(crate) const IDENTITY: LogIdentity = LogIdentity { log_id: 0x5EED_0F17_0123_4567, shard: ShardId(3) };
+pub(crate) const IDENTITY: LogIdentity =
+    LogIdentity { log_id: 0x5EED_0F17_0123_4567, shard: ShardId(3) };
 
 /// Segments as small as they may be, so that a short run uses and reuses many.
 pub(crate) fn small_config() -> QueueConfig {
@@ -145,6 +147,35 @@ impl Driver {
             }
         }
         panic!("the queue never comes to rest");
+    }
+
+    /// Does all that the queue asks for, but lets the tasks fail that `fails` picks.
+    pub(crate) fn pump_but(&mut self, mut fails: impl FnMut(&SegmentTask) -> bool) {
+        loop {
+            if let Some(task) = self.queue.poll_segment() {
+                let done = if fails(&task) {
+                    Err(io::Error::other("injected failure of a task"))
+                } else {
+                    block_on(run_task(&self.storage, &task)).map(|_| ())
+                };
+                self.queue.handle_segment(task, done);
+                self.files.clear();
+            } else if let Some(write) = self.queue.poll_write() {
+                let file = self.file(write.segment).unwrap();
+                let (written, bytes) =
+                    block_on(self.storage.write(&file, write.offset, write.bytes));
+                self.queue.handle_write(written, bytes);
+            } else {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn settle_oldest(&mut self, ids: &mut Vec<MessageId>) -> Option<Ticket> {
+        let id = *ids.first()?;
+        self.queue.message(id)?;
+        ids.remove(0);
+        Some(self.settle(id, Disposition::Delivered))
     }
 
     pub(crate) fn read(&mut self, plan: &ReadPlan) -> io::Result<Vec<u8>> {

@@ -1,0 +1,165 @@
+//! Reclaim: a log that is used for long stays short, and what is old in it stays whole.
+
+#![expect(clippy::unwrap_used, reason = "tests may be blunt")]
+
+mod support;
+
+use std::collections::VecDeque;
+
+use ringpost_queue::storage::memory::MemoryStorage;
+use ringpost_queue::{Disposition, MessageId, NewMessage, QueueConfig, RecipientIndex};
+use support::{Driver, content, envelope, small_config};
+
+/// Lets mail flow through, a few messages in the queue at a time.
+fn flow(driver: &mut Driver, messages: usize) {
+    let mut queued: VecDeque<MessageId> = VecDeque::new();
+    for _ in 0..messages {
+        queued.push_back(driver.inject(1, 2000).unwrap().id());
+        driver.pump();
+        while queued.len() > 5 {
+            let _ = driver.settle(queued.pop_front().unwrap(), Disposition::Delivered);
+        }
+        driver.rewrite();
+        driver.pump();
+    }
+    for id in queued {
+        let _ = driver.settle(id, Disposition::Delivered);
+    }
+    driver.pump();
+}
+
+#[test]
+fn a_flow_without_old_messages_goes_round_in_few_segments() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    flow(&mut driver, 400);
+    // More than forty segments were filled.
+    assert!(driver.queue.stats().batch_bytes_total > 40 * (64 << 10));
+    assert!(storage.names().len() <= 8, "{:?}", storage.names());
+    assert_eq!(driver.queue.stats().messages, 0);
+}
+
+#[test]
+fn an_old_message_is_moved_along_with_its_states_and_chunks() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.queue.next_id();
+    let whole = content(id, 10_000);
+    driver.queue.append_chunk(id, &whole[..4000]).unwrap();
+    driver.pump();
+    driver.queue.append_chunk(id, &whole[4000..8000]).unwrap();
+    let envelope = envelope(3);
+    let message = NewMessage {
+        id,
+        received_unix_ms: 10,
+        expiry_unix_ms: 20,
+        envelope: &envelope,
+        content: &whole[8000..],
+        size: 10_000,
+    };
+    driver.queue.append_message(message).unwrap().batch();
+    driver.pump();
+    let outcome = ringpost_queue::Outcome {
+        id,
+        recipients: vec![
+            (RecipientIndex(0), Disposition::Delivered),
+            (RecipientIndex(1), Disposition::Deferred { attempts: 3, due_unix_ms: 777 }),
+        ],
+    };
+    driver.queue.append_outcome(&outcome, None).unwrap().batch();
+    let before = driver.queue.message(id).unwrap().recipients.to_vec();
+    let places = driver.queue.plan_read(id).unwrap();
+    flow(&mut driver, 200);
+    assert!(storage.names().len() <= 10, "{:?}", storage.names());
+    let moved = driver.queue.plan_read(id).unwrap();
+    assert!(moved.iter().zip(&places).all(|(new, old)| new.segment > old.segment));
+    assert!(places.iter().all(|plan| !driver.queue.is_current(plan)));
+    assert!(driver.queue.stats().rewritten_records_total >= 3);
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), whole);
+    // The outcome itself went with its segment long ago; the copy has what it said.
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!(recovered.messages.len(), 1);
+    let found = &recovered.messages[0];
+    assert_eq!((found.id, &found.recipients, &found.envelope), (id, &before, &envelope));
+    assert_eq!((found.received_unix_ms, found.expiry_unix_ms, found.size), (10, 20, 10_000));
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), whole);
+}
+
+/// The twin: without rewriting one old message holds the whole log.
+#[test]
+fn without_rewriting_an_old_message_keeps_all_segments() {
+    let storage = MemoryStorage::new();
+    let config =
+        QueueConfig { rewrite_segments_min: 1 << 20, disk_size_max: 1 << 30, ..small_config() };
+    let mut driver = Driver::create(&storage, config);
+    driver.inject(1, 10).unwrap().batch();
+    driver.pump();
+    flow(&mut driver, 200);
+    assert!(storage.names().len() > 12, "{:?}", storage.names());
+}
+
+#[test]
+fn a_damaged_record_stays_where_it_is_and_is_counted() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.inject(1, 1000).unwrap().id();
+    driver.pump();
+    for _ in 0..60 {
+        let id = driver.inject(1, 3000).unwrap().id();
+        driver.pump();
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+    }
+    let plan = driver.queue.poll_rewrite().unwrap();
+    assert_eq!(plan.id, id);
+    let mut bytes = driver.read(&plan).unwrap();
+    bytes[50] ^= 1;
+    let corruption = driver.queue.handle_rewrite(&plan, Ok(bytes)).unwrap_err();
+    assert_eq!((corruption.id, corruption.offset), (id, plan.offset));
+    assert_eq!(driver.queue.stats().corrupt_records_total, 1);
+    // It is not tried again and again, nor given up.
+    assert!(driver.queue.poll_rewrite().is_none());
+    assert!(driver.queue.is_current(&plan));
+    // Nor is one that could not be read.
+    let (mut driver, _) = Driver::recover(&storage, small_config()).unwrap();
+    driver.pump();
+    let plan = driver.queue.poll_rewrite().unwrap();
+    driver.queue.handle_rewrite(&plan, Err(std::io::ErrorKind::Other.into())).unwrap();
+    assert!(driver.queue.poll_rewrite().is_none());
+    assert!(driver.queue.is_current(&plan));
+}
+
+#[test]
+fn what_is_settled_while_it_is_moved_does_not_come_back() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let old = driver.inject(1, 1000).unwrap().id();
+    driver.pump();
+    for _ in 0..60 {
+        let id = driver.inject(1, 3000).unwrap().id();
+        driver.pump();
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+    }
+    let plan = driver.queue.poll_rewrite().unwrap();
+    assert_eq!(plan.id, old);
+    let bytes = driver.read(&plan).unwrap();
+    // One order, and the other.
+    for settle_first in [true, false] {
+        let storage = storage.restarted(ringpost_queue::storage::memory::Survival::All);
+        let (mut driver, _) = Driver::recover(&storage, small_config()).unwrap();
+        driver.pump();
+        let plan = driver.queue.poll_rewrite().unwrap();
+        if settle_first {
+            let _ = driver.settle(old, Disposition::Bounced);
+        }
+        driver.queue.handle_rewrite(&plan, Ok(bytes.clone())).unwrap();
+        if !settle_first {
+            let _ = driver.settle(old, Disposition::Bounced);
+        }
+        driver.pump();
+        assert_eq!(driver.queue.stats().live_bytes, 0);
+        let (_, recovered) = Driver::recover(&storage, small_config()).unwrap();
+        assert_eq!(recovered.messages, []);
+    }
+}
