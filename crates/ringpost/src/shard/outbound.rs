@@ -97,12 +97,11 @@ impl<R: Runtime> Drop for Ending<R> {
             return;
         }
         self.shard.connections.borrow_mut().remove(&self.connection);
-        let failure = SessionFailure::Aborted { stage: Stage::Connect };
         let shard = Rc::clone(&self.shard);
         let now = shard.now();
         // Not through `with_engine`: this may run while a panic unwinds, which is not the engine's.
-        let settlement =
-            shard.engine.borrow_mut().handle_closed(now, self.connection, Some(&failure));
+        // The job goes back untried; the engine bounds how often.
+        let settlement = shard.engine.borrow_mut().handle_closed(now, self.connection, None);
         shard.carry_out_actions();
         if let Some(settlement) = settlement {
             shard.settlements.push(settlement);

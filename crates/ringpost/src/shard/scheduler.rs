@@ -19,6 +19,8 @@ impl<R: Runtime> Shard<R> {
                     let query = resolver::query_tcp(Rc::clone(self), token, server, bytes);
                     self.runtime.spawn(Containment::Process, query);
                 }
+                // Nothing is begun any more; the work stays in the queue for the next start.
+                Some(Action::Connect { .. }) if !self.may_deliver() => {}
                 Some(Action::Connect { connection, address, mx_host, site, source }) => {
                     let target = outbound::Target { connection, address, mx_host, site, source };
                     let task = outbound::run(Rc::clone(self), target);

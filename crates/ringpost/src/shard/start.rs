@@ -178,8 +178,11 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
     Ok(shard)
 }
 
+/// A listener of the configuration, bound to one of its addresses.
+type Bound<R> = (Rc<ListenerContext>, <R as Runtime>::Listener);
+
 impl<R: Runtime> Shard<R> {
-    fn bind_listeners(&self) -> Result<Vec<(Rc<ListenerContext>, R::Listener)>, ShardError> {
+    fn bind_listeners(&self) -> Result<Vec<Bound<R>>, ShardError> {
         let mut bound = Vec::new();
         let config = self.config();
         for (name, section) in &config.config().listener {
