@@ -48,6 +48,11 @@ impl Recipients {
         }
     }
 
+    /// Makes so many recipients with the same state.
+    pub(crate) fn repeat(state: RecipientState, count: usize) -> Self {
+        if count == 1 { Self::One(state) } else { Self::Many(vec![state; count].into()) }
+    }
+
     pub(crate) fn as_slice(&self) -> &[RecipientState] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
@@ -127,7 +132,11 @@ pub(crate) struct Streaming {
     /// The chunks that are durable, in order: frames become durable in the order of appends.
     pub(crate) chunks: Vec<Location>,
     pub(crate) appended: u32,
+    pub(crate) durable: u32,
     pub(crate) size: u64,
+    /// Given up; it is remembered until its last chunk is written, so that none of them is taken for
+    /// a chunk of something else.
+    pub(crate) abandoned: bool,
 }
 
 /// Everything in the queue.
@@ -171,7 +180,7 @@ mod tests {
     #[test]
     fn one_recipient_and_many_look_alike() {
         for count in [1, 2, 50] {
-            let mut recipients = Recipients::new(&vec![RecipientState::default(); count]);
+            let mut recipients = Recipients::repeat(RecipientState::default(), count);
             assert_eq!((recipients.as_slice().len(), recipients.queued()), (count, count as u64));
             recipients.as_mut_slice()[count - 1].apply(crate::Disposition::Bounced);
             assert_eq!(recipients.queued(), count as u64 - 1);

@@ -184,8 +184,8 @@ pub async fn run_task<S: Storage>(storage: &S, task: &SegmentTask) -> io::Result
             }
         }
         SegmentTask::Recycle { old, new, size, identity } => {
-            // The name first, then the header: under its new name the file has no frame yet,
-            // under its old one it would have lost the frames that it should have.
+            // Nothing may be written to it before the name is durable: a power cut would give the
+            // frames the name of a segment that is not needed any more.
             storage.rename(&old.file_name(), &new.file_name()).await?;
             storage.sync_directory().await?;
             let file = storage.open(&new.file_name()).await?;

@@ -163,3 +163,30 @@ fn what_is_settled_while_it_is_moved_does_not_come_back() {
         assert_eq!(recovered.messages, []);
     }
 }
+
+#[test]
+fn an_id_that_is_used_again_after_all_does_not_harm_the_log() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.queue.next_id();
+    for piece in [&b"old first"[..], b"old second"] {
+        driver.queue.append_chunk(id, piece).unwrap();
+    }
+    driver.pump();
+    driver.queue.abandon(id);
+    driver.queue.append_chunk(id, b"new ").unwrap();
+    let message = NewMessage {
+        id,
+        received_unix_ms: 1,
+        expiry_unix_ms: 2,
+        envelope: &envelope(1),
+        content: b"content",
+        size: 11,
+    };
+    driver.queue.append_message(message).unwrap().batch();
+    driver.pump();
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), b"new content");
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!(recovered.messages.len(), 1);
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), b"new content");
+}

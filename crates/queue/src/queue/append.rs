@@ -72,16 +72,19 @@ impl Queue {
         Ok(Ticket { batch: self.gathering(), id: message.id })
     }
 
-    /// Forgets the chunks of a message that will not be committed. Does nothing after its commit
-    /// record was appended.
+    /// Forgets the chunks of a message that will not be committed; its id is not to be used again.
+    /// Does nothing after its commit record was appended.
     pub fn abandon(&mut self, id: MessageId) {
         if self.index.entries.contains_key(&id) {
             return;
         }
-        if let Some(streaming) = self.index.streaming.remove(&id) {
-            for location in streaming.chunks {
-                self.segments.unpin(location);
-            }
+        let Some(streaming) = self.index.streaming.get_mut(&id) else { return };
+        streaming.abandoned = true;
+        for location in std::mem::take(&mut streaming.chunks) {
+            self.segments.unpin(location);
+        }
+        if streaming.durable == streaming.appended {
+            self.index.streaming.remove(&id);
         }
     }
 
@@ -158,7 +161,8 @@ impl Queue {
     /// Checks that the id was given out, and has no commit record yet.
     fn check_new(&self, id: MessageId) -> Result<(), AppendError> {
         let ours = id.shard() == self.identity.shard && id.sequence() < self.next_message_sequence;
-        if !ours || self.index.entries.contains_key(&id) {
+        let abandoned = self.index.streaming.get(&id).is_some_and(|streaming| streaming.abandoned);
+        if !ours || abandoned || self.index.entries.contains_key(&id) {
             return Err(AppendError::UnknownMessage(id));
         }
         Ok(())
@@ -187,7 +191,7 @@ impl Queue {
             expiry_unix_ms: message.expiry_unix_ms,
             size: message.size,
             location: Location::default(),
-            recipients: Recipients::new(&vec![state; recipients]),
+            recipients: Recipients::repeat(state, recipients),
             chunks: None,
             phase: Phase::Appended,
         };

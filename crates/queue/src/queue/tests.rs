@@ -175,6 +175,9 @@ fn abandoned_chunks_hold_nothing_back() {
     queue.append_chunk(late, b"durable after").unwrap();
     queue.abandon(early);
     queue.abandon(late);
+    // One chunk is still to be written: it must not become part of something else.
+    assert_eq!(queue.append_chunk(late, b"again"), Err(AppendError::UnknownMessage(late)));
+    assert_eq!(append_as(&mut queue, late, b"", 0), Err(AppendError::UnknownMessage(late)));
     write(&mut queue).unwrap();
     assert_eq!((queue.stats().live_bytes, queue.stats().streaming), (0, 0));
 }

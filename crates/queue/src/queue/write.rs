@@ -155,18 +155,12 @@ impl Queue {
     fn record_is_durable(&mut self, id: MessageId, piece: Piece, location: Location) {
         let Some(entry) = self.index.entries.get_mut(&id) else {
             // No commit record yet: a chunk that is coming in, or one that was abandoned.
-            if let Some(streaming) = self.index.streaming.get_mut(&id) {
-                streaming.chunks.push(location);
-                self.segments.pin(id, piece, location);
-            }
+            self.chunk_is_durable(id, piece, location);
             return;
         };
         match (entry.phase, piece) {
             (Phase::Appended, Piece::Chunk(_)) => {
-                if let Some(streaming) = self.index.streaming.get_mut(&id) {
-                    streaming.chunks.push(location);
-                    self.segments.pin(id, piece, location);
-                }
+                self.chunk_is_durable(id, piece, location);
                 return;
             }
             (Phase::Appended, Piece::Message) => {
@@ -193,6 +187,19 @@ impl Queue {
             self.segments.unpin(old);
             self.segments.pin(id, piece, location);
         }
+    }
+
+    fn chunk_is_durable(&mut self, id: MessageId, piece: Piece, location: Location) {
+        let Some(streaming) = self.index.streaming.get_mut(&id) else { return };
+        streaming.durable += 1;
+        if streaming.abandoned {
+            if streaming.durable == streaming.appended {
+                self.index.streaming.remove(&id);
+            }
+            return;
+        }
+        streaming.chunks.push(location);
+        self.segments.pin(id, piece, location);
     }
 
     fn settlement_is_durable(&mut self, id: MessageId) {

@@ -128,7 +128,10 @@ impl Replay {
         }
         let mut chunks = vec![Location::default(); message.head.chunks as usize];
         for (index, place) in self.chunks.remove(&id).unwrap_or_default() {
-            *chunks.get_mut(index as usize).ok_or(CorruptReason::Message(id))? = place;
+            // One beyond the last is from a stream under this id that was abandoned.
+            if let Some(chunk) = chunks.get_mut(index as usize) {
+                *chunk = place;
+            }
         }
         entry.set_chunks(chunks);
         let envelope = message.envelope().map_err(CorruptReason::Record)?;

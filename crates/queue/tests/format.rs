@@ -1,0 +1,152 @@
+//! The format: what was written by each version can be read, and the drawing says how it looks.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may be blunt")]
+
+mod support;
+
+use std::path::PathBuf;
+
+use ringpost_queue::storage::memory::MemoryStorage;
+use ringpost_queue::{
+    Disposition, MessageId, NewMessage, Outcome, RecipientIndex, SegmentSequence, ShardId,
+};
+use support::{Driver, IDENTITY, content, envelope, small_config};
+
+const BLOCK: usize = 4096;
+/// Blocks of the fixture; the rest of the segment is zeros.
+const BLOCKS: usize = 6;
+
+fn path(below: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+fn first_segment() -> String {
+    SegmentSequence(1).file_name()
+}
+
+/// A log with a record of each kind.
+fn write_log(storage: &MemoryStorage) -> Driver {
+    let mut driver = Driver::create(storage, small_config());
+    driver.pump();
+    let id = driver.queue.next_id();
+    let whole = content(id, 5000);
+    driver.queue.append_chunk(id, &whole[..3000]).unwrap();
+    let message = NewMessage {
+        id,
+        received_unix_ms: 1_700_000_000_000,
+        expiry_unix_ms: 1_700_432_000_000,
+        envelope: &envelope(2),
+        content: &whole[3000..],
+        size: 5000,
+    };
+    driver.queue.append_message(message).unwrap().batch();
+    driver.pump();
+    let recipients = vec![
+        (RecipientIndex(0), Disposition::Delivered),
+        (RecipientIndex(1), Disposition::Deferred { attempts: 2, due_unix_ms: 1_700_000_900_000 }),
+    ];
+    driver.queue.append_outcome(&Outcome { id, recipients }, None).unwrap().batch();
+    driver.pump();
+    let second = driver.inject(1, 700).unwrap().id();
+    driver.pump();
+    let _ = driver.settle(second, Disposition::Expired);
+    driver.pump();
+    driver
+}
+
+fn fixture() -> Vec<u8> {
+    let mut file = std::fs::read(path("tests/fixtures/format-1.segment")).unwrap();
+    assert_eq!(file.len(), BLOCKS * BLOCK);
+    file.resize(64 << 10, 0);
+    file
+}
+
+#[test]
+#[ignore = "writes the fixture of a new format version"]
+fn write_fixture() {
+    let storage = MemoryStorage::new();
+    write_log(&storage);
+    let mut file = storage.contents(&first_segment()).unwrap();
+    assert!(file[BLOCKS * BLOCK..].iter().all(|byte| *byte == 0));
+    file.truncate(BLOCKS * BLOCK);
+    std::fs::write(path("tests/fixtures/format-1.segment"), file).unwrap();
+}
+
+#[test]
+fn what_is_written_today_is_what_the_fixture_has() {
+    let storage = MemoryStorage::new();
+    write_log(&storage);
+    let file = storage.contents(&first_segment()).unwrap();
+    assert!(file == fixture(), "the format has changed: it needs a new version");
+}
+
+#[test]
+fn format_1_is_read() {
+    let storage = MemoryStorage::new();
+    storage.replace(&first_segment(), fixture());
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!((recovered.frames, recovered.records, recovered.tail_truncated_bytes), (4, 5, 0));
+    let id = MessageId::new(ShardId(3), 1);
+    let [message] = &recovered.messages[..] else { panic!("{:?}", recovered.messages) };
+    assert_eq!((message.id, message.size, &message.envelope), (id, 5000, &envelope(2)));
+    assert!(message.recipients[0].status.is_settled());
+    assert_eq!(message.recipients[1].attempts, 2);
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), content(id, 5000));
+}
+
+/// The rows `offset size text` of the drawing in docs/QUEUE.md that has this headline.
+fn drawing(headline: &str) -> Vec<(usize, Option<usize>, String)> {
+    let docs = std::fs::read_to_string(path("../../docs/QUEUE.md")).unwrap();
+    let start = docs.find(&format!("offset  size  {headline}\n")).unwrap();
+    let rows = docs[start..].lines().skip(1).take_while(|line| !line.starts_with("```"));
+    rows.filter_map(|line| {
+        let offset = line.get(..6)?.trim().parse().ok()?;
+        Some((offset, line.get(6..12)?.trim().parse().ok(), line.get(14..)?.to_owned()))
+    })
+    .collect()
+}
+
+fn field(file: &[u8], base: usize, headline: &str, starts_with: &str) -> u64 {
+    let rows = drawing(headline);
+    let row = rows.iter().find(|(_, _, text)| text.starts_with(starts_with));
+    let (offset, size, _) = row.unwrap_or_else(|| panic!("{headline}: {starts_with}"));
+    let mut number = [0; 8];
+    let size = size.unwrap();
+    number[..size].copy_from_slice(&file[base + offset..base + offset + size]);
+    u64::from_le_bytes(number)
+}
+
+#[test]
+fn the_drawings_are_true() {
+    let file = fixture();
+    let segment = |name| field(&file, 0, "header of a segment", name);
+    assert_eq!(segment("magic"), u64::from_le_bytes(*b"RINGPOST"));
+    assert_eq!((segment("format version"), segment("shard"), segment("flags")), (1, 3, 0));
+    assert_eq!((segment("log id"), segment("sequence")), (IDENTITY.log_id, 1));
+    assert_eq!(segment("size of the segment"), 64 << 10);
+    assert_eq!(segment("checksum"), u64::from(crc32c::crc32c(&file[..4092])));
+
+    // The first frame takes two blocks, the second is behind it.
+    let second = 3 * BLOCK;
+    let frame = |name| field(&file, second, "frame", name);
+    assert_eq!(frame("magic"), u64::from(u32::from_le_bytes(*b"RPFR")));
+    assert_eq!((frame("format version"), frame("shard"), frame("log id")), (1, 3, IDENTITY.log_id));
+    assert_eq!((frame("sequence of the segment"), frame("LSN"), frame("head")), (1, 2, 1));
+    assert_eq!((frame("message sequence"), frame("sequence of the segment that")), (2, 1));
+    assert_eq!((frame("length of the payload"), frame("number of records")), (12 + 10 + 26, 1));
+    let first_header = crc32c::crc32c(&file[BLOCK..BLOCK + 72]);
+    assert_eq!(frame("checksum of the header of the previous"), u64::from(first_header));
+    let rest = crc32c::crc32c(&file[second + 80..second + BLOCK]);
+    assert_eq!(frame("checksum of all that follows"), u64::from(rest));
+    let header = crc32c::crc32c(&file[second..second + 72]);
+    assert_eq!(frame("checksum of bytes 0 to 72"), u64::from(header));
+    let rows = drawing("frame");
+    let payload = rows.iter().find(|(_, _, text)| text.starts_with("payload")).unwrap().0;
+    assert_eq!(payload, ringpost_queue::frame::FRAME_HEADER_SIZE);
+
+    let record = |name| field(&file, second + payload, "every record", name);
+    assert_eq!((record("kind"), record("length of the body")), (3, 10 + 26));
+    let rows = drawing("every record");
+    let body = rows.iter().find(|(_, _, text)| text.starts_with("body")).unwrap().0;
+    assert_eq!(body, ringpost_queue::record::RECORD_HEADER_SIZE);
+}
