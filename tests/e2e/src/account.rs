@@ -62,6 +62,11 @@ impl Account {
         self.acked.len()
     }
 
+    /// The ids that arrived whole, at least once.
+    pub fn arrived(&self) -> impl Iterator<Item = &str> {
+        self.copies.keys().map(String::as_str)
+    }
+
     /// The ids acknowledged and never arrived.
     pub fn lost(&self) -> Vec<&str> {
         self.acked.iter().filter(|id| !self.copies.contains_key(*id)).map(String::as_str).collect()

@@ -18,7 +18,7 @@
 //! | [`metrics`] | read `/metrics` and `/health` |
 //! | [`netns`] | network namespaces of our own |
 //! | [`dns`] | a real name server with a zone of ours |
-//! | [`trace`] | count the syncs of a process, as the kernel sees them |
+//! | [`trace`] | count the durable writes of a process, as the kernel sees them |
 //! | [`peers`] | other mail programs, and skipping loudly without them |
 //!
 //! None of it uses the server's own protocol code, so a mistake made on both sides of that code

@@ -260,16 +260,29 @@ impl Server {
         Metrics::read(self.control)
     }
 
+    /// Waits until the queue holds just so many messages, by its gauge.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not in time.
+    pub fn wait_queued(&self, messages: u64) -> Result<()> {
+        wait::wait_until(&format!("{messages} queued messages"), wait::SOON, || {
+            Ok(self.metrics()?.count("ringpost_queue_messages") == messages)
+        })
+    }
+
     /// Waits until nothing is left in the queue.
     ///
-    /// Gauges are as old as the last tick of their shard: the queue must be empty at a look, and
-    /// again at one that every shard has ticked before, twice.
+    /// Gauges are up to half a second old: the queue must be empty at a look, and
+    /// again after every shard has published once more.
     ///
     /// # Errors
     ///
     /// Fails when something is left after `deadline`.
     pub fn wait_drained(&self, deadline: Duration) -> Result<()> {
         const TICKS: &str = "ringpost_tick_lag_seconds_count";
+        // A shard publishes its gauges at least this often, in ticks.
+        const TICKS_PER_LOOK: f64 = 25.0;
         let mut empty_since: Option<Metrics> = None;
         wait::wait_until("an empty queue", deadline, || {
             let metrics = self.metrics()?;
@@ -284,9 +297,9 @@ impl Server {
             }
             let earlier = empty_since.get_or_insert_with(|| metrics.clone()).each(TICKS);
             let now = metrics.each(TICKS);
-            Ok(now
-                .iter()
-                .all(|(shard, ticks)| earlier.get(shard).is_some_and(|then| *ticks >= then + 2.0)))
+            Ok(now.iter().all(|(shard, ticks)| {
+                earlier.get(shard).is_some_and(|then| *ticks >= then + TICKS_PER_LOOK)
+            }))
         })
         .with_context(|| format!("the log says:\n{}", self.log()))
     }

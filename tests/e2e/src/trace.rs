@@ -1,9 +1,12 @@
-//! Counts the syncs of a process as the kernel sees them.
+//! Counts the durable writes of a process as the kernel sees them.
 //!
-//! A server on io_uring asks for its syncs through the ring, where `strace` sees nothing. The
+//! A server on io_uring writes and syncs through the ring, where `strace` sees nothing. The
 //! kernel's own trace points do: the submission of a ring operation, with its opcode, and the
 //! system calls of the sync family. A private trace instance counts both for the threads of one
-//! process. Writes that carry a sync flag of their own would not be seen here.
+//! process.
+//!
+//! A segment opened with `O_DSYNC` makes every write to it a sync, so writes are counted like
+//! syncs. That is too many rather than too few: the zeros of a segment's birth are among them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +15,10 @@ use std::process;
 use anyhow::{Context, Result};
 
 const INSTANCES: &str = "/sys/kernel/tracing/instances";
-/// `IORING_OP_FSYNC`, which is fsync and fdatasync.
-const OPCODE_FSYNC: u8 = 3;
+/// `IORING_OP_WRITEV`, `_FSYNC` (which is fsync and fdatasync), `_WRITE_FIXED`, and `_WRITE` but
+/// for those that nobody waits for: they wake another executor through its eventfd.
+const FILTER: &str =
+    "opcode == 2 || opcode == 3 || opcode == 5 || (opcode == 23 && user_data != 0)";
 const CALLS: [&str; 5] = ["fsync", "fdatasync", "sync_file_range", "syncfs", "msync"];
 
 /// A count under way; dropping it removes the instance.
@@ -45,7 +50,7 @@ impl SyncTrace {
         trace.write("set_event_pid", &threads.join(" "))?;
         trace.write("options/event-fork", "1")?;
         let submit = "events/io_uring/io_uring_submit_req";
-        trace.write(&format!("{submit}/filter"), &format!("opcode == {OPCODE_FSYNC}"))?;
+        trace.write(&format!("{submit}/filter"), FILTER)?;
         trace.write(&format!("{submit}/enable"), "1")?;
         for call in CALLS {
             trace.write(&format!("events/syscalls/sys_enter_{call}/enable"), "1")?;
@@ -53,7 +58,7 @@ impl SyncTrace {
         Ok(trace)
     }
 
-    /// Number of syncs so far.
+    /// Number of writes through the ring and of syncs so far.
     ///
     /// # Errors
     ///

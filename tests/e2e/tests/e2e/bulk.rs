@@ -34,13 +34,14 @@ fn every_message_of_smtp_source_reaches_smtp_sink_once() -> Result<()> {
     wait_until("all messages at smtp-sink", DEADLINE, || Ok(sink.count()? >= messages))?;
     let arrived = start.elapsed();
     server.wait_drained(DEADLINE)?;
-    peers::tell(&format!(
-        "bulk: {messages} messages of 5 KiB over 50 sessions, accepted in {accepted:.1?}, \
-         all delivered after {arrived:.1?}"
-    ));
     // The queue is empty, so nothing can come any more: the count is final.
     assert_eq!(sink.count()?, messages, "each message once");
     let metrics = server.metrics()?;
+    peers::tell(&format!(
+        "bulk: {messages} messages of 5 KiB over 50 sessions, accepted in {accepted:.1?}, \
+         all delivered after {arrived:.1?}, with {} commits",
+        metrics.count("ringpost_commit_batches_total")
+    ));
     assert_eq!(metrics.count("ringpost_messages_received_total"), messages);
     let delivered = metrics.count_where("ringpost_outcomes_total", "outcome=\"delivered\"");
     assert_eq!(delivered, messages);
