@@ -309,6 +309,44 @@ fn ids_do_not_come_again_after_a_restart() {
 }
 
 #[test]
+fn ids_do_not_come_again_when_their_records_are_gone() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.inject(1, 10).unwrap().id();
+    driver.pump();
+    // Outcomes fill the segments behind it, and do not say which ids were given out.
+    for attempts in 0..40 {
+        let _ = driver.settle(id, Disposition::Deferred { attempts, due_unix_ms: 5 });
+        driver.pump();
+    }
+    let _ = driver.settle(id, Disposition::Expired);
+    driver.pump();
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!((recovered.messages.len(), recovered.segments), (0, 1), "only the newest is read");
+    assert!(driver.queue.next_id() > id);
+}
+
+#[test]
+fn a_segment_with_a_torn_first_frame_is_kept_for_those_who_ask() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    driver.pump();
+    driver.inject(1, 6000).unwrap().batch();
+    storage.crash_at(storage.steps() + 2);
+    driver.pump();
+    // One block of two.
+    let storage = storage.restarted(Survival::Prefix(4096));
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!((recovered.messages.len(), recovered.tail_truncated_bytes), (0, 8192));
+    assert_eq!(driver.queue.stats().tail_truncated_bytes, 8192);
+    assert_eq!(storage.names(), [first_segment()]);
+    // And it is in nobody's way.
+    let id = driver.inject(1, 10).unwrap().id();
+    driver.pump();
+    assert_eq!(recovered_ids(&storage).unwrap(), (vec![id], 0));
+}
+
+#[test]
 fn an_empty_directory_is_a_new_log_and_so_is_one_that_was_never_written_to() {
     let storage = MemoryStorage::new();
     storage.replace("lost+found", Vec::new());
