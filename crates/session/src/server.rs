@@ -5,7 +5,9 @@ mod config;
 mod event;
 mod replies;
 mod session;
+mod stats;
 
 pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;
+pub use stats::{ServerLimit, ServerStats, TransactionRefusal};

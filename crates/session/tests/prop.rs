@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ringpost_session::client::{ClientConfig, RecipientReport, Stage, Verdict};
-use ringpost_session::server::ServerConfig;
+use ringpost_session::server::{ServerConfig, TransactionRefusal};
 use support::{Client, Message, Server, TRUSTED, replies};
 
 /// Pieces of a dialogue that get far into a server, and pieces that do not.
@@ -94,6 +94,20 @@ proptest! {
         prop_assert_eq!(whole.replies(), split.replies());
         prop_assert_eq!(whole.queued, split.queued);
         prop_assert_eq!(whole.closed, split.closed);
+        prop_assert_eq!(whole.session.stats(), split.session.stats());
+    }
+
+    /// Each refusal that was said is counted, once.
+    #[test]
+    fn a_server_counts_what_it_says(octets in client_octets(), size in 1usize..200) {
+        let server = run_server(false, &octets, size);
+        let replies = server.replies();
+        let said = replies.iter().filter(|reply| reply.starts_with(['4', '5'])).count();
+        let stats = server.session.stats();
+        let content = stats.transactions_refused(TransactionRefusal::Content);
+        prop_assert_eq!(said, (stats.command_errors + content) as usize);
+        let recipients = replies.iter().filter(|reply| reply.starts_with("501 5.1.3")).count();
+        prop_assert!(recipients <= stats.recipients_refused as usize);
     }
 
     /// Whatever a server says: a full report, and no delivery without a 2xx behind the dot.

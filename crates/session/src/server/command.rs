@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
-use ringpost_protocol::command::{Command, CommandError};
+use ringpost_protocol::command::Command;
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::extension::write_ehlo_reply;
 use ringpost_protocol::parameter::MailParameters;
@@ -14,6 +14,7 @@ use ringpost_protocol::reply::FixedReply;
 use super::event::{Admission, CloseReason};
 use super::replies;
 use super::session::{Helo, ServerSession, Transaction};
+use super::stats::{ServerLimit, TransactionRefusal};
 
 impl ServerSession {
     /// Takes a command line; `is_last` when nothing has come behind it.
@@ -21,10 +22,10 @@ impl ServerSession {
         let command = match Command::parse_with(line, self.config.syntax()) {
             Ok(command) => command,
             Err(error) => {
-                if let (CommandError::ForwardPath(_), Some(transaction)) =
-                    (error, &mut self.transaction)
+                if let Some(transaction) = &mut self.transaction
+                    && is_rcpt(line)
                 {
-                    transaction.any_refused = true;
+                    transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
                 }
                 return self.refuse(now, error.reply());
             }
@@ -37,7 +38,7 @@ impl ServerSession {
             Command::Helo(name) => self.handle_helo(now, name, false, is_last),
             Command::Rset => {
                 if self.count_junk(now) {
-                    self.transaction = None;
+                    self.drop_transaction(None);
                     self.push(replies::OK);
                 }
             }
@@ -69,7 +70,7 @@ impl ServerSession {
             return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
         }
         // RFC 5321 §4.1.4: a second EHLO resets, as RSET does.
-        self.transaction = None;
+        self.drop_transaction(None);
         self.helo = Some(Helo { name: name.into(), extended });
         let config = std::sync::Arc::clone(&self.config);
         if extended {
@@ -90,18 +91,28 @@ impl ServerSession {
         }
         match self.admission {
             Admission::Open => {}
-            Admission::Full => return self.push(replies::FULL),
-            Admission::Unavailable => return self.push(replies::UNAVAILABLE),
+            Admission::Full => {
+                self.stats.count_refusal(TransactionRefusal::QueueFull);
+                return self.push(replies::FULL);
+            }
+            Admission::Unavailable => {
+                self.stats.count_refusal(TransactionRefusal::Unavailable);
+                return self.push(replies::UNAVAILABLE);
+            }
             Admission::ShuttingDown => {
+                self.stats.count_refusal(TransactionRefusal::Shutdown);
                 return self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
             }
         }
         if self.transactions >= self.config.transactions_max {
             let reason = CloseReason::TooManyTransactions;
+            self.stats.count_limit(ServerLimit::Transactions);
             return self.close_with(now, replies::TOO_MANY_TRANSACTIONS, reason);
         }
         // RFC 1870 §6.1.
         if parameters.size.is_some_and(|size| size > self.config.size_max) {
+            self.stats.count_limit(ServerLimit::MessageSize);
+            self.stats.count_refusal(TransactionRefusal::Size);
             return self.refuse(now, replies::TOO_LARGE);
         }
         self.transactions += 1;
@@ -109,7 +120,7 @@ impl ServerSession {
             envelope: Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default()),
             declared_size: parameters.size,
             accepted: 0,
-            any_refused: false,
+            refused: None,
         });
         self.push(replies::MAIL_OK);
     }
@@ -118,12 +129,12 @@ impl ServerSession {
         let Some(transaction) = &mut self.transaction else {
             return self.refuse(now, replies::NEED_MAIL);
         };
-        let refusal = match path {
+        let (reply, refusal) = match path {
             ForwardPath::Mailbox(mailbox) => {
                 if !self.peer.may_relay {
-                    replies::RELAY_DENIED
+                    (replies::RELAY_DENIED, TransactionRefusal::Relay)
                 } else if is_literal(&mailbox) && !self.config.address_literals {
-                    replies::LITERAL_DENIED
+                    (replies::LITERAL_DENIED, TransactionRefusal::NoRecipient)
                 } else {
                     return self.accept_recipient(mailbox);
                 }
@@ -131,11 +142,15 @@ impl ServerSession {
             // RFC 5321 §4.5.1: anyone may write to the postmaster.
             ForwardPath::Postmaster => match self.config.postmaster.clone() {
                 Some(mailbox) => return self.accept_recipient(mailbox),
-                None => replies::NO_POSTMASTER,
+                None => (replies::NO_POSTMASTER, TransactionRefusal::NoRecipient),
             },
         };
-        transaction.any_refused = true;
-        self.refuse(now, refusal);
+        if refusal == TransactionRefusal::Relay {
+            transaction.refused = Some(refusal);
+        } else {
+            transaction.refused.get_or_insert(refusal);
+        }
+        self.refuse(now, reply);
     }
 
     fn accept_recipient(&mut self, mailbox: Mailbox) {
@@ -144,7 +159,8 @@ impl ServerSession {
         };
         // RFC 5321 §4.5.3.1.10: the client sends the rest in another transaction.
         if transaction.accepted >= self.config.recipients_max {
-            transaction.any_refused = true;
+            transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
+            self.stats.count_limit(ServerLimit::Recipients);
             return self.push(replies::TOO_MANY_RECIPIENTS);
         }
         transaction.accepted += 1;
@@ -157,7 +173,7 @@ impl ServerSession {
             return self.refuse(now, replies::NEED_MAIL);
         };
         if transaction.accepted == 0 {
-            let reply = if transaction.any_refused {
+            let reply = if transaction.refused.is_some() {
                 replies::NO_VALID_RECIPIENTS
             } else {
                 replies::NEED_RCPT
@@ -172,6 +188,12 @@ impl ServerSession {
         remove_repeated(&mut transaction.envelope.forward_paths);
         self.start_content(now);
     }
+}
+
+/// Whether a line is an RCPT command, well formed or not.
+pub(super) fn is_rcpt(line: &[u8]) -> bool {
+    let verb = line.split(u8::is_ascii_whitespace).next();
+    verb.is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT"))
 }
 
 fn is_literal(mailbox: &Mailbox) -> bool {

@@ -5,6 +5,7 @@ use std::fmt;
 use ringpost_protocol::reply::FixedReply;
 
 use super::replies;
+use super::stats::TransactionRefusal;
 
 /// What a server session tells its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub enum ServerEvent {
         eight_bit: bool,
     },
     /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
-    /// or did not come to its end.
+    /// or did not come to its end. Why is counted in
+    /// [`ServerSession::stats`](super::ServerSession::stats).
     TransactionAborted,
     /// The session is over. The driver writes what is left of
     /// [`transmit`](super::ServerSession::transmit) and closes the connection.
@@ -116,6 +118,14 @@ impl Refusal {
             Self::Unavailable => replies::UNAVAILABLE,
             Self::Full => replies::FULL,
             Self::Rejected => replies::REJECTED,
+        }
+    }
+
+    pub(super) fn counted_as(self) -> TransactionRefusal {
+        match self {
+            Self::Unavailable => TransactionRefusal::Unavailable,
+            Self::Full => TransactionRefusal::QueueFull,
+            Self::Rejected => TransactionRefusal::Content,
         }
     }
 }

@@ -10,9 +10,11 @@ use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
 
+use super::command::is_rcpt;
 use super::config::{Peer, ServerConfig};
 use super::event::{Admission, CloseReason, Refusal, ServerEvent};
 use super::replies;
+use super::stats::{ServerLimit, ServerStats, TransactionRefusal};
 use crate::timer::{Timer, TimerTable};
 
 /// Capacity of an output buffer that an idle session may keep.
@@ -52,7 +54,8 @@ pub(super) struct Transaction {
     pub(super) declared_size: Option<u64>,
     /// RCPT commands that were taken, repeated recipients included.
     pub(super) accepted: usize,
-    pub(super) any_refused: bool,
+    /// Why recipients were refused, if any were; relaying stands out.
+    pub(super) refused: Option<TransactionRefusal>,
 }
 
 /// Who the client says it is.
@@ -69,7 +72,7 @@ pub(super) struct Helo {
 /// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`transactions`](Self::transactions),
-///   [`is_closing`](Self::is_closing).
+///   [`is_closing`](Self::is_closing), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
 /// - The driver gives orders: [`set_admission`](Self::set_admission),
@@ -109,6 +112,7 @@ pub struct ServerSession {
     aborted: bool,
     event: Option<ServerEvent>,
     closed: Option<CloseReason>,
+    pub(super) stats: ServerStats,
 }
 
 impl ServerSession {
@@ -140,6 +144,7 @@ impl ServerSession {
             aborted: false,
             event: None,
             closed: None,
+            stats: ServerStats::default(),
         }
     }
 
@@ -193,6 +198,11 @@ impl ServerSession {
         matches!(self.state, State::Closed)
     }
 
+    /// What has been refused, and which limits were hit, from the start of the session.
+    pub fn stats(&self) -> &ServerStats {
+        &self.stats
+    }
+
     /// Takes what the client sent, and returns how many octets of it.
     ///
     /// Every complete command is taken. Less than all of `input` is taken when an event has to be
@@ -209,6 +219,9 @@ impl ServerSession {
                 State::Content(_) => self.handle_content(now, rest, content),
                 State::AwaitingVerdict | State::Closed => break,
             };
+        }
+        if consumed > 0 && consumed < input.len() && self.transmit().len() >= REPLY_OUTPUT_MAX {
+            self.stats.count_limit(ServerLimit::ReplyOutput);
         }
         self.start_output_timer(now);
         consumed
@@ -231,6 +244,12 @@ impl ServerSession {
         let Some(timer) = self.timers.expire(now) else {
             return;
         };
+        self.stats.count_limit(match timer {
+            Timer::ContentBlock => ServerLimit::DataBlockTimeout,
+            Timer::ContentRate => ServerLimit::DataRate,
+            Timer::Output => ServerLimit::OutputTimeout,
+            Timer::Command | Timer::Reply => ServerLimit::CommandTimeout,
+        });
         if timer == Timer::Output {
             // The client does not read: what waits for it will not be read either.
             self.output = Vec::new();
@@ -277,6 +296,7 @@ impl ServerSession {
     pub fn message_refused(&mut self, now: Instant, refusal: Refusal) {
         if matches!(self.state, State::AwaitingVerdict) {
             refusal.reply().write(&mut self.output);
+            self.stats.count_refusal(refusal.counted_as());
             self.finish_message(now);
         }
     }
@@ -338,14 +358,17 @@ impl ServerSession {
                 self.output.clear();
             }
             self.push(replies::EARLY_INPUT);
+            self.stats.count_command_error(false);
             self.close(CloseReason::EarlyInput);
         }
         0
     }
 
     fn handle_line(&mut self, now: Instant, input: &[u8]) -> usize {
+        let replies_start = self.output.len();
         if !self.lines.is_inside_line() && input.first() == Some(&TLS_HANDSHAKE) {
             self.close_with(now, replies::BINARY, CloseReason::Foreign);
+            self.count_reply(replies_start, &[]);
             return 0;
         }
         let (consumed, line) = self.lines.decode(input);
@@ -355,8 +378,20 @@ impl ServerSession {
                 let is_last = consumed == input.len();
                 self.timers.set(Timer::Command, now + self.config.command_timeout);
                 self.handle_command(now, line.as_bytes(), is_last);
+                self.count_reply(replies_start, line.as_bytes());
             }
-            Some(Err(LineError::TooLong)) => {
+            Some(Err(error)) => {
+                self.handle_line_error(now, error);
+                self.count_reply(replies_start, &[]);
+            }
+        }
+        consumed
+    }
+
+    fn handle_line_error(&mut self, now: Instant, error: LineError) {
+        match error {
+            LineError::TooLong => {
+                self.stats.count_limit(ServerLimit::CommandLine);
                 self.timers.set(Timer::Command, now + self.config.command_timeout);
                 self.long_lines += 1;
                 if self.long_lines < LONG_LINES_MAX {
@@ -365,12 +400,19 @@ impl ServerSession {
                     self.close_with(now, replies::LINE_TOO_LONG, CloseReason::BadLine);
                 }
             }
-            Some(Err(LineError::Endless)) => {
+            LineError::Endless => {
+                self.stats.count_limit(ServerLimit::CommandLine);
                 self.close_with(now, replies::LINE_TOO_LONG, CloseReason::BadLine);
             }
-            Some(Err(_)) => self.close_with(now, replies::BAD_LINE_END, CloseReason::BadLine),
+            _ => self.close_with(now, replies::BAD_LINE_END, CloseReason::BadLine),
         }
-        consumed
+    }
+
+    /// Counts the reply to a line, if it is a refusal; all commands pass by here.
+    fn count_reply(&mut self, replies_start: usize, line: &[u8]) {
+        if matches!(self.output.get(replies_start), Some(b'4' | b'5')) {
+            self.stats.count_command_error(is_rcpt(line));
+        }
     }
 
     /// DATA has been taken: the content follows.
@@ -417,6 +459,8 @@ impl ServerSession {
         // RFC 5321 §6.3.
         if received_fields > self.config.received_fields_max {
             self.aborted = true;
+            self.stats.count_limit(ServerLimit::ReceivedFields);
+            self.stats.count_refusal(TransactionRefusal::Loop);
             self.expect_command(now);
             return self.refuse(now, replies::LOOP);
         }
@@ -434,6 +478,9 @@ impl ServerSession {
 
     fn refuse_content(&mut self, now: Instant, violation: ContentViolation) {
         violation.write_reply(&mut self.output);
+        self.stats.count_violation(violation);
+        // Counted: it is not to be counted again when the session closes.
+        self.transaction = None;
         if violation.closes_session() {
             let is_too_large = violation == ContentViolation::FarTooLarge;
             let reason = if is_too_large { CloseReason::TooLarge } else { CloseReason::BadLine };
@@ -484,6 +531,7 @@ impl ServerSession {
     fn count_error(&mut self, now: Instant) {
         self.errors += 1;
         if self.errors >= self.config.errors_max {
+            self.stats.count_limit(ServerLimit::Errors);
             self.close_with(now, replies::TOO_MANY_ERRORS, CloseReason::TooManyErrors);
         }
     }
@@ -494,6 +542,7 @@ impl ServerSession {
         let is_over = self.junk_commands > self.config.junk_commands_max;
         if is_over {
             let reason = CloseReason::TooManyJunkCommands;
+            self.stats.count_limit(ServerLimit::JunkCommands);
             self.close_with(now, replies::TOO_MANY_JUNK_COMMANDS, reason);
         }
         !is_over
@@ -518,9 +567,25 @@ impl ServerSession {
         for timer in [Timer::Command, Timer::ContentBlock, Timer::ContentRate] {
             self.timers.stop(timer);
         }
-        self.transaction = None;
+        self.drop_transaction(Some(reason));
         self.state = State::Closed;
         self.closed = Some(reason);
+    }
+
+    /// Drops the envelope of a transaction that comes to no message, and counts why; `closing` when
+    /// the session ends with it.
+    pub(super) fn drop_transaction(&mut self, closing: Option<CloseReason>) {
+        let Some(transaction) = self.transaction.take() else {
+            return;
+        };
+        let refusal = match (transaction.refused, closing) {
+            (Some(refusal), _) if transaction.accepted == 0 => refusal,
+            // The client has changed its mind.
+            (_, None | Some(CloseReason::Quit)) => return,
+            (_, Some(CloseReason::ShuttingDown)) => TransactionRefusal::Shutdown,
+            (_, Some(_)) => TransactionRefusal::Aborted,
+        };
+        self.stats.count_refusal(refusal);
     }
 
     fn start_output_timer(&mut self, now: Instant) {
