@@ -1,13 +1,14 @@
 //! The glommio backend: one pinned executor a core, readiness-based sockets, direct-I/O files.
 //!
 //! What the library makes easy to get wrong is settled here once, so that no driver has to know:
-//! every executor runs a ticker (without one it may park while tasks are runnable), the library's
+//! every executor has a ticker and a watchdog (it may park while tasks are runnable), the library's
 //! own stream timeouts are not used (a dropped read spoils the next one's), sockets are made by
 //! `socket2` (backlog, `SO_REUSEPORT` where it belongs and only there), a panic in a session is
 //! contained (it would end the executor), and datagram reads are never cancelled.
 
 mod datagram;
 mod listener;
+mod pulse;
 mod storage;
 mod stream;
 
@@ -21,12 +22,14 @@ use std::{
     panic::AssertUnwindSafe,
     path::Path,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ::glommio::{LocalExecutorBuilder, Placement};
 use futures_lite::FutureExt;
 
+use self::pulse::Pulse;
 pub use self::{
     datagram::GlommioDatagram, listener::GlommioListener, storage::GlommioStorage,
     stream::GlommioStream,
@@ -36,8 +39,9 @@ use super::{Containment, DeadlineTable, Runtime, deadline, os, system_unix_ms};
 /// Period of each executor's ticker: bounds how long a lost wake-up inside the library can last.
 pub const TICK: Duration = Duration::from_millis(25);
 
-/// How long a task may run before others of the executor get a turn.
-const PREEMPT_TIMER: Duration = Duration::from_millis(4);
+/// After how long a round of tasks is interrupted for I/O. Long, because a round that is interrupted
+/// before it begins makes the executor park with work to do (see [`pulse`]); our rounds are short.
+const PREEMPT_TIMER: Duration = Duration::from_millis(100);
 
 /// How one executor's thread is set up.
 #[derive(Debug, Clone)]
@@ -79,6 +83,8 @@ where
 {
     let placement = options.cpu.map_or(Placement::Unbound, Placement::Fixed);
     let batch = options.batch;
+    let pulse = Arc::new(Pulse::default());
+    pulse::watch(&options.name, &pulse)?;
     let handle = LocalExecutorBuilder::new(placement)
         .name(&options.name)
         .preempt_timer(PREEMPT_TIMER)
@@ -87,7 +93,7 @@ where
                 os::schedule_as_batch();
             }
             let runtime = GlommioRuntime::new();
-            runtime.start_ticker();
+            runtime.start_ticker(pulse);
             main(runtime).await;
         })
         .map_err(|error| io::Error::other(error.to_string()))?;
@@ -115,12 +121,15 @@ impl GlommioRuntime {
         }
     }
 
-    fn start_ticker(&self) {
+    fn start_ticker(&self, pulse: Arc<Pulse>) {
+        let answering = Arc::clone(&pulse);
+        ::glommio::spawn_local(async move { answering.answer().await }).detach();
         let shared = Rc::clone(&self.shared);
         ::glommio::spawn_local(async move {
             let mut scanned = Instant::now();
             loop {
                 ::glommio::timer::sleep(TICK).await;
+                pulse.tick();
                 let now = Instant::now();
                 if now.duration_since(scanned) >= deadline::SCAN_PERIOD {
                     scanned = now;
