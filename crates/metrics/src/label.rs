@@ -70,9 +70,9 @@ closed_label! {
 
     /// Why a message was not accepted.
     Refusal as "reason" {
-        /// The client may not relay.
+        /// No recipient was accepted, because the client may not relay.
         Relay = "relay",
-        /// Larger than `message_size_max`.
+        /// Declared larger than `message_size_max`, or larger.
         Size = "size",
         /// The content breaks RFC 5321 or 5322: bare CR or LF, NUL, over-long lines.
         Content = "content",
@@ -82,9 +82,9 @@ closed_label! {
         QueueFull = "queue_full",
         /// The shard is recovering, poisoned, or the commit failed.
         Unavailable = "unavailable",
-        /// No recipient was accepted.
+        /// No recipient was accepted, for other reasons.
         NoRecipient = "no_recipient",
-        /// The connection ended before the end of data.
+        /// The connection ended before the end of data, through the client.
         Aborted = "aborted",
         /// We are stopping.
         Shutdown = "shutdown",
@@ -154,8 +154,14 @@ closed_label! {
         DataBlockTimeout = "data_block_timeout",
         /// `listener.data_rate_min`
         DataRate = "data_rate_min",
+        /// How long a client may leave our replies unread.
+        OutputTimeout = "output_timeout",
+        /// Replies that may wait for a client to read them before it is read from again.
+        ReplyOutput = "reply_output",
         /// The longest command line.
         CommandLine = "command_line",
+        /// The longest line of content.
+        TextLine = "text_line",
         /// The longest header section, or most header fields.
         Header = "header",
         /// The most `Received` fields.

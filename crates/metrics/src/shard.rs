@@ -33,7 +33,7 @@ metric_table! {
     received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
         "Content of acknowledged messages.";
     messages_refused: Family<Refusal, Counter> = "ringpost_messages_refused_total", Count,
-        "Transactions that did not end in an acknowledged message, by reason.";
+        "Transactions that came to no message, by reason; those a client gave up itself are not counted.";
     recipients_refused: Counter = "ringpost_recipients_refused_total", Count,
         "RCPT commands answered with a 4xx or 5xx reply.";
     acknowledgement_duration: Histogram = "ringpost_acknowledgement_duration_seconds", Seconds,
