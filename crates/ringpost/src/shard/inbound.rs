@@ -3,18 +3,24 @@
 //! The session decides; this file reads, writes, streams content into the log, and waits for the
 //! commit. All replies that one read gives rise to go out in one write.
 
+mod buffers;
+mod counts;
+
 use std::{io, rc::Rc, time::Instant};
 
 use ringpost_metrics::{
     event::{Event, EventRecord, Reception},
-    label::{Refusal as RefusalLabel, SessionEnd},
+    label::SessionEnd,
 };
 use ringpost_protocol::trace::Received;
 use ringpost_queue::{
     Admission as QueueAdmission, AppendError, BatchNumber, Committed, MessageId, NewMessage,
 };
-use ringpost_session::server::{Admission, CloseReason, Peer, Refusal, ServerEvent, ServerSession};
+use ringpost_session::server::{
+    Admission, CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats,
+};
 
+use self::buffers::Buffers;
 use super::{
     OpenCount, Shard,
     cache::CachedMessage,
@@ -22,15 +28,6 @@ use super::{
     listener::Admitted,
 };
 use crate::runtime::{Read, Runtime, Stream};
-
-/// Read buffer of a session that waits for commands.
-const COMMAND_BLOCK_SIZE: usize = 4096;
-
-/// Read buffer while content of usual size comes in.
-const CONTENT_BLOCK_SIZE: usize = 16 * 1024;
-
-/// Read buffer while large content comes in.
-const LARGE_BLOCK_SIZE: usize = 128 * 1024;
 
 /// Bytes we still read after the last reply, so that a reset does not destroy it on its way.
 const LINGER_SIZE_MAX: usize = 256 * 1024;
@@ -47,60 +44,13 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
     let inbound = Inbound {
         session,
         stream,
-        input: Input::new(COMMAND_BLOCK_SIZE),
-        content: Vec::new(),
+        buffers: Buffers::new(),
         receiving: None,
+        published: ServerStats::default(),
         shard: Rc::clone(&shard),
     };
     let end = inbound.serve().await;
     shard.metrics.sessions_closed.increment(end);
-}
-
-/// Bytes read and not yet taken by the session.
-struct Input {
-    block: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-impl Input {
-    fn new(size: usize) -> Self {
-        Self { block: vec![0; size], start: 0, end: 0 }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.block.get(self.start..self.end).unwrap_or_default()
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start >= self.end {
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// Where the next read goes; what is left moves to the front to make room.
-    fn space(&mut self) -> &mut [u8] {
-        if self.start > 0 {
-            self.block.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        self.block.get_mut(self.end..).unwrap_or_default()
-    }
-
-    fn filled(&mut self, count: usize) {
-        self.end += count;
-    }
-
-    /// Gives the block another size, keeping what is in it.
-    fn resize(&mut self, size: usize) {
-        let size = size.max(self.end);
-        if size != self.block.len() {
-            self.block.resize(size, 0);
-            self.block.shrink_to_fit();
-        }
-    }
 }
 
 /// A message whose content is coming in.
@@ -115,16 +65,18 @@ struct Receiving {
     last_batch: Option<BatchNumber>,
     /// Why the message cannot be taken; its content is read to the end and dropped.
     refusal: Option<Refusal>,
+    /// Counts it among the messages that may share a commit.
+    _open: OpenCount,
 }
 
 struct Inbound<R: Runtime> {
     shard: Rc<Shard<R>>,
     session: ServerSession,
     stream: R::Stream,
-    input: Input,
-    /// Decoded content that is not in the log yet.
-    content: Vec<u8>,
+    buffers: Buffers,
     receiving: Option<Receiving>,
+    /// What of the session's counts is in the metrics.
+    published: ServerStats,
 }
 
 impl<R: Runtime> Inbound<R> {
@@ -143,40 +95,58 @@ impl<R: Runtime> Inbound<R> {
                     }
                 }
             }
-            if self.content.len() >= self.shard.queue.borrow().config().chunk_size {
+            self.publish();
+            if self.buffers.content.len() >= self.shard.queue.borrow().config().chunk_size {
                 self.stream_chunk().await;
             }
-            if has_progressed && !self.input.bytes().is_empty() {
+            if has_progressed && !self.buffers.input.is_empty() {
                 continue;
             }
-            if let Err(error) = self.flush().await {
-                self.abort_message();
+            let moved = match self.flush().await {
+                // The session has had no room for replies, and has now.
+                Ok(true) if !self.buffers.input.is_empty() => Ok(()),
+                Ok(_) => self.read().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = moved {
+                self.fail(&error);
                 return network_end(&error);
             }
-            match self.read().await {
-                Ok(()) => {}
-                Err(error) => {
-                    self.abort_message();
-                    return network_end(&error);
-                }
-            }
         }
+    }
+
+    /// Publishes what the session has refused since the last time.
+    fn publish(&mut self) {
+        counts::publish(&self.shard.metrics, &mut self.published, self.session.stats());
+    }
+
+    /// Ends a session whose connection cannot be used any more.
+    fn fail(&mut self, error: &io::Error) {
+        let now = self.shard.runtime.now();
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.session.handle_timeout(now);
+        }
+        self.session.handle_eof(now);
+        self.abort_message();
+        self.publish();
     }
 
     /// Hands the session what was read; whether it took any of it.
     fn take_input(&mut self) -> bool {
-        if self.input.bytes().is_empty() {
+        let Buffers { input, content } = &mut self.buffers;
+        if input.is_empty() {
             return false;
         }
         self.session.set_admission(self.shard.session_admission());
         let now = self.shard.runtime.now();
-        let taken = self.session.handle_input(now, self.input.bytes(), &mut self.content);
-        self.input.consume(taken);
+        let taken = self.session.handle_input(now, input.bytes(), content);
+        input.consume(taken);
         taken > 0
     }
 
-    /// Writes all replies that wait, in one write.
-    async fn flush(&mut self) -> io::Result<()> {
+    /// Writes all replies that wait, in one write; whether there were any.
+    async fn flush(&mut self) -> io::Result<bool> {
+        let has_replies = !self.session.transmit().is_empty();
         while !self.session.transmit().is_empty() {
             self.stream.watch().set_deadline(self.session.poll_timeout());
             let output = self.session.transmit();
@@ -184,14 +154,18 @@ impl<R: Runtime> Inbound<R> {
             let count = output.len();
             self.session.transmitted(count);
         }
-        Ok(())
+        Ok(has_replies)
     }
 
     async fn read(&mut self) -> io::Result<()> {
+        if self.receiving.is_none() {
+            // Commands that came in with content may have kept its buffer until now.
+            self.buffers.expect_commands();
+        }
         self.stream.watch().set_deadline(self.session.poll_timeout());
-        let read = self.stream.read(self.input.space()).await?;
+        let read = self.stream.read(self.buffers.input.space()).await?;
         match read {
-            Read::Data(count) => self.input.filled(count),
+            Read::Data(count) => self.buffers.input.filled(count),
             Read::End => self.session.handle_eof(self.shard.runtime.now()),
             Read::TimedOut => self.session.handle_timeout(self.shard.runtime.now()),
             Read::Notified if self.shard.is_draining() => {
@@ -206,19 +180,12 @@ impl<R: Runtime> Inbound<R> {
         let shard = &self.shard;
         let id = shard.with_queue(ringpost_queue::Queue::next_id);
         let received_unix_ms = shard.runtime.unix_ms();
-        let declared_size = self.session.declared_size().unwrap_or(0);
-        let block_size = match usize::try_from(declared_size).unwrap_or(usize::MAX) {
-            size if size > LARGE_BLOCK_SIZE => LARGE_BLOCK_SIZE,
-            _ => CONTENT_BLOCK_SIZE,
-        };
-        self.input.resize(block_size);
+        self.buffers.expect_content(self.session.declared_size().unwrap_or(0));
         let recipient = match self.session.envelope().map(|envelope| &*envelope.forward_paths) {
             Some([path]) => Some(path.to_string()),
             _ => None,
         };
         let config = shard.config();
-        self.content.clear();
-        self.content.reserve(CONTENT_BLOCK_SIZE / 2);
         Received {
             from_helo: self.session.helo().unwrap_or_default(),
             peer: self.session.peer().ip,
@@ -228,7 +195,7 @@ impl<R: Runtime> Inbound<R> {
             recipient: recipient.as_deref(),
             unix_seconds: received_unix_ms / 1000,
         }
-        .write(&mut self.content);
+        .write(&mut self.buffers.content);
         self.receiving = Some(Receiving {
             id,
             received_unix_ms,
@@ -236,21 +203,22 @@ impl<R: Runtime> Inbound<R> {
             kept: Vec::new(),
             last_batch: None,
             refusal: None,
+            _open: OpenCount::new(&shard.messages_open),
         });
     }
 
     /// Moves the content so far into the log, once the chunk before it is written.
     async fn stream_chunk(&mut self) {
         let Some(receiving) = &mut self.receiving else { return };
+        let content = &mut self.buffers.content;
         if receiving.refusal.is_none() {
             let appended = match receiving.last_batch.take() {
                 Some(batch) => self.shard.written(batch).await.map_err(|_| Refusal::Unavailable),
                 None => Ok(()),
             };
             let appended = appended.and_then(|()| {
-                let append = |queue: &mut ringpost_queue::Queue| {
-                    queue.append_chunk(receiving.id, &self.content)
-                };
+                let append =
+                    |queue: &mut ringpost_queue::Queue| queue.append_chunk(receiving.id, content);
                 self.shard.with_queue(append).map_err(refusal)
             });
             match appended {
@@ -259,31 +227,31 @@ impl<R: Runtime> Inbound<R> {
             }
         }
         if receiving.refusal.is_some() {
-            self.content.clear();
+            content.clear();
             return;
         }
-        receiving.streamed_size += self.content.len() as u64;
+        receiving.streamed_size += content.len() as u64;
         if receiving.kept.len() < self.shard.chunks_kept_max() {
-            let capacity = self.content.len();
-            let chunk = std::mem::replace(&mut self.content, Vec::with_capacity(capacity));
+            let capacity = content.len();
+            let chunk = std::mem::replace(content, Vec::with_capacity(capacity));
             receiving.kept.push(chunk);
         } else {
             // Too large to be kept: its delivery reads the log.
             receiving.kept.clear();
-            self.content.clear();
+            content.clear();
         }
     }
 
     /// Commits a complete message and answers for it.
     async fn finish_message(&mut self) {
         let ended = self.shard.runtime.now();
-        self.input.resize(COMMAND_BLOCK_SIZE);
+        let content = std::mem::take(&mut self.buffers.content);
+        self.buffers.expect_commands();
         let (Some(receiving), Some(envelope)) =
             (self.receiving.take(), self.session.take_envelope())
         else {
             return self.session.message_refused(ended, Refusal::Unavailable);
         };
-        let content = std::mem::take(&mut self.content);
         let id = receiving.id;
         let committed = match receiving.refusal {
             Some(refusal) => Err(refusal),
@@ -294,10 +262,6 @@ impl<R: Runtime> Inbound<R> {
             Ok(committed) => acknowledge(&mut self.session, now, &committed),
             Err(refusal) => {
                 self.shard.with_queue(|queue| queue.abandon(id));
-                self.shard.metrics.messages_refused.increment(match refusal {
-                    Refusal::Full => RefusalLabel::QueueFull,
-                    _ => RefusalLabel::Unavailable,
-                });
                 self.session.message_refused(now, refusal);
             }
         }
@@ -367,21 +331,23 @@ impl<R: Runtime> Inbound<R> {
 
     /// Drops what has come of a message that will not be complete.
     fn abort_message(&mut self) {
-        self.content = Vec::new();
         if let Some(receiving) = self.receiving.take() {
             self.shard.with_queue(|queue| queue.abandon(receiving.id));
-            self.shard.metrics.messages_refused.increment(RefusalLabel::Aborted);
         }
-        self.input.resize(COMMAND_BLOCK_SIZE);
+        self.buffers.expect_commands();
     }
 
     /// Writes the last reply and closes, without a reset that could overtake it.
     async fn close(mut self, reason: CloseReason) {
         self.abort_message();
-        if self.flush().await.is_err() || reason == CloseReason::PeerClosed {
+        self.publish();
+        if let Err(error) = self.flush().await {
+            return self.fail(&error);
+        }
+        if reason == CloseReason::PeerClosed {
             return;
         }
-        if reason == CloseReason::Quit && self.input.bytes().is_empty() {
+        if reason == CloseReason::Quit && self.buffers.input.is_empty() {
             // RFC 5321 §4.1.1.10: the client has had its 221, and has nothing more to say.
             return;
         }
@@ -392,7 +358,7 @@ impl<R: Runtime> Inbound<R> {
         let mut unread = 0;
         while unread < LINGER_SIZE_MAX && self.shard.runtime.now() < deadline {
             self.stream.watch().set_deadline(Some(deadline));
-            match self.stream.read(&mut self.input.block).await {
+            match self.stream.read(self.buffers.input.scratch()).await {
                 Ok(Read::Data(count)) => unread += count,
                 Ok(Read::End | Read::TimedOut | Read::Notified) | Err(_) => return,
             }
