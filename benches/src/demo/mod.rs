@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -64,7 +65,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> anyhow::Result<bool> {
     let run = Run { source, sink, started: Instant::now() };
     let end = run.follow(&mut server, &woken, Duration::from_secs(arguments.patience));
     let seconds = run.started.elapsed().as_secs_f64();
-    let metrics = Page::fetch(server.control());
+    let metrics = settled_page(server.control());
     let log = server.log_tail();
     let stopping = Instant::now();
     let status = server.stop()?;
@@ -230,6 +231,21 @@ impl Account {
     }
 }
 
+/// The page of metrics once the queue is empty; after a while, as it is then.
+///
+/// The sink counts a message when it answers. The server settles it a moment later, and publishes
+/// its gauges a moment after that.
+fn settled_page(control: SocketAddr) -> anyhow::Result<Page> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        let page = Page::fetch(control)?;
+        if page.sum("ringpost_queue_messages", "") == Some(0.0) || Instant::now() >= deadline {
+            return Ok(page);
+        }
+        thread::sleep(SETTLE_POLL);
+    }
+}
+
 /// What the server's own numbers say about the run.
 fn metrics_text(page: anyhow::Result<Page>) -> String {
     let page = match page {
@@ -252,6 +268,12 @@ fn metrics_text(page: anyhow::Result<Page>) -> String {
     }
     text
 }
+
+/// How long the server may take to settle what it has delivered.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the metrics are looked at meanwhile.
+const SETTLE_POLL: Duration = Duration::from_millis(50);
 
 /// The series shown at the end: name and label.
 const METRICS: [(&str, &str); 7] = [

@@ -97,6 +97,14 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     tracing::info!(address = %control.address(), "serving /metrics and /health");
 
     let (happen, happenings) = unbounded();
+    let signal_happenings = happen.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in &mut signals {
+            if signal_happenings.send(Happening::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
     let reports = forward(&happen, Happening::Shard)?;
     let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
@@ -121,15 +129,9 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         control,
         happenings,
     };
-    server.await_start()?;
-    let signal_happenings = happen.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in &mut signals {
-            if signal_happenings.send(Happening::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    })?;
+    if server.await_start()? == Start::Interrupted {
+        return Ok(());
+    }
     server.run()
 }
 
@@ -194,6 +196,15 @@ fn watch(core: usize, executor: Executor, happen: Sender<Happening>) -> anyhow::
     Ok(())
 }
 
+/// How the start went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Every shard takes mail.
+    Complete,
+    /// A signal said to stop.
+    Interrupted,
+}
+
 /// The running server, as the main thread sees it.
 struct Server<'a> {
     path: &'a Path,
@@ -206,8 +217,8 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Waits until every shard takes mail.
-    fn await_start(&self) -> anyhow::Result<()> {
+    /// Waits until every shard takes mail, or a signal says not to.
+    fn await_start(&self) -> anyhow::Result<Start> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut started = 0;
         while started < self.shards {
@@ -220,12 +231,17 @@ impl Server<'_> {
                     result.with_context(|| format!("the executor of core {core} failed"))?;
                     bail!("the executor of core {core} ended too early");
                 }
-                Ok(Happening::Shard(ShardReport::Stopped(_)) | Happening::Signal(_)) => {}
+                // The file is read already; a change of it is for the next HUP.
+                Ok(Happening::Shard(ShardReport::Stopped(_)) | Happening::Signal(SIGHUP)) => {}
+                Ok(Happening::Signal(signal)) => {
+                    tracing::info!(signal, "stopping before the logs are open");
+                    return Ok(Start::Interrupted);
+                }
                 Err(_) => bail!("the shards did not start in time"),
             }
         }
         tracing::info!("{}", self.config.summary());
-        Ok(())
+        Ok(Start::Complete)
     }
 
     /// Serves until a signal says to stop.
@@ -235,7 +251,8 @@ impl Server<'_> {
                 Happening::Signal(SIGHUP) => self.reload(),
                 Happening::Signal(signal) => {
                     tracing::info!(signal, "stopping");
-                    return self.stop();
+                    self.stop();
+                    return Ok(());
                 }
                 Happening::ExecutorEnded(core, result) => {
                     // A server that runs on with a dead core would lose sight of its mail.
@@ -271,7 +288,7 @@ impl Server<'_> {
     }
 
     /// Lets the shards finish what they have begun, and ends.
-    fn stop(self) -> anyhow::Result<()> {
+    fn stop(self) {
         let deadline = Instant::now() + self.config.config().server.shutdown_timeout;
         self.health.set_stopping();
         for inbox in &self.inboxes {
@@ -281,8 +298,10 @@ impl Server<'_> {
         while running > 0 {
             match self.happenings.recv_deadline(deadline) {
                 Ok(Happening::Shard(ShardReport::Stopped(_))) => running -= 1,
-                Ok(Happening::Signal(_) | Happening::Shard(_)) => {}
-                Ok(Happening::ExecutorEnded(_, result)) => result.context("an executor failed")?,
+                Ok(Happening::ExecutorEnded(core, Err(error))) => {
+                    tracing::error!(core, %error, "an executor failed while stopping");
+                }
+                Ok(_) => {}
                 Err(_) => {
                     // Nothing is lost by that: what is acknowledged is on disk.
                     tracing::warn!("{running} shard(s) did not stop in time");
@@ -292,6 +311,5 @@ impl Server<'_> {
         }
         self.control.stop();
         tracing::info!("stopped");
-        Ok(())
     }
 }

@@ -79,6 +79,17 @@ struct Inbound<R: Runtime> {
     published: ServerStats,
 }
 
+impl<R: Runtime> Drop for Inbound<R> {
+    /// Gives up what a session that failed was receiving, or its chunks would pin the log.
+    fn drop(&mut self) {
+        if let (Some(receiving), Ok(mut queue)) =
+            (self.receiving.take(), self.shard.queue.try_borrow_mut())
+        {
+            queue.abandon(receiving.id);
+        }
+    }
+}
+
 impl<R: Runtime> Inbound<R> {
     async fn serve(mut self) -> SessionEnd {
         loop {
@@ -378,6 +389,7 @@ impl<R: Runtime> Shard<R> {
     fn session_admission(&self) -> Admission {
         match self.admission() {
             _ if self.is_draining() => Admission::ShuttingDown,
+            _ if self.commits.is_stalled() => Admission::Unavailable,
             QueueAdmission::Open => Admission::Open,
             QueueAdmission::Full => Admission::Full,
             QueueAdmission::Poisoned => Admission::Unavailable,

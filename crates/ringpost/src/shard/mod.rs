@@ -75,6 +75,8 @@ pub(crate) struct Shard<R: Runtime> {
 
     draining: Cell<bool>,
     sessions_open: Rc<Cell<usize>>,
+    /// Messages between DATA and their reply.
+    messages_open: Rc<Cell<usize>>,
     outbound_open: Rc<Cell<usize>>,
 }
 
@@ -87,14 +89,20 @@ impl<R: Runtime> Shard<R> {
         self.config.borrow()
     }
 
-    /// Runs `change` on the queue, then lets the commit and segment tasks look at it.
-    ///
-    /// A panic in it ends the process: what the log would hold from then on cannot be known.
+    /// Runs `change` on the queue, then lets the commit task write what it has appended.
     fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
-        let _bomb = AbortOnPanic("queue");
-        let result = change(&mut self.queue.borrow_mut());
+        let result = self.with_queue_lazily(change);
         self.commits.look();
         result
+    }
+
+    /// Runs `change` on the queue; what it appends is written with the next batch, or at the next
+    /// tick.
+    ///
+    /// A panic in it ends the process: what the log would hold from then on cannot be known.
+    fn with_queue_lazily<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let _bomb = AbortOnPanic("queue");
+        change(&mut self.queue.borrow_mut())
     }
 
     /// Runs `change` on the engine, then carries its actions out.
@@ -125,7 +133,12 @@ impl<R: Runtime> Shard<R> {
 
     /// Whether new deliveries may start: not while stopping, and not when outcomes could not be kept.
     fn may_deliver(&self) -> bool {
-        !self.is_draining() && self.admission() != Admission::Poisoned
+        !self.is_draining() && !self.is_poisoned()
+    }
+
+    /// Whether the log can take nothing any more.
+    fn is_poisoned(&self) -> bool {
+        self.admission() == Admission::Poisoned
     }
 }
 

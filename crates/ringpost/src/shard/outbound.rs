@@ -8,7 +8,7 @@ use std::{
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ringpost_delivery::{ConnectFailure, ConnectionId, Job, Next, Settlement};
@@ -27,6 +27,12 @@ const REPLY_BLOCK_SIZE: usize = 4096;
 
 /// Content handed to the socket at a time, so that a slow receiver is seen to make progress.
 const CONTENT_WRITE_SIZE: usize = 256 * 1024;
+
+/// How long the last reply of a connection that broke is waited for; it is there, or it is not.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Blocks of it that are read.
+const LAST_WORDS_BLOCKS_MAX: usize = 16;
 
 /// Where a connection goes.
 #[derive(Debug, Clone)]
@@ -157,9 +163,11 @@ impl<R: Runtime> Outbound<R> {
                         self.shard.with_engine(|engine, now| engine.handle_ready(now, connection));
                         self.begin_next().await;
                     }
+                    // Nothing is taken by the remote yet, and what it took could not be noted.
+                    ClientEvent::SendContent if self.shard.is_poisoned() => self.session.abort(),
                     ClientEvent::SendContent => {
                         if let Err(error) = self.send_content().await {
-                            self.break_off(&error);
+                            self.break_off(&error).await;
                         }
                     }
                     ClientEvent::TransactionDone(report) => {
@@ -184,7 +192,7 @@ impl<R: Runtime> Outbound<R> {
                 }
             }
             if let Err(error) = self.flush().await {
-                self.break_off(&error);
+                self.break_off(&error).await;
                 continue;
             }
             self.await_input().await;
@@ -210,24 +218,39 @@ impl<R: Runtime> Outbound<R> {
             Ok(Read::Data(count)) => {
                 self.session.handle_input(now, self.block.get(..count).unwrap_or_default());
             }
-            Ok(Read::End) => self.session.handle_eof(now),
+            Ok(Read::End) | Err(_) => self.session.handle_eof(now),
             Ok(Read::TimedOut | Read::Notified) if self.idle_until.is_some() => {
                 self.begin_next().await;
             }
             Ok(Read::TimedOut) => self.session.handle_timeout(now),
-            // Not idle: what the notification is about is looked at after the transaction.
+            Ok(Read::Notified) if self.in_hand.is_none() && !self.shard.may_deliver() => {
+                self.session.abort();
+            }
+            // Busy: what the notification is about is looked at after the transaction.
             Ok(Read::Notified) => {}
-            Err(error) => self.break_off(&error),
         }
     }
 
-    /// Takes that the connection broke.
-    fn break_off(&mut self, error: &io::Error) {
+    /// Takes that a write failed, after reading what the remote said before it went: a server that
+    /// refuses content while it comes answers, and closes.
+    async fn break_off(&mut self, error: &io::Error) {
         let now = self.shard.runtime.now();
         if error.kind() == io::ErrorKind::TimedOut {
             self.session.handle_timeout(now);
+            return self.session.handle_eof(now);
         }
-        self.session.handle_eof(now);
+        self.stream.watch().set_deadline(Some(now + LAST_WORDS_TIMEOUT));
+        for _ in 0..LAST_WORDS_BLOCKS_MAX {
+            match self.stream.read(&mut self.block).await {
+                Ok(Read::Data(count)) => {
+                    let words = self.block.get(..count).unwrap_or_default();
+                    self.session.handle_input(self.shard.runtime.now(), words);
+                }
+                Ok(Read::Notified) => {}
+                Ok(Read::End | Read::TimedOut) | Err(_) => break,
+            }
+        }
+        self.session.handle_eof(self.shard.runtime.now());
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -245,6 +268,11 @@ impl<R: Runtime> Outbound<R> {
     async fn begin_next(&mut self) {
         self.idle_until = None;
         loop {
+            // The remote may have ended the session in the same breath: `Closed` comes next then,
+            // and no job may be spent on it.
+            if !self.session.is_ready() {
+                return;
+            }
             if !self.shard.may_deliver() {
                 return self.session.quit(self.shard.runtime.now());
             }
@@ -267,6 +295,11 @@ impl<R: Runtime> Outbound<R> {
     /// Starts the transaction of `job`; if its message cannot be had the job is deferred.
     async fn begin(&mut self, job: &Job) -> bool {
         match self.shard.message(job.id).await {
+            // Reading took its time: begin nothing of which the outcome could not be kept.
+            Ok(_) if !self.shard.may_deliver() => {
+                self.session.quit(self.shard.runtime.now());
+                true
+            }
             Ok(message) => self.start(job, message),
             Err(error) => {
                 tracing::error!(id = %job.id, %error, "cannot read a queued message");

@@ -3,7 +3,7 @@
 use std::{io, rc::Rc};
 
 use ringpost_queue::{
-    ReadPlan, SegmentSequence,
+    ReadPlan,
     segment::{SegmentTask, run_task},
     storage::Storage,
 };
@@ -62,19 +62,17 @@ impl<R: Runtime> Shard<R> {
 
     /// Reads one record of the log.
     pub(super) async fn read(&self, plan: &ReadPlan) -> io::Result<Vec<u8>> {
-        let file = self.segment(plan.segment).await?;
+        let known = self.segments.borrow().get(&plan.segment).cloned();
+        let file = if let Some(file) = known {
+            file
+        } else {
+            let file = self.storage.open(&plan.segment.file_name()).await?;
+            // Kept only while the log still has the segment under this number.
+            if self.queue.borrow().is_current(plan) {
+                self.segments.borrow_mut().insert(plan.segment, file.clone());
+            }
+            file
+        };
         self.storage.read(&file, plan.offset, plan.len).await
-    }
-
-    async fn segment(
-        &self,
-        sequence: SegmentSequence,
-    ) -> io::Result<<R::Storage as Storage>::File> {
-        if let Some(file) = self.segments.borrow().get(&sequence) {
-            return Ok(file.clone());
-        }
-        let file = self.storage.open(&sequence.file_name()).await?;
-        self.segments.borrow_mut().entry(sequence).or_insert_with(|| file.clone());
-        Ok(file)
     }
 }

@@ -6,12 +6,13 @@
 
 use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, time::Duration};
 
+use futures_lite::future::yield_now;
 use ringpost_delivery::{
     Settled, Settlement,
     bounce::{BounceContext, failure_report},
 };
 use ringpost_metrics::{
-    event::{Event, EventRecord, EventReply, Settlement as SettlementEvent},
+    event::{Event, EventRecord, EventReply, Reception, Settlement as SettlementEvent},
     label::Outcome as OutcomeLabel,
 };
 use ringpost_protocol::envelope::Envelope;
@@ -42,14 +43,15 @@ pub(super) enum MessageError {
 /// Settlements whose message has to be read first.
 #[derive(Debug, Default)]
 pub(super) struct Settlements {
-    waiting: RefCell<VecDeque<Settlement>>,
+    /// The first one stays until it is settled.
+    waiting: RefCell<VecDeque<Rc<Settlement>>>,
     work: Signal,
 }
 
 impl Settlements {
     /// Takes a settlement for which no message is at hand.
     pub(super) fn push(&self, settlement: Settlement) {
-        self.waiting.borrow_mut().push_back(settlement);
+        self.waiting.borrow_mut().push_back(Rc::new(settlement));
         self.work.set();
     }
 
@@ -58,19 +60,48 @@ impl Settlements {
     }
 }
 
+/// Pause after a message could not be read for a reason that may pass.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is tried to read a message to settle it, before it stays until the next start.
+const READ_ATTEMPTS_MAX: u32 = 60;
+
+/// Settlements after which other tasks get a turn.
+const SETTLEMENTS_PER_TURN: u32 = 32;
+
 /// Reads the messages of waiting settlements, one after the other, and settles them.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
+    let mut turn = 0_u32;
     loop {
         shard.settlements.work.wait().await;
         loop {
-            let next = shard.settlements.waiting.borrow_mut().pop_front();
+            let next = shard.settlements.waiting.borrow().front().map(Rc::clone);
             let Some(settlement) = next else { break };
-            match shard.message(settlement.id).await {
-                Ok(message) => shard.settle(&settlement, &message, None),
-                Err(error) => tracing::error!(
+            read_and_settle(&shard, &settlement).await;
+            shard.settlements.waiting.borrow_mut().pop_front();
+            turn += 1;
+            if turn.is_multiple_of(SETTLEMENTS_PER_TURN) {
+                yield_now().await;
+            }
+        }
+    }
+}
+
+async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settlement) {
+    for attempt in 1..=READ_ATTEMPTS_MAX {
+        match shard.message(settlement.id).await {
+            Ok(message) => return shard.settle(settlement, &message, None),
+            Err(MessageError::Io(error)) if attempt < READ_ATTEMPTS_MAX => {
+                tracing::warn!(id = %settlement.id, %error, "cannot read a queued message yet");
+                shard.runtime.sleep(READ_PAUSE).await;
+            }
+            Err(error) => {
+                // Without its envelope nobody can be told of it: it stays for the operator.
+                tracing::error!(
                     id = %settlement.id, %error,
                     "cannot read a queued message to settle it; it stays in the queue"
-                ),
+                );
+                return;
             }
         }
     }
@@ -84,11 +115,16 @@ impl<R: Runtime> Shard<R> {
             return Ok(message);
         }
         self.metrics.content_cache_misses.increment(1);
-        for _ in 0..READS_MAX {
+        'plan: for _ in 0..READS_MAX {
             let plans = self.queue.borrow().plan_read(id).ok_or(MessageError::Unknown)?;
             let mut parts = Vec::with_capacity(plans.len());
             for plan in &plans {
-                parts.push(self.read(plan).await?);
+                match self.read(plan).await {
+                    Ok(part) => parts.push(part),
+                    // Moved meanwhile, and its old segment is gone.
+                    Err(_) if !self.queue.borrow().is_current(plan) => continue 'plan,
+                    Err(error) => return Err(error.into()),
+                }
             }
             match self.queue.borrow().decode_message(id, &plans, parts) {
                 Ok(stored) => {
@@ -135,10 +171,21 @@ impl<R: Runtime> Shard<R> {
             content: &report.content,
             size: report.content.len() as u64,
         });
-        let appended = self.with_queue(|queue| queue.append_outcome(&outcome, dsn));
+        let appended = self.with_queue_lazily(|queue| queue.append_outcome(&outcome, dsn));
         let ticket = match appended {
             Ok(ticket) => ticket,
             Err(AppendError::Poisoned) => return,
+            Err(AppendError::TooLarge { .. }) if settlement.recipients.len() > 1 => {
+                // Too many words for one commit: half of the recipients at a time.
+                let (first, second) =
+                    settlement.recipients.split_at(settlement.recipients.len() / 2);
+                for half in [first, second] {
+                    let recipients = half.to_vec();
+                    let half = Settlement { recipients, ..settlement.clone() };
+                    self.settle(&half, message, transaction);
+                }
+                return;
+            }
             Err(error) => {
                 tracing::error!(id = %settlement.id, %error, "cannot store an outcome");
                 return;
@@ -160,6 +207,18 @@ impl<R: Runtime> Shard<R> {
         }
         if let Some(report) = report {
             self.metrics.dsns.increment(1);
+            let reception = Reception {
+                id: &report.id,
+                reverse_path: &report.envelope.reverse_path.bare(),
+                recipients: report.envelope.forward_paths.len() as u64,
+                size: report.content.len() as u64,
+                client: &"",
+                helo: &"",
+                protocol: "internal",
+                commit_ms: 0,
+            };
+            let event = Event::Received(reception);
+            self.events.emit_after(&ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
             let own_host = self.own_host.borrow();
             let fresh =
                 fresh_message(report.id, now_unix_ms, expiry_unix_ms, &report.envelope, &own_host);
@@ -194,7 +253,7 @@ impl<R: Runtime> Shard<R> {
         if message.envelope.reverse_path.is_null() || !settlement.recipients.iter().any(fails) {
             return None;
         }
-        let id = self.with_queue(ringpost_queue::Queue::next_id);
+        let id = self.with_queue_lazily(ringpost_queue::Queue::next_id);
         let first = message.content.first().map(Vec::as_slice).unwrap_or_default();
         let config = self.config();
         let context = BounceContext {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
+use futures_lite::future::yield_now;
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::ShardMetrics;
 use ringpost_queue::{LogIdentity, RecipientIndex, Recovered, RecoveryError, recover};
@@ -25,6 +26,9 @@ use crate::{
     control::{EventSender, HealthState},
     runtime::{Containment, Listener as _, Runtime},
 };
+
+/// Recovered messages after which other tasks get a turn.
+const SCHEDULED_PER_TURN: usize = 256;
 
 /// What a shard is given by the process.
 #[derive(Debug)]
@@ -166,11 +170,12 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         config: RefCell::new(config),
         draining: Cell::new(false),
         sessions_open: Rc::default(),
+        messages_open: Rc::default(),
         outbound_open: Rc::default(),
     });
     let bound = shard.bind_listeners()?;
     shard.spawn_tasks();
-    shard.schedule(recovered);
+    shard.schedule(recovered).await;
     for (context, listener) in bound {
         let accept = listener::accept(Rc::clone(&shard), context, listener);
         shard.runtime.spawn(Containment::Process, accept);
@@ -212,9 +217,12 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Tells the engine of what was queued when the last run ended.
-    fn schedule(self: &Rc<Self>, recovered: Recovered) {
+    async fn schedule(self: &Rc<Self>, recovered: Recovered) {
         let own_host = self.own_host.borrow().clone();
-        for message in recovered.messages {
+        for (count, message) in recovered.messages.into_iter().enumerate() {
+            if count % SCHEDULED_PER_TURN == SCHEDULED_PER_TURN - 1 {
+                yield_now().await;
+            }
             let paths = message.envelope.forward_paths.iter();
             let recipients = paths
                 .zip(message.recipients.iter().zip(0_u16..))

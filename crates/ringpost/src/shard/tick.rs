@@ -7,6 +7,7 @@ use std::{
 };
 
 use crossbeam_channel::Receiver;
+use futures_lite::future::yield_now;
 use ringpost_delivery::DeliveryConfig;
 use ringpost_metrics::label::QueueState;
 use ringpost_queue::Admission;
@@ -14,11 +15,15 @@ use ringpost_queue::Admission;
 use super::{Shard, commit::is_quiet};
 use crate::{config::ConfigSnapshot, runtime::Runtime};
 
-/// How often a shard looks at its inbox and its clock.
-const TICK: Duration = Duration::from_millis(25);
+/// How often a shard looks at its inbox and its clock; also how long an outcome waits at most until
+/// it is written, which bounds what a crash can make us deliver twice.
+const TICK: Duration = Duration::from_millis(20);
 
 /// How often gauges are published.
-const PUBLISH_PERIOD: Duration = Duration::from_millis(500);
+const PUBLISH_PERIOD: Duration = Duration::from_millis(200);
+
+/// Times that the engine is told of the time in one tick; each does a bounded amount of work.
+const TIMEOUTS_PER_TICK: usize = 16;
 
 /// What the rest of the process tells a shard.
 #[derive(Debug, Clone)]
@@ -51,10 +56,16 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
                 }
             }
         }
-        let timeout = shard.engine.borrow().poll_timeout();
-        if timeout.is_some_and(|at| at <= now) {
+        for _ in 0..TIMEOUTS_PER_TICK {
+            let timeout = shard.engine.borrow().poll_timeout();
+            if timeout.is_none_or(|at| at > now) {
+                break;
+            }
             shard.with_engine(ringpost_delivery::Engine::handle_timeout);
+            yield_now().await;
         }
+        shard.commits.check_stall(now);
+        shard.commits.look();
         shard.events.hand_over();
         if now - published >= PUBLISH_PERIOD {
             published = now;
@@ -120,6 +131,8 @@ impl<R: Runtime> Shard<R> {
         metrics.queue_segment_failures.absolute(stats.segment_failures_total);
         metrics.queue_bytes_max.set(queue.config().disk_size_max as f64);
         let state = match queue.admission() {
+            // Told like this, because operators have to do the same about it.
+            _ if self.commits.is_stalled() => QueueState::Poisoned,
             Admission::Open => QueueState::Open,
             Admission::Full => QueueState::Full,
             Admission::Poisoned => QueueState::Poisoned,

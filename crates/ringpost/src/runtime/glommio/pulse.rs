@@ -36,12 +36,12 @@ impl Pulse {
 
     /// Registers with the executor what the watchdog wakes; never ends.
     pub(super) async fn answer(&self) {
-        poll_fn(|context| {
+        poll_fn(|context| -> Poll<()> {
             let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
             *waker = Some(context.waker().clone());
             Poll::Pending
         })
-        .await
+        .await;
     }
 
     /// Wakes the executor if it has not ticked since `seen`; returns the count to compare with next.
