@@ -50,6 +50,7 @@ impl Pulse {
         if ticks == seen {
             let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(waker) = waker {
+                tracing::debug!(ticks, "an executor stands still: waking it");
                 waker.wake();
             }
         }
