@@ -8,7 +8,7 @@ use std::io;
 
 use ringpost_queue::storage::memory::{Faults, MemoryStorage, Survival};
 use ringpost_queue::{
-    Admission, AppendError, Disposition, Poison, QueueConfig, Redeemed, SegmentTask,
+    Admission, AppendError, Disposition, MessageId, Poison, QueueConfig, Redeemed, SegmentTask,
 };
 use support::{Driver, World, small_config};
 
@@ -129,12 +129,163 @@ fn a_full_disk_closes_the_door_and_opens_it_again() {
     driver.pump();
     assert_eq!(driver.queue.admission(), Admission::Full);
     storage.set_faults(Faults::default());
-    driver.queue.retry_segments();
-    driver.pump();
-    assert_eq!(driver.queue.admission(), Admission::Open);
+    ids.push(opens_within_a_second(&mut driver));
     let (_, recovered) = Driver::recover(&storage, small_config()).unwrap();
     let found: Vec<_> = recovered.messages.iter().map(|message| message.id).collect();
     assert_eq!(found, ids);
+}
+
+/// Calls of `retry_segments` that the server makes in a second.
+const RETRIES_PER_SECOND: usize = 5;
+
+fn opens_within_a_second(driver: &mut Driver) -> MessageId {
+    for _ in 0..RETRIES_PER_SECOND {
+        driver.queue.retry_segments();
+        driver.pump();
+    }
+    assert_eq!(driver.queue.admission(), Admission::Open);
+    let ticket = driver.inject(1, 3000).unwrap();
+    driver.pump();
+    assert!(matches!(driver.queue.redeem(ticket), Redeemed::Durable(_)));
+    ticket.id()
+}
+
+/// Nobody may wait for a commit that cannot come: what the queue takes while the disk is full is
+/// durable at once, and what finds no room is refused.
+#[test]
+fn on_a_full_disk_nothing_is_taken_that_cannot_be_written() {
+    for retries in [0, 1, 3] {
+        for len in [10, 3000, 14_000] {
+            nothing_is_left_waiting(retries, len, false);
+            nothing_is_left_waiting(retries, len, true);
+        }
+    }
+}
+
+fn nothing_is_left_waiting(retries: usize, len: usize, chunks: bool) {
+    let context = format!("{retries} retries, {len} octets, chunks: {chunks}");
+    let storage = MemoryStorage::new();
+    storage.set_faults(Faults { capacity: Some(160 << 10), ..Faults::default() });
+    let mut driver = Driver::create(&storage, small_config());
+    let mut ids = Vec::new();
+    let mut refused = 0;
+    let mut was_full = false;
+    for _ in 0..400 {
+        // A session that began when the queue was open goes on.
+        let taken = if chunks {
+            let id = driver.queue.next_id();
+            driver.queue.append_chunk(id, &vec![7; len])
+        } else {
+            driver.inject(1, len).map(|ticket| {
+                ids.push(ticket.id());
+                ticket.batch()
+            })
+        };
+        driver.pump();
+        match taken {
+            Ok(batch) => assert!(driver.queue.durable_through() >= batch, "{context}: it waits"),
+            Err(error) => {
+                assert_eq!(error, AppendError::Full, "{context}");
+                refused += 1;
+            }
+        }
+        for _ in 0..retries {
+            driver.queue.retry_segments();
+            // Trying again is no reason to open the door.
+            was_full |= driver.queue.admission() == Admission::Full;
+            assert!(!was_full || driver.queue.admission() == Admission::Full, "{context}");
+            driver.pump();
+        }
+        was_full |= driver.queue.admission() == Admission::Full;
+    }
+    assert!(refused > 0 && was_full, "{context}");
+    // What is there can still be settled, each in a commit of its own.
+    for id in ids.drain(..ids.len().min(3)) {
+        let ticket = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+        assert!(matches!(driver.queue.redeem(ticket), Redeemed::Durable(_)), "{context}");
+    }
+    storage.set_faults(Faults::default());
+    opens_within_a_second(&mut driver);
+}
+
+/// A batch that waits for a segment can be told from one that is being written.
+#[test]
+fn what_waits_for_a_segment_is_known() {
+    let mut driver = Driver::create(&MemoryStorage::new(), small_config());
+    assert!(!driver.queue.is_starved());
+    driver.inject(1, 10).unwrap().batch();
+    assert!(driver.queue.is_starved());
+    driver.pump();
+    assert!(!driver.queue.is_starved());
+    driver.inject(1, 10).unwrap().batch();
+    assert!(!driver.queue.is_starved());
+    let write = driver.queue.poll_write().unwrap();
+    driver.inject(1, 10).unwrap().batch();
+    assert!(!driver.queue.is_starved());
+    driver.queue.handle_write(Ok(write.bytes.len()), write.bytes);
+}
+
+/// What is live in the oldest segment is moved although no segment can be created, so that the
+/// segment can be used again; room for outcomes is left all the same.
+#[test]
+fn a_full_disk_is_emptied_by_moving_what_is_old() {
+    let storage = MemoryStorage::new();
+    storage.set_faults(Faults { capacity: Some(160 << 10), ..Faults::default() });
+    // Two segments are no reason to move anything, unless there is no third one.
+    let config = QueueConfig { rewrite_segments_min: 8, ..small_config() };
+    let mut driver = Driver::create(&storage, config);
+    let mut ids = Vec::new();
+    while driver.queue.admission() == Admission::Open {
+        ids.push(driver.inject(1, 3000).unwrap().id());
+        driver.pump();
+    }
+    for id in ids.split_off(3) {
+        if driver.queue.message(id).is_some() {
+            let _ = driver.settle(id, Disposition::Delivered);
+        }
+    }
+    driver.pump();
+    assert_eq!(driver.queue.admission(), Admission::Full);
+    while driver.rewrite() {
+        driver.pump();
+    }
+    assert_eq!(driver.queue.admission(), Admission::Open);
+    assert_eq!(driver.queue.stats().rewritten_records_total, 3);
+    assert!(driver.inject(1, 3000).is_ok());
+}
+
+/// Moving takes no room that outcomes need.
+#[test]
+fn on_a_full_disk_moving_leaves_room_for_outcomes() {
+    let storage = MemoryStorage::new();
+    storage.set_faults(Faults { capacity: Some(160 << 10), ..Faults::default() });
+    let mut driver = Driver::create(&storage, small_config());
+    let mut old = Vec::new();
+    for _ in 0..4 {
+        old.push(driver.inject(1, 6500).unwrap().id());
+        driver.pump();
+    }
+    // Up to the reserve for outcomes.
+    let mut ids = Vec::new();
+    while let Ok(ticket) = driver.inject(1, 1000) {
+        ids.push(ticket.id());
+        driver.pump();
+    }
+    // One commit for all, so that the reserve is still there.
+    for id in ids {
+        let _ = driver.settle(id, Disposition::Delivered);
+    }
+    driver.pump();
+    while driver.rewrite() {
+        driver.pump();
+    }
+    assert!(old.iter().all(|id| driver.queue.message(*id).is_some()));
+    for id in old.drain(..2) {
+        let ticket = driver.settle(id, Disposition::Bounced);
+        driver.pump();
+        assert!(matches!(driver.queue.redeem(ticket), Redeemed::Durable(_)));
+    }
 }
 
 #[test]

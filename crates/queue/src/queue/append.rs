@@ -35,9 +35,13 @@ impl Queue {
         id: MessageId,
         content: &[u8],
     ) -> Result<BatchNumber, AppendError> {
+        let size = CHUNK_OVERHEAD + content.len();
         self.check_room()?;
         self.check_new(id)?;
-        self.check_group(CHUNK_OVERHEAD + content.len())?;
+        self.check_group(size)?;
+        if !self.can_be_written(size, self.outcome_reserve()) {
+            return Err(AppendError::Full);
+        }
         if content.is_empty() {
             return Ok(self.gathering());
         }
@@ -63,7 +67,12 @@ impl Queue {
         self.check_room()?;
         let entry = self.check_message(&message)?;
         let start = self.begin_group();
-        if let Err(error) = self.encode_message(&message, &entry) {
+        let mut encoded = self.encode_message(&message, &entry);
+        // The group is in the last batch; a frame more is for the case that it gets its own.
+        if encoded.is_ok() && !self.can_be_written(0, self.outcome_reserve()) {
+            encoded = Err(AppendError::Full);
+        }
+        if let Err(error) = encoded {
             self.roll_back(start);
             return Err(error);
         }

@@ -17,12 +17,15 @@ use crate::record::RecordError;
 use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
 
 mod append;
+mod retry;
 mod rewrite;
+mod room;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+use retry::Retry;
 pub(crate) use rewrite::Rewrite;
 pub use write::Write;
 use write::{Flight, Tail};
@@ -94,8 +97,8 @@ pub struct Queue {
     next_segment: SegmentSequence,
     ready: VecDeque<(SegmentSequence, u64)>,
     task: Option<SegmentTask>,
-    /// No segment could be created; wait for `retry_segments`.
-    creation_failed: bool,
+    /// Creating segments. It fails until a segment is ready again, not only until the next try.
+    creation: Retry,
     /// A free segment may be under either of two names: leave them all to the next start.
     reuse_failed: bool,
 
@@ -199,7 +202,7 @@ impl Queue {
             next_segment: continuation.next_segment,
             ready: VecDeque::new(),
             task: None,
-            creation_failed: false,
+            creation: Retry::default(),
             reuse_failed: false,
             stats: QueueStats {
                 tail_truncated_bytes: continuation.tail_truncated_bytes,
@@ -222,7 +225,8 @@ impl Queue {
     pub fn admission(&self) -> Admission {
         if self.poison.is_some() {
             Admission::Poisoned
-        } else if self.segments_left() < 2 || (self.creation_failed && self.ready.is_empty()) {
+        } else if self.segments_left() < 2 || (self.creation.is_failing() && self.ready.is_empty())
+        {
             // Two segments are kept for what settles messages, and for moving live ones.
             Admission::Full
         } else {

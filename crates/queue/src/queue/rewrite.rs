@@ -31,7 +31,8 @@ struct Run {
 impl Queue {
     /// The next record to be moved out of the oldest segment, if it is worth it: when less than half
     /// of the sealed log is live. So the log is never much longer than twice what lives in it, and a
-    /// record is moved at most once for each octet freed.
+    /// record is moved at most once for each octet freed. When segments cannot be created, records
+    /// are moved only while enough room is left for outcomes.
     ///
     /// Read it at low priority, and tell [`Queue::handle_rewrite`].
     pub fn poll_rewrite(&mut self) -> Option<ReadPlan> {
@@ -43,9 +44,15 @@ impl Queue {
         }
         // What is left of a run that is done is coming in, or being settled, or damaged. Go on with the
         // next segment at once, unless this one still has to be freed.
-        let plan = self.go_on().or_else(|| self.go_on());
-        self.rewrite.outstanding = plan;
-        plan
+        let before = self.rewrite.run;
+        let plan = self.go_on().or_else(|| self.go_on())?;
+        if !self.can_be_written(plan.len, self.outcome_reserve() / 2) {
+            // It is taken up again when there is room.
+            self.rewrite.run = before;
+            return None;
+        }
+        self.rewrite.outstanding = Some(plan);
+        Some(plan)
     }
 
     /// The next record of this run, or of a new one; ends a run that has none.
@@ -74,7 +81,9 @@ impl Queue {
     fn begin_run(&self) -> Option<Run> {
         let oldest = self.segments.oldest_sealed().filter(|oldest| oldest.pins > 0)?;
         let (count, size, live) = self.segments.sealed();
-        let pressed = count >= self.config.rewrite_segments_min || self.segments_left() < 2;
+        let pressed = count >= self.config.rewrite_segments_min
+            || self.segments_left() < 2
+            || self.creation.is_failing();
         // A segment that was just emptied is freed by the next commit, which is waited for.
         let waited = self
             .rewrite

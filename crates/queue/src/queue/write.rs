@@ -24,8 +24,8 @@ pub struct Write {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tail {
     segment: SegmentSequence,
-    offset: u64,
-    size: u64,
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
 
 /// A batch on its way to the disk.
@@ -36,7 +36,7 @@ pub(super) struct Flight {
     notes: Vec<Note>,
     payload_len: usize,
     offset: u64,
-    len: usize,
+    pub(super) len: usize,
     checksum: u32,
     head: SegmentSequence,
     message_sequence: u64,
@@ -223,7 +223,7 @@ impl Queue {
         // Only what a durable frame of this run has given up.
         let free = self.segments.oldest_free();
         let free = free.filter(|free| !self.reuse_failed && free.sequence < self.durable_head);
-        let wanted = self.ready.len() < self.config.segments_ready && !self.creation_failed;
+        let wanted = self.ready.len() < self.config.segments_ready;
         let surplus = self.segments.free_len() > self.config.segments_free_max;
         let task = match free {
             // The size was changed in the configuration, or the segment was never finished.
@@ -232,7 +232,9 @@ impl Queue {
                 SegmentTask::Recycle { old: free.sequence, new: self.next_segment, size, identity }
             }
             Some(free) if surplus => SegmentTask::Remove { sequence: free.sequence },
-            None if wanted => SegmentTask::Create { sequence: self.next_segment, size, identity },
+            None if wanted && self.creation.is_due() => {
+                SegmentTask::Create { sequence: self.next_segment, size, identity }
+            }
             _ => return None,
         };
         if free.is_some() {
@@ -262,8 +264,9 @@ impl Queue {
                 Ok(()),
             ) => {
                 self.ready.push_back((sequence, size));
+                self.creation.succeed();
             }
-            (SegmentTask::Create { .. }, Err(_)) => self.creation_failed = true,
+            (SegmentTask::Create { .. }, Err(_)) => self.creation.fail(),
             // The old file may still be there, and must stay the oldest that is.
             (SegmentTask::Recycle { .. } | SegmentTask::Remove { .. }, Err(_)) => {
                 self.reuse_failed = true;
@@ -272,8 +275,10 @@ impl Queue {
         }
     }
 
-    /// Tries to create segments again after a failure; to be called every second or so.
+    /// Lets what failed with segments be tried again; to be called about five times a second.
+    ///
+    /// The first failure is tried again after one call, later ones after 2, 4, and then every 5.
     pub fn retry_segments(&mut self) {
-        self.creation_failed = false;
+        self.creation.call();
     }
 }
