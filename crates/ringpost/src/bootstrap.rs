@@ -78,7 +78,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     control::log::init(&config.config().log)?;
     // Before any thread is started, so that no other gets a signal meant for us.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
-    check::machine(&config)?;
+    let sessions_max = check::machine(&config)?;
     let directory = QueueDirectory::open(&config)?;
     let shards = directory.meta().shards;
 
@@ -112,6 +112,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         identity: directory.meta().identity(ShardId(number)),
         directory: directory.shard(ShardId(number)),
         config: Arc::clone(&config),
+        sessions_max,
         health: Arc::clone(&health),
         events: events.clone(),
         inbox: inbox.clone(),

@@ -20,7 +20,10 @@ const DESCRIPTORS_BASE: u64 = 64;
 const DESCRIPTORS_ADVISED: u64 = 4096;
 
 /// Looks at limits and at `io_uring`, raises what may be raised, and says what is wrong.
-pub(super) fn machine(config: &ConfigSnapshot) -> anyhow::Result<()> {
+///
+/// Returns how many inbound connections each core may have, whatever the configuration says: half of
+/// the descriptors are kept for deliveries and for the log.
+pub(super) fn machine(config: &ConfigSnapshot) -> anyhow::Result<usize> {
     os::ignore_file_size_signal();
     if let Some(reason) = os::io_uring_disabled() {
         bail!("{reason}. Ringpost needs io_uring: set it to 0 (sysctl kernel.io_uring_disabled=0)");
@@ -51,7 +54,21 @@ pub(super) fn machine(config: &ConfigSnapshot) -> anyhow::Result<()> {
             files.soft
         );
     }
-    Ok(())
+    let cores = config.cores().len().max(1) as u64;
+    let share = usize::try_from(files.soft / 2 / cores).unwrap_or(usize::MAX).max(1);
+    let wanted: usize = config
+        .config()
+        .listener
+        .values()
+        .map(|listener| listener.connections_per_core_max)
+        .fold(0, usize::saturating_add);
+    if wanted > share {
+        tracing::warn!(
+            "the listeners may have {wanted} connections a core, but the limit on open files \
+             (nofile) allows {share}: more are refused"
+        );
+    }
+    Ok(share)
 }
 
 /// The keys that a running server cannot change, of those that differ.

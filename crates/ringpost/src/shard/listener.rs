@@ -149,7 +149,12 @@ pub(super) async fn accept<R: Runtime>(
         }
         // The peer may be gone already; then there is nobody to serve.
         let Ok(peer) = stream.peer_address() else { continue };
-        match context.admit(peer.ip()) {
+        let admitted = if shard.sessions_open.get() < shard.sessions_max {
+            context.admit(peer.ip())
+        } else {
+            Err(Limit::Descriptors)
+        };
+        match admitted {
             Ok(admitted) => {
                 let session = inbound::serve(Rc::clone(&shard), admitted, stream);
                 shard.runtime.spawn(Containment::Session, session);

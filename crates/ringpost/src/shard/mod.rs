@@ -75,6 +75,8 @@ pub(crate) struct Shard<R: Runtime> {
 
     draining: Cell<bool>,
     sessions_open: Rc<Cell<usize>>,
+    /// Inbound sessions that the shard's share of descriptors allows.
+    sessions_max: usize,
     /// Messages between DATA and their reply.
     messages_open: Rc<Cell<usize>>,
     outbound_open: Rc<Cell<usize>>,

@@ -46,7 +46,6 @@ pub(super) struct Target {
 
 /// Opens the connection and serves it to its end.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
-    let _open = OpenCount::new(&shard.outbound_open);
     let ending = Ending { shard: Rc::clone(&shard), connection: target.connection, told: false };
     let timeout = shard.config().config().delivery.connect_timeout;
     let connected = shard.runtime.connect(target.address, target.source, timeout).await;
@@ -54,6 +53,8 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
         Ok(stream) => stream,
         Err(error) => return ending.connect_failed(&target, &error),
     };
+    // Counted from here on: a host that does not answer must not hold up a shutdown.
+    let _open = OpenCount::new(&shard.outbound_open);
     shard.connections.borrow_mut().insert(target.connection, Rc::clone(stream.watch()));
     let config = Rc::clone(&shard).client_config.borrow().clone();
     let session = ClientSession::new(shard.runtime.now(), config);

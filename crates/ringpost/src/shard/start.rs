@@ -41,6 +41,8 @@ pub struct ShardOptions {
     pub directory: PathBuf,
     /// The configuration.
     pub config: Arc<ConfigSnapshot>,
+    /// Inbound sessions that its share of descriptors allows, over all listeners.
+    pub sessions_max: usize,
     /// Where it says how it is.
     pub health: Arc<HealthState>,
     /// Where its event records go.
@@ -123,7 +125,7 @@ async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
 }
 
 async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, ShardError> {
-    let ShardOptions { number, config, directory, health, .. } = options;
+    let ShardOptions { number, config, directory, sessions_max, health, .. } = options;
     let metrics = ShardMetrics::register(usize::from(number));
     let storage = runtime.storage(&directory);
     let began = runtime.now();
@@ -170,6 +172,7 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         config: RefCell::new(config),
         draining: Cell::new(false),
         sessions_open: Rc::default(),
+        sessions_max,
         messages_open: Rc::default(),
         outbound_open: Rc::default(),
     });

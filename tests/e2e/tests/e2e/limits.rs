@@ -37,6 +37,7 @@ fn recipients_beyond_the_limit_are_put_off() -> Result<()> {
     }
     let reply = client.expect("RCPT TO:<r3@b.test>", 452)?;
     assert!(reply.text.starts_with("4.5.3"), "{reply:?}");
+    wait_counted(&server, "ringpost_limit_hits_total", "limit=\"recipients_max\"")?;
     // The message goes to those who had been accepted.
     client.expect("DATA", 354)?;
     client.send(&message::stuff(&message::build("three", 300)))?;
@@ -67,6 +68,7 @@ fn a_client_that_only_errs_is_shown_the_door() -> Result<()> {
         assert!(client.is_closed_by_peer(), "{key}");
         assert!(suffered >= 4, "{key}: only {suffered}");
         wait_counted(&server, "ringpost_sessions_closed_total", "reason=\"limit\"")?;
+        wait_counted(&server, "ringpost_limit_hits_total", &format!("limit=\"{key}\""))?;
     }
     Ok(())
 }
@@ -110,6 +112,37 @@ fn connections_beyond_the_limit_are_told_to_come_later() -> Result<()> {
     drop(open.pop());
     wait_until("a free place", SOON, || Ok(Client::connect(server.smtp())?.greeting.code == 220))?;
     wait_counted(&server, "ringpost_limit_hits_total", "limit=\"connections_per_core_max\"")
+}
+
+#[test]
+fn clients_cannot_take_the_descriptors_of_deliveries_and_log() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address());
+    // Half of them are for clients, on all cores together.
+    server.spawn(&["prlimit", "--nofile=400:400"])?;
+    server.wait_healthy()?;
+    let (mut served, mut refused) = (Vec::new(), 0);
+    for _ in 0..300 {
+        let client = Client::connect(server.smtp())?;
+        match client.greeting.code {
+            220 => served.push(client),
+            421 => refused += 1,
+            code => anyhow::bail!("greeted with {code}"),
+        }
+    }
+    assert!(refused >= 100, "{refused} of 300 refused");
+    wait_counted(&server, "ringpost_limit_hits_total", "limit=\"descriptors\"")?;
+    // Those who are in are served to the end.
+    let client = served.first_mut().context("nobody was served")?;
+    client.expect("EHLO c.test", 250)?;
+    client.expect("MAIL FROM:<a@a.test>", 250)?;
+    client.expect("RCPT TO:<b@b.test>", 250)?;
+    client.expect("DATA", 354)?;
+    client.send(&message::stuff(&message::build("in-time", 300)))?;
+    client.expect_reply(250)?;
+    wait_until("the message", SOON, || Ok(sink.accepted_count() == 1))?;
+    Ok(())
 }
 
 #[test]
