@@ -133,10 +133,19 @@ pub(crate) struct Streaming {
     pub(crate) chunks: Vec<Location>,
     pub(crate) appended: u32,
     pub(crate) durable: u32,
+    /// Copies of chunks that are appended, but not durable.
+    pub(crate) copies: u32,
     pub(crate) size: u64,
     /// Given up; it is remembered until its last chunk is written, so that none of them is taken for
     /// a chunk of something else.
     pub(crate) abandoned: bool,
+}
+
+impl Streaming {
+    /// Whether nothing of it is on its way to the disk.
+    pub(crate) fn is_written(&self) -> bool {
+        self.durable == self.appended && self.copies == 0
+    }
 }
 
 /// Everything in the queue.
@@ -148,6 +157,26 @@ pub(crate) struct Index {
     pub(crate) messages: u64,
     /// Recipients of them that are not settled.
     pub(crate) recipients: u64,
+}
+
+impl Index {
+    /// Where a durable record of a message is, be the message in the queue or still coming in.
+    pub(crate) fn piece(&self, id: MessageId, piece: Piece) -> Option<Location> {
+        match self.entries.get(&id) {
+            Some(entry) if entry.phase != Phase::Appended => entry.piece(piece),
+            // Until its commit record is durable.
+            _ => {
+                let Piece::Chunk(index) = piece else { return None };
+                self.streaming.get(&id)?.chunks.get(index as usize).copied()
+            }
+        }
+    }
+
+    /// The same, unless the record is about to be released anyway.
+    pub(crate) fn movable_piece(&self, id: MessageId, piece: Piece) -> Option<Location> {
+        let settling = self.entries.get(&id).is_some_and(|entry| entry.phase == Phase::Settling);
+        if settling { None } else { self.piece(id, piece) }
+    }
 }
 
 /// A message in the queue, as others may see it.

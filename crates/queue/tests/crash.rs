@@ -77,6 +77,51 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
     }
 }
 
+/// Crashes at each step while the chunks of a message that comes in slowly are moved.
+#[test]
+fn a_slow_upload_that_is_moved_survives_whenever_the_power_goes() {
+    const ROUNDS: usize = 20;
+    let run_to = |step| {
+        let storage = MemoryStorage::new();
+        storage.crash_at(step);
+        let mut world = World::create(&storage, small_config(), 7);
+        let moved = world.slow_upload(ROUNDS);
+        (world, moved)
+    };
+    let mut step = 1;
+    loop {
+        let (world, moved) = run_to(step);
+        let at_end = !world.driver.storage.is_crashed();
+        if at_end {
+            assert!(moved >= 2, "only {moved} chunks were moved");
+            assert_eq!(world.driver.queue.stats().streaming, 0);
+        }
+        for survival in [
+            Survival::ProcessOnly,
+            Survival::Nothing,
+            Survival::Prefix(512 * (step % 33)),
+            Survival::Subset(step),
+        ] {
+            let storage = world.driver.storage.restarted(survival);
+            let (mut world, _) = world
+                .twin(&storage)
+                .restart(&storage)
+                .unwrap_or_else(|error| panic!("step {step} {survival:?}: {error}"));
+            // The log goes on, and what was moved is still whole then.
+            world.slow_upload(2);
+            let storage = storage.restarted(Survival::Nothing);
+            if let Err(error) = world.restart(&storage) {
+                panic!("step {step} {survival:?}, later: {error}");
+            }
+        }
+        if at_end {
+            assert!(step > 100, "only {step} steps");
+            return;
+        }
+        step += 1;
+    }
+}
+
 #[test]
 fn long_runs_with_recycling_and_rewriting_survive_many_lives() {
     let mut recycled = 0;

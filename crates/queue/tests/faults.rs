@@ -1,6 +1,6 @@
 //! Storage that breaks its word: no ticket is redeemed any more, and what was redeemed is there.
 
-#![expect(clippy::panic, reason = "tests may be blunt")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests may be blunt")]
 
 mod support;
 

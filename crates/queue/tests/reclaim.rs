@@ -7,7 +7,9 @@ mod support;
 use std::collections::VecDeque;
 
 use ringpost_queue::storage::memory::MemoryStorage;
-use ringpost_queue::{Disposition, MessageId, NewMessage, QueueConfig, RecipientIndex};
+use ringpost_queue::{
+    AppendError, Disposition, MessageId, NewMessage, Piece, QueueConfig, RecipientIndex,
+};
 use support::{Driver, content, envelope, small_config};
 
 /// Lets mail flow through, a few messages in the queue at a time.
@@ -83,6 +85,136 @@ fn an_old_message_is_moved_along_with_its_states_and_chunks() {
     assert_eq!((found.id, &found.recipients, &found.envelope), (id, &before, &envelope));
     assert_eq!((found.received_unix_ms, found.expiry_unix_ms, found.size), (10, 20, 10_000));
     assert_eq!(driver.read_message(id).unwrap().content.concat(), whole);
+}
+
+/// A message that comes in slowly does not hold the log behind its first chunk.
+#[test]
+fn the_chunks_of_a_slow_upload_are_moved_along() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.queue.next_id();
+    let whole = content(id, 12_000);
+    for piece in whole[..10_000].chunks(2500) {
+        driver.queue.append_chunk(id, piece).unwrap();
+        flow(&mut driver, 150);
+        assert!(storage.names().len() <= 10, "{:?}", storage.names());
+    }
+    assert!(driver.queue.stats().rewritten_records_total > 4);
+    // One chunk is moved while the commit record is appended, and one after that.
+    let envelope = envelope(1);
+    let message = NewMessage {
+        id,
+        received_unix_ms: 10,
+        expiry_unix_ms: 20,
+        envelope: &envelope,
+        content: &whole[10_000..],
+        size: 12_000,
+    };
+    driver.queue.append_message(message).unwrap().batch();
+    flow(&mut driver, 150);
+    assert!(storage.names().len() <= 10, "{:?}", storage.names());
+    assert_eq!(driver.queue.stats().messages, 1);
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), whole);
+    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!(recovered.messages.len(), 1);
+    assert_eq!(driver.read_message(id).unwrap().content.concat(), whole);
+}
+
+/// Where a chunk is moved between, and what happens to its message meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meanwhile {
+    /// Abandoned before the copy is appended.
+    AbandonedWhileRead,
+    /// Abandoned when the copy is appended, but not written; the id is used again when it may be.
+    AbandonedWhileWritten,
+    /// Its commit record is appended before the copy.
+    CommittedWhileRead,
+    /// And after the copy, into the same batch.
+    CommittedWhileWritten,
+    /// And after the copy, which is written by then.
+    CommittedLater,
+}
+
+#[test]
+fn what_happens_to_a_slow_upload_while_it_is_moved() {
+    use Meanwhile::*;
+    for meanwhile in [
+        AbandonedWhileRead,
+        AbandonedWhileWritten,
+        CommittedWhileRead,
+        CommittedWhileWritten,
+        CommittedLater,
+    ] {
+        moved_chunk(meanwhile);
+    }
+}
+
+fn moved_chunk(meanwhile: Meanwhile) {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, small_config());
+    let id = driver.queue.next_id();
+    driver.queue.append_chunk(id, b"first ").unwrap();
+    driver.queue.append_chunk(id, b"second ").unwrap();
+    driver.pump();
+    for _ in 0..60 {
+        let id = driver.inject(1, 3000).unwrap().id();
+        driver.pump();
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+    }
+    let commit = |driver: &mut Driver| {
+        let envelope = envelope(1);
+        let message = NewMessage {
+            id,
+            received_unix_ms: 1,
+            expiry_unix_ms: 2,
+            envelope: &envelope,
+            content: b"third",
+            size: 18,
+        };
+        driver.queue.append_message(message).unwrap().batch();
+    };
+    let plan = driver.queue.poll_rewrite().unwrap();
+    assert_eq!((plan.id, plan.piece), (id, Piece::Chunk(0)));
+    let bytes = driver.read(&plan).unwrap();
+    match meanwhile {
+        Meanwhile::AbandonedWhileRead => driver.queue.abandon(id),
+        Meanwhile::CommittedWhileRead => commit(&mut driver),
+        _ => {}
+    }
+    driver.queue.handle_rewrite(&plan, Ok(bytes)).unwrap();
+    match meanwhile {
+        Meanwhile::AbandonedWhileWritten => {
+            driver.queue.abandon(id);
+            // The copy must not be taken for a chunk of something else.
+            let refused = driver.queue.append_chunk(id, b"other").unwrap_err();
+            assert_eq!(refused, AppendError::UnknownMessage(id));
+        }
+        Meanwhile::CommittedWhileWritten => commit(&mut driver),
+        _ => {}
+    }
+    driver.pump();
+    if meanwhile == Meanwhile::CommittedLater {
+        assert!(!driver.queue.is_current(&plan));
+        commit(&mut driver);
+        driver.pump();
+    }
+    let abandoned =
+        matches!(meanwhile, Meanwhile::AbandonedWhileRead | Meanwhile::AbandonedWhileWritten);
+    assert_eq!(driver.queue.stats().streaming, 0, "{meanwhile:?}");
+    if abandoned {
+        assert_eq!(driver.queue.stats().live_bytes, 0, "{meanwhile:?}");
+    } else {
+        assert!(!driver.queue.is_current(&plan), "{meanwhile:?}");
+        let text = driver.read_message(id).unwrap().content.concat();
+        assert_eq!(text, b"first second third", "{meanwhile:?}");
+        // What is left of it goes the usual way, and the segments with it.
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+        assert_eq!(driver.queue.stats().live_bytes, 0, "{meanwhile:?}");
+    }
+    let (_, recovered) = Driver::recover(&storage, small_config()).unwrap();
+    assert_eq!(recovered.messages, [], "{meanwhile:?}");
 }
 
 /// The twin: without rewriting one old message holds the whole log.

@@ -92,7 +92,7 @@ impl Queue {
         for location in std::mem::take(&mut streaming.chunks) {
             self.segments.unpin(location);
         }
-        if streaming.durable == streaming.appended {
+        if streaming.is_written() {
             self.index.streaming.remove(&id);
         }
     }

@@ -303,8 +303,7 @@ impl Queue {
     /// Whether a plan still says where the record is. If not, its segment may hold something else by
     /// now.
     pub fn is_current(&self, plan: &ReadPlan) -> bool {
-        self.index.entries.get(&plan.id).and_then(|entry| entry.piece(plan.piece))
-            == Some(plan.location())
+        self.index.piece(plan.id, plan.piece) == Some(plan.location())
     }
 
     /// Puts a message together from what was read for [`Queue::plan_read`].

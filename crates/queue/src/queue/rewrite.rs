@@ -5,7 +5,7 @@ use std::io;
 use super::{Queue, append::place, is_chunk};
 use crate::commit::BatchNumber;
 use crate::error::Corruption;
-use crate::index::{Phase, Piece};
+use crate::index::Piece;
 use crate::read::ReadPlan;
 use crate::record::{self, Record, RecordError};
 use crate::segment::SegmentSequence;
@@ -42,8 +42,8 @@ impl Queue {
         {
             return None;
         }
-        // What is left of a run that is done is coming in, or being settled, or damaged. Go on with the
-        // next segment at once, unless this one still has to be freed.
+        // What is left of a run that is done is being settled, or damaged. Go on with the next segment
+        // at once, unless this one still has to be freed.
         let before = self.rewrite.run;
         let plan = self.go_on().or_else(|| self.go_on())?;
         if !self.can_be_written(plan.len, self.outcome_reserve() / 2) {
@@ -65,10 +65,9 @@ impl Queue {
         let records = oldest.map_or(&[][..], |oldest| &oldest.records);
         let plan = records.iter().enumerate().skip(run.next).find_map(|(at, (id, piece))| {
             run.next = at + 1;
-            let entry = self.index.entries.get(id)?;
-            let location = entry.piece(*piece)?;
-            let movable = entry.phase == Phase::Durable && location.segment == run.segment;
-            movable.then(|| ReadPlan::new(*id, *piece, location))
+            let location = self.index.movable_piece(*id, *piece)?;
+            let here = location.segment == run.segment;
+            here.then(|| ReadPlan::new(*id, *piece, location))
         });
         self.rewrite.run = plan.map(|_| run);
         if plan.is_none() {
@@ -109,9 +108,8 @@ impl Queue {
             // It stays; the next run tries again.
             return Ok(());
         };
-        let entry = self.index.entries.get(&plan.id);
-        let live = entry.is_some_and(|entry| entry.phase == Phase::Durable);
-        if self.poison.is_some() || !live || !self.is_current(plan) {
+        let movable = self.index.movable_piece(plan.id, plan.piece) == Some(plan.location());
+        if self.poison.is_some() || !movable {
             return Ok(());
         }
         let record = match plan.decode(&bytes) {
@@ -146,6 +144,11 @@ impl Queue {
                 );
             }
             _ => return Err(self.note_corruption(plan.corruption(RecordError::Field))),
+        }
+        if is_chunk(plan.piece)
+            && let Some(streaming) = self.index.streaming.get_mut(&plan.id)
+        {
+            streaming.copies += 1;
         }
         self.append_group(|batch| {
             place(batch, plan.id, plan.piece, |out| out.extend_from_slice(&bytes));

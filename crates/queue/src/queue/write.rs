@@ -190,15 +190,27 @@ impl Queue {
     }
 
     fn chunk_is_durable(&mut self, id: MessageId, piece: Piece, location: Location) {
-        let Some(streaming) = self.index.streaming.get_mut(&id) else { return };
-        streaming.durable += 1;
+        let (Some(streaming), Piece::Chunk(index)) = (self.index.streaming.get_mut(&id), piece)
+        else {
+            return;
+        };
+        // Chunks become durable in order, and are copied only after that.
+        let copied = index < streaming.durable;
+        if copied {
+            streaming.copies = streaming.copies.saturating_sub(1);
+        } else {
+            streaming.durable += 1;
+        }
         if streaming.abandoned {
-            if streaming.durable == streaming.appended {
+            if streaming.is_written() {
                 self.index.streaming.remove(&id);
             }
             return;
         }
-        streaming.chunks.push(location);
+        match streaming.chunks.get_mut(index as usize).filter(|_| copied) {
+            Some(place) => self.segments.unpin(std::mem::replace(place, location)),
+            None => streaming.chunks.push(location),
+        }
         self.segments.pin(id, piece, location);
     }
 

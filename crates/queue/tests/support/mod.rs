@@ -13,8 +13,8 @@ use ringpost_queue::segment::run_task;
 use ringpost_queue::storage::Storage;
 use ringpost_queue::storage::memory::{MemoryFile, MemoryStorage};
 use ringpost_queue::{
-    AppendError, BatchNumber, Disposition, LogIdentity, MessageId, NewMessage, Outcome, Queue,
-    QueueConfig, ReadPlan, RecipientIndex, RecipientState, RecipientStatus, Recovered,
+    AppendError, BatchNumber, Disposition, LogIdentity, MessageId, NewMessage, Outcome, Piece,
+    Queue, QueueConfig, ReadPlan, RecipientIndex, RecipientState, RecipientStatus, Recovered,
     RecoveryError, Redeemed, SegmentSequence, SegmentTask, ShardId, StoredMessage, Ticket, Write,
     recover,
 };
@@ -279,6 +279,19 @@ impl World {
         }
     }
 
+    /// The same model, to be restarted on another storage.
+    pub(crate) fn twin(&self, storage: &MemoryStorage) -> Self {
+        Self {
+            driver: Driver::create(storage, self.config.clone()),
+            choices: self.choices.clone(),
+            model: self.model.clone(),
+            tickets: Vec::new(),
+            streams: Vec::new(),
+            config: self.config.clone(),
+            unconfirmed: self.unconfirmed.clone(),
+        }
+    }
+
     pub(crate) fn acknowledged(&self) -> usize {
         self.model.values().filter(|message| message.acknowledged).count()
     }
@@ -317,6 +330,48 @@ impl World {
                 self.redeem();
             }
         }
+    }
+
+    /// Lets mail flow past a message that comes in slowly, and is committed at last, so that its
+    /// chunks are moved; gives the number of chunks that were moved before that.
+    pub(crate) fn slow_upload(&mut self, rounds: usize) -> u64 {
+        self.begin_stream();
+        let mut moved = 0;
+        for round in 0..2 * rounds {
+            if self.driver.storage.is_crashed() {
+                break;
+            }
+            let id = self.driver.queue.next_id();
+            self.append(id, content(id, 14_000), 0);
+            self.driver.step();
+            if self.driver.queue.message(id).is_some() {
+                self.append_outcome(
+                    &Outcome {
+                        id,
+                        recipients: (0..self.model[&id].states.len() as u16)
+                            .map(|index| (RecipientIndex(index), Disposition::Delivered))
+                            .collect(),
+                    },
+                    None,
+                );
+            }
+            if round % 8 == 3 {
+                self.go_on_with_stream();
+            }
+            if round == rounds {
+                self.end_stream();
+            }
+            // Rewriting is under way while other things are written.
+            if let Some(plan) = self.driver.queue.poll_rewrite() {
+                moved += u64::from(plan.piece != Piece::Message && round <= rounds);
+                let read = self.driver.read(&plan);
+                self.driver.queue.handle_rewrite(&plan, read).unwrap();
+            }
+            self.driver.step();
+            self.redeem();
+            self.read_one();
+        }
+        moved
     }
 
     fn append(&mut self, id: MessageId, content: Vec<u8>, streamed: usize) {
