@@ -41,8 +41,10 @@ pub struct QueueStats {
     pub segments: u64,
     /// Segments prepared.
     pub segments_ready: u64,
-    /// Segments that wait to be recycled or deleted.
+    /// Segments that wait to be recycled or deleted, or are.
     pub segments_free: u64,
+    /// Octets of the files of all segments: needed, prepared and free.
+    pub disk_bytes: u64,
     /// Octets of log that live records take.
     pub live_bytes: u64,
     /// Octets gathered but not durable.

@@ -24,7 +24,8 @@ pub struct QueueConfig {
     pub pending_size_max: usize,
     /// Segments prepared ahead of need. Default 1; at least 1.
     pub segments_ready: usize,
-    /// Segments that nothing needs kept for recycling before they are deleted. Default 4.
+    /// Segments that nothing needs kept for recycling before they are deleted. Default 4; fewer
+    /// are kept when the log is near its limit.
     pub segments_free_max: usize,
     /// Sealed segments from which on the live messages of the oldest are rewritten when less than
     /// half of the sealed log is live. Default 8. Below that, waiting is cheaper: most messages are

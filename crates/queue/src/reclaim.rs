@@ -68,6 +68,12 @@ impl Segments {
         self.free.len()
     }
 
+    /// Octets of the files of all segments here.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let used: u64 = self.used.iter().map(|segment| segment.size).sum();
+        used + self.free.iter().map(|segment| segment.size).sum::<u64>()
+    }
+
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }

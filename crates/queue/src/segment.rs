@@ -149,7 +149,8 @@ pub enum SegmentTask {
 /// # Errors
 ///
 /// That of the storage. What was created is removed again as far as possible; tell
-/// [`Queue::handle_segment`](crate::Queue::handle_segment), which gives up this file for good.
+/// [`Queue::handle_segment`](crate::Queue::handle_segment), which never uses this file, and has what
+/// is left of a recycled one deleted.
 ///
 /// # Cancel safety
 ///
@@ -200,7 +201,11 @@ pub async fn run_task<S: Storage>(storage: &S, task: &SegmentTask) -> io::Result
             Ok(Some(file))
         }
         SegmentTask::Remove { sequence } => {
-            storage.remove(&sequence.file_name()).await?;
+            match storage.remove(&sequence.file_name()).await {
+                // Done by an earlier try, or never there: it may have had another name.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             storage.sync_directory().await?;
             Ok(None)
         }

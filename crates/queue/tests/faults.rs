@@ -4,8 +4,12 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::io;
 
+use futures_lite::future::block_on;
+use ringpost_queue::segment::run_task;
+use ringpost_queue::storage::Storage;
 use ringpost_queue::storage::memory::{Faults, MemoryStorage, Survival};
 use ringpost_queue::{
     Admission, AppendError, Disposition, MessageId, Poison, QueueConfig, Redeemed, SegmentTask,
@@ -317,6 +321,147 @@ fn the_limit_of_the_log_closes_the_door_and_outcomes_open_it_again() {
     }
     assert_eq!(driver.queue.admission(), Admission::Open);
     assert!(driver.inject(1, 3000).is_ok());
+}
+
+/// How far a task that reuses a segment comes before it fails.
+#[derive(Debug, Clone, Copy)]
+enum Progress {
+    Nothing,
+    Renamed,
+    Done,
+}
+
+/// Fails the first task of the kind, and then, if asked for, the next one.
+fn fail_reuse(
+    storage: &MemoryStorage,
+    progress: Progress,
+    recycling: bool,
+    mut times: u32,
+) -> impl FnMut(&SegmentTask) -> bool + use<> {
+    let storage = storage.clone();
+    move |task| {
+        let picked = match task {
+            SegmentTask::Create { .. } => false,
+            SegmentTask::Recycle { .. } => recycling,
+            // After a failure to recycle, what is done about it fails as well.
+            SegmentTask::Remove { .. } => !recycling || times == 1,
+        };
+        if times == 0 || !picked {
+            return false;
+        }
+        times -= 1;
+        match (progress, task) {
+            (Progress::Renamed, SegmentTask::Recycle { old, new, .. }) => {
+                let _ = block_on(storage.rename(&old.file_name(), &new.file_name()));
+            }
+            (Progress::Renamed, SegmentTask::Remove { sequence }) => {
+                let _ = block_on(storage.remove(&sequence.file_name()));
+            }
+            (Progress::Done, task) => {
+                let _ = block_on(run_task(&storage, task));
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+const REUSE_FAILURES: [(Progress, bool, u32); 8] = [
+    (Progress::Nothing, true, 1),
+    (Progress::Renamed, true, 1),
+    (Progress::Done, true, 1),
+    (Progress::Renamed, true, 2),
+    (Progress::Done, true, 2),
+    (Progress::Nothing, false, 1),
+    (Progress::Renamed, false, 1),
+    (Progress::Done, false, 2),
+];
+
+#[test]
+fn segments_are_reused_again_after_an_error() {
+    for (progress, recycling, times) in REUSE_FAILURES {
+        let context = format!("{progress:?} {recycling} {times}");
+        let storage = MemoryStorage::new();
+        // None is kept, so that some are deleted.
+        let config = QueueConfig { segments_free_max: 0, ..small_config() };
+        let mut world = World::create(&storage, config, 1);
+        world.flow_but(120, fail_reuse(&storage, progress, recycling, times));
+        let stats = world.driver.queue.stats();
+        assert_eq!(stats.segment_failures_total, u64::from(times), "{context}");
+        assert!(storage.names().len() <= 10, "{context}: {:?}", storage.names());
+        let size: u64 =
+            storage.names().iter().map(|name| storage.contents(name).unwrap().len() as u64).sum();
+        assert_eq!(stats.disk_bytes, size, "{context}");
+        let storage = storage.restarted(Survival::Nothing);
+        world.restart(&storage).unwrap_or_else(|error| panic!("{context}: {error}"));
+    }
+}
+
+/// Crashes at each step from the failure on, until long after it has been dealt with.
+#[test]
+fn reuse_after_an_error_survives_whenever_the_power_goes() {
+    for (progress, recycling, times) in REUSE_FAILURES {
+        let failed_at = Cell::new(0);
+        let run_to = |step| {
+            let storage = MemoryStorage::new();
+            storage.crash_at(step);
+            let config = QueueConfig { segments_free_max: 0, ..small_config() };
+            let mut world = World::create(&storage, config, 1);
+            let mut fail = fail_reuse(&storage, progress, recycling, times);
+            world.flow_but(32, |task| {
+                let before = storage.steps();
+                let failed = fail(task);
+                if failed && failed_at.get() == 0 {
+                    failed_at.set(before);
+                }
+                failed
+            });
+            (storage, world)
+        };
+        let (_, world) = run_to(u64::MAX);
+        assert_eq!(world.driver.queue.stats().segment_failures_total, u64::from(times));
+        for step in failed_at.get()..failed_at.get() + 40 {
+            let (storage, world) = run_to(step);
+            assert!(storage.is_crashed());
+            for survival in [Survival::ProcessOnly, Survival::Nothing, Survival::Subset(step)] {
+                let context = format!("{progress:?} {recycling} {times} step {step} {survival:?}");
+                let storage = storage.restarted(survival);
+                let (mut world, _) = world
+                    .twin(&storage)
+                    .restart(&storage)
+                    .unwrap_or_else(|error| panic!("{context}: {error}"));
+                world.flow_but(8, |_| false);
+                let storage = storage.restarted(Survival::Nothing);
+                world.restart(&storage).unwrap_or_else(|error| panic!("{context}, later: {error}"));
+            }
+        }
+    }
+}
+
+/// Segments that cannot be reused take space like any other.
+#[test]
+fn segments_that_cannot_be_reused_count_against_the_limit() {
+    let storage = MemoryStorage::new();
+    let config = QueueConfig { disk_size_max: 8 * (64 << 10), ..small_config() };
+    let mut driver = Driver::create(&storage, config);
+    let mut was_full = false;
+    for _ in 0..200 {
+        // Nobody sends while the queue is full.
+        if driver.queue.admission() == Admission::Open
+            && let Ok(ticket) = driver.inject(1, 6000)
+        {
+            driver.pump_but(|task| !matches!(task, SegmentTask::Create { .. }));
+            let _ = driver.settle(ticket.id(), Disposition::Delivered);
+        }
+        driver.queue.retry_segments();
+        driver.pump_but(|task| !matches!(task, SegmentTask::Create { .. }));
+        was_full |= driver.queue.admission() == Admission::Full;
+    }
+    assert!(was_full);
+    assert!(storage.names().len() <= 8, "{:?}", storage.names());
+    assert_eq!(driver.queue.stats().disk_bytes, storage.names().len() as u64 * (64 << 10));
+    opens_within_a_second(&mut driver);
+    assert!(storage.names().len() <= 8, "{:?}", storage.names());
 }
 
 /// A storage in which one rename fails, though nothing else does.

@@ -12,7 +12,7 @@ use crate::id::MessageId;
 use crate::index::{Index, MessageView, Phase, Piece};
 use crate::message::StoredMessage;
 use crate::read::{ReadPlan, StoredPiece, decode_piece};
-use crate::reclaim::Segments;
+use crate::reclaim::{FreeSegment, Segments};
 use crate::record::RecordError;
 use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
 
@@ -99,8 +99,12 @@ pub struct Queue {
     task: Option<SegmentTask>,
     /// Creating segments. It fails until a segment is ready again, not only until the next try.
     creation: Retry,
-    /// A free segment may be under either of two names: leave them all to the next start.
-    reuse_failed: bool,
+    /// The free segment that is being recycled or deleted, until it is.
+    reusing: Option<FreeSegment>,
+    /// What is left to be done about it after a failure. Until then no later one is touched.
+    cleanup: VecDeque<SegmentTask>,
+    /// Recycling and deleting segments.
+    reuse: Retry,
 
     stats: QueueStats,
 }
@@ -203,7 +207,9 @@ impl Queue {
             ready: VecDeque::new(),
             task: None,
             creation: Retry::default(),
-            reuse_failed: false,
+            reusing: None,
+            cleanup: VecDeque::new(),
+            reuse: Retry::default(),
             stats: QueueStats {
                 tail_truncated_bytes: continuation.tail_truncated_bytes,
                 ..QueueStats::default()
@@ -240,7 +246,9 @@ impl Queue {
     }
 
     fn segments_left(&self) -> usize {
-        self.config.segments_max().saturating_sub(self.segments.len())
+        // Free segments are as good as space that is not used, unless they cannot be had.
+        let blocked = if self.reuse.is_failing() { self.segments.free_len() + 1 } else { 0 };
+        self.config.segments_max().saturating_sub(self.segments.len() + blocked)
     }
 
     /// Counters and gauges.
@@ -251,7 +259,10 @@ impl Queue {
             streaming: self.index.streaming.len() as u64,
             segments: self.segments.len() as u64,
             segments_ready: self.ready.len() as u64,
-            segments_free: self.segments.free_len() as u64,
+            segments_free: (self.segments.free_len() + usize::from(self.reusing.is_some())) as u64,
+            disk_bytes: self.segments.disk_bytes()
+                + self.ready.iter().map(|(_, size)| size).sum::<u64>()
+                + self.reusing.map_or(0, |free| free.size),
             live_bytes: self.segments.live_bytes(),
             pending_bytes: self.pending_bytes as u64,
             ..self.stats

@@ -230,13 +230,21 @@ impl Queue {
         if self.poison.is_some() || self.task.is_some() {
             return None;
         }
+        if self.reuse.is_due()
+            && let Some(task) = self.cleanup.front()
+        {
+            self.task = Some(*task);
+            return self.task;
+        }
         let size = self.config.segment_size;
         let identity = self.identity;
         // Only what a durable frame of this run has given up.
         let free = self.segments.oldest_free();
-        let free = free.filter(|free| !self.reuse_failed && free.sequence < self.durable_head);
+        let free = free.filter(|free| self.cleanup.is_empty() && free.sequence < self.durable_head);
         let wanted = self.ready.len() < self.config.segments_ready;
-        let surplus = self.segments.free_len() > self.config.segments_free_max;
+        let files = self.segments.len() + self.segments.free_len() + self.ready.len();
+        let surplus = self.segments.free_len() > self.config.segments_free_max
+            || files > self.config.segments_max();
         let task = match free {
             // The size was changed in the configuration, or the segment was never finished.
             Some(free) if free.size != size => SegmentTask::Remove { sequence: free.sequence },
@@ -251,6 +259,7 @@ impl Queue {
         };
         if free.is_some() {
             self.segments.take_free();
+            self.reusing = free;
         }
         if !matches!(task, SegmentTask::Remove { .. }) {
             // Whatever becomes of it, no other file gets this number.
@@ -270,21 +279,41 @@ impl Queue {
             self.stats.segment_failures_total += 1;
         }
         match (task, result) {
-            (
-                SegmentTask::Create { sequence, size, .. }
-                | SegmentTask::Recycle { new: sequence, size, .. },
-                Ok(()),
-            ) => {
+            (SegmentTask::Create { sequence, size, .. }, Ok(())) => {
                 self.ready.push_back((sequence, size));
                 self.creation.succeed();
             }
-            (SegmentTask::Create { .. }, Err(_)) => self.creation.fail(),
-            // The old file may still be there, and must stay the oldest that is.
-            (SegmentTask::Recycle { .. } | SegmentTask::Remove { .. }, Err(_)) => {
-                self.reuse_failed = true;
+            (SegmentTask::Recycle { new, size, .. }, Ok(())) => {
+                self.ready.push_back((new, size));
+                self.creation.succeed();
+                self.reuse_is_done();
             }
-            (SegmentTask::Remove { .. }, Ok(())) => {}
+            (SegmentTask::Create { .. }, Err(_)) => self.creation.fail(),
+            (SegmentTask::Recycle { old, new, .. }, Err(_)) => {
+                // The file is under one of the names. It is not tried to finish the work: another
+                // sync of the directory would prove nothing about the new name, and a later segment
+                // may have been begun. Deleting it twice, or not for good, does no harm.
+                self.cleanup.extend([new, old].map(|sequence| SegmentTask::Remove { sequence }));
+                self.reuse.fail();
+            }
+            (SegmentTask::Remove { .. }, Err(_)) => {
+                if self.cleanup.is_empty() {
+                    self.cleanup.push_back(task);
+                }
+                self.reuse.fail();
+            }
+            (SegmentTask::Remove { .. }, Ok(())) => {
+                self.cleanup.pop_front();
+                if self.cleanup.is_empty() {
+                    self.reuse_is_done();
+                }
+            }
         }
+    }
+
+    fn reuse_is_done(&mut self) {
+        self.reusing = None;
+        self.reuse.succeed();
     }
 
     /// Lets what failed with segments be tried again; to be called about five times a second.
@@ -292,5 +321,6 @@ impl Queue {
     /// The first failure is tried again after one call, later ones after 2, 4, and then every 5.
     pub fn retry_segments(&mut self) {
         self.creation.call();
+        self.reuse.call();
     }
 }
