@@ -62,6 +62,8 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// Transactions reported.
     pub(crate) transactions: u32,
+    /// Whether the host has answered one of them.
+    pub(crate) is_proven: bool,
 }
 
 /// Why a connection could not be made.

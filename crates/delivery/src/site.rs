@@ -42,10 +42,10 @@ pub(crate) struct SiteKey {
 ///   ▲                                ▲        every host failed               │
 ///   │                                └────────────────────────────────────────┤
 ///   └─────────────────────────────────────────────────────────────────────────┘
-///                           a session became ready
+///                       a transaction was answered
 /// ```
 ///
-/// A session that becomes ready leads from every state to `Ready`.
+/// An answered transaction leads from every state to `Ready`; a greeting alone does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SiteState {
     /// Connections are opened as work asks for them.
@@ -78,8 +78,8 @@ pub(crate) struct Address {
     pub(crate) skip_until: Option<Instant>,
     /// Whether DNS, or the configuration, still names it.
     pub(crate) is_listed: bool,
-    /// Ready sessions to it.
-    pub(crate) established: usize,
+    /// Sessions to it in which it has answered a transaction.
+    pub(crate) proven: usize,
 }
 
 /// What the lookups of one host's addresses said.
@@ -137,7 +137,7 @@ impl SiteHost {
         // Connections outlive DNS answers: those to addresses that went away are still counted.
         self.addresses.retain_mut(|address| {
             address.is_listed = false;
-            address.established > 0 || found.contains(&address.ip)
+            address.proven > 0 || found.contains(&address.ip)
         });
         for ip in found.into_iter().take(ADDRESSES_MAX) {
             match self.addresses.iter_mut().find(|address| address.ip == ip) {
@@ -154,7 +154,7 @@ impl SiteHost {
 
 impl Address {
     pub(crate) fn new(ip: IpAddr) -> Self {
-        Self { ip, failures: 0, skip_until: None, is_listed: true, established: 0 }
+        Self { ip, failures: 0, skip_until: None, is_listed: true, proven: 0 }
     }
 
     fn is_skipped(&self, now: Instant) -> bool {
@@ -304,7 +304,8 @@ impl Site {
         let opening_max = match self.state {
             SiteState::Ready => self.counts.established().max(OPENING_FIRST_MAX),
             SiteState::Throttled { .. } => 0,
-            SiteState::Probing => 1,
+            // One at a time, until one has proved itself.
+            SiteState::Probing => 1_usize.saturating_sub(self.counts.established()),
         };
         free.min(opening_max.saturating_sub(self.counts.opening))
     }

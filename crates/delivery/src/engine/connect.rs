@@ -30,19 +30,29 @@ impl Engine {
         if !matches!(connection.phase, Phase::Opening(_)) {
             return;
         }
-        let (site_id, ip) = (connection.site, connection.address.ip());
+        let site_id = connection.site;
         self.set_phase(id, Phase::Asking);
         self.stats.sessions_ready += 1;
-        if let Some(site) = self.sites.get_mut(site_id.0) {
+        self.dispatch(site_id);
+    }
+
+    /// Notes that a host has answered a transaction: only now is it known to serve us. A greeting
+    /// is cheap, and a host that lets everybody in and out again would be called upon for ever.
+    pub(super) fn prove(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if std::mem::replace(&mut connection.is_proven, true) {
+            return;
+        }
+        let ip = connection.address.ip();
+        if let Some(site) = self.sites.get_mut(connection.site.0) {
             for address in site.addresses_of(ip) {
                 address.failures = 0;
                 address.skip_until = None;
-                address.established += 1;
+                address.proven += 1;
             }
             site.failures = 0;
             site.state = SiteState::Ready;
         }
-        self.dispatch(site_id);
     }
 
     /// Takes that a connection is gone. A job in its hands is settled, or goes back to be tried
@@ -71,7 +81,8 @@ impl Engine {
             // Let in, and shut out before the first transaction: no better than a refusal.
             (Phase::Asking, Some(failure)) if connection.transactions == 0 => {
                 let failure = outcome::opening_failure(failure);
-                let walk = Walk { all_refused: false, ..Walk::new() };
+                let tried = vec![connection.address.ip()];
+                let walk = Walk { tried, all_refused: false, ..Walk::new() };
                 let phase = Phase::Opening(walk);
                 self.opening_failed(Connection { phase, ..connection }, &failure);
                 None
@@ -179,6 +190,7 @@ impl Engine {
                 address: to.address,
                 phase: Phase::Opening(walk),
                 transactions: 0,
+                is_proven: false,
             },
         );
     }
@@ -204,8 +216,8 @@ impl Engine {
         walk.all_refused &= failure.refused;
         let mut is_served = false;
         for address in site.addresses_of(ip) {
-            is_served |= address.established > 0;
-            if address.established == 0 {
+            is_served |= address.proven > 0;
+            if address.proven == 0 {
                 address.failures += 1;
                 address.skip_until = Some(now + backoff(config, address.failures, random));
             }
@@ -260,9 +272,9 @@ impl Engine {
             if let Phase::Idle { .. } = connection.phase {
                 site.idle.retain(|idle| *idle != id);
             }
-            if !matches!(connection.phase, Phase::Opening(_)) {
+            if connection.is_proven {
                 for address in site.addresses_of(connection.address.ip()) {
-                    address.established = address.established.saturating_sub(1);
+                    address.proven = address.proven.saturating_sub(1);
                 }
             }
         }

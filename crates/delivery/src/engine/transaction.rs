@@ -75,6 +75,9 @@ impl Engine {
         let was_used = connection.transactions > 0;
         connection.transactions += 1;
         let site_id = connection.site;
+        if report.is_answered {
+            self.prove(id);
+        }
         let attempt = self.attempt_of(id, started)?;
         let settlement = self.settle_report(site_id, work, attempt, report, was_used);
         self.dispatch(site_id);

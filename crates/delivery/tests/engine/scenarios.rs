@@ -56,6 +56,25 @@ fn a_burst_gets_connections_up_to_the_limit() {
 }
 
 #[test]
+fn a_host_that_lets_everybody_in_and_out_again_is_left_alone() {
+    let config = DeliveryConfig { retry: retry(&[30]), ..to_smarthost("192.0.2.1") };
+    let mut world = World::new(config, 1);
+    let server = Server { connect: Connect::LetInAndOut, ..Server::default() };
+    world.add_host("unused", [192, 0, 2, 1], server);
+    let ids: Vec<_> = (0..50).map(|_| world.send(&["a.test"])).collect();
+    world.run(10 * SECOND);
+    assert!(world.connects.len() <= 6, "{} connections in 10 s", world.connects.len());
+    for id in &ids {
+        assert!(world.story(*id, 0).starts_with("deferred"), "{}", world.story(*id, 0));
+    }
+    world.server([192, 0, 2, 1]).connect = Connect::Ready;
+    world.run_until_settled(MINUTE);
+    for id in ids {
+        assert!(world.story(id, 0).ends_with("delivered 2.0.0"), "{}", world.story(id, 0));
+    }
+}
+
+#[test]
 fn connections_are_renewed_after_their_transactions() {
     let config =
         DeliveryConfig { transactions_per_connection_max: 10, ..to_smarthost("192.0.2.1") };

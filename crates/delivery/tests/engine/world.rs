@@ -51,6 +51,8 @@ pub(crate) enum Connect {
     /// The driver gives up after its own time-out.
     Hang,
     Greet(&'static str),
+    /// Introduces itself, and ends the session before the first transaction.
+    LetInAndOut,
 }
 
 /// What a host does with a transaction.
@@ -110,6 +112,7 @@ enum Event {
     Ask(ConnectionId),
     Transacted(ConnectionId, Job),
     Closed(ConnectionId),
+    ShownOut(ConnectionId),
     Dns(Vec<u8>),
 }
 
@@ -344,6 +347,10 @@ impl World {
             }
             Event::Transacted(id, job) => self.transacted(id, &job),
             Event::Closed(id) => self.closed(id, None),
+            Event::ShownOut(id) => {
+                let reply = reply("421 4.3.2 too busy");
+                self.closed(id, Some(&SessionFailure::Reply { stage: Stage::Idle, reply }));
+            }
         }
     }
 
@@ -359,6 +366,11 @@ impl World {
             Some(Connect::Greet(text)) => Ok(Some(text)),
             Some(Connect::Ready) if ready >= connections_max => {
                 Ok(Some("421 4.7.0 too many connections"))
+            }
+            Some(Connect::LetInAndOut) => {
+                self.links.get_mut(&id).unwrap().is_ready = true;
+                self.engine.handle_ready(self.now, id);
+                return self.schedule(Duration::from_millis(1), Event::ShownOut(id));
             }
             Some(Connect::Ready) => Ok(None),
         };

@@ -1,7 +1,8 @@
 //! Where messages go, and what becomes of them when a receiver says no.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::events::Event;
@@ -249,6 +250,50 @@ fn a_receiver_that_hangs_up_is_tried_again() -> Result<()> {
         assert_eq!(metrics.count_where("ringpost_outcomes_total", "outcome=\"bounced\""), 0);
     }
     Ok(())
+}
+
+#[test]
+fn a_receiver_that_quits_in_the_breath_of_its_greeting_is_given_no_job() -> Result<()> {
+    let is_busy = Arc::new(AtomicBool::new(true));
+    let busy = Arc::clone(&is_busy);
+    let sink = Sink::scripted(move |step| match step {
+        // Two replies in one segment: the session is ready, and over.
+        Step::Ehlo(_) if busy.load(Ordering::Relaxed) => {
+            Answer::ReplyAndClose("250 hello\r\n421 4.3.2 too busy".into())
+        }
+        _ => Answer::Accept,
+    })?;
+    let server = Server::relaying_to(sink.address())?;
+    for number in 0..30 {
+        send(&server, "<a@a.test>", &["<b@b.test>"], &format!("busy-{number}"))?;
+    }
+    let events = server.wait_events("deferred", 30)?;
+    for event in of_kind(&events, "deferred") {
+        assert_eq!(event.fields["reply"]["code"], 421, "{}", event.fields);
+    }
+    is_busy.store(false, Ordering::Relaxed);
+    server.wait_drained(SOON)?;
+    assert_eq!(sink.accepted_count(), 30);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+    Ok(())
+}
+
+#[test]
+fn a_refusal_in_the_middle_of_the_content_is_heard() -> Result<()> {
+    let sink = Sink::scripted(|step| match step {
+        Step::Data => Answer::ReplyAndClose("354 go on\r\n552 5.3.4 too much".into()),
+        _ => Answer::Accept,
+    })?;
+    let server = Server::relaying_to(sink.address())?;
+    let mut client = Client::connect(server.smtp())?;
+    // More than the socket's buffers take, so that our write fails.
+    let reply = client.message("<>", &["<b@b.test>"], &message::build("large", 20_000_000))?;
+    ensure!(reply.code == 250, "{reply:?}");
+    let events = server.wait_events("bounced", 1)?;
+    let bounced = of_kind(&events, "bounced");
+    assert_eq!(bounced[0].fields["reply"]["code"], 552, "{}", bounced[0].fields);
+    assert!(of_kind(&events, "deferred").is_empty());
+    server.wait_drained(SOON)
 }
 
 #[test]
