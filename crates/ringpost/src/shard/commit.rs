@@ -38,7 +38,9 @@ pub(super) struct Commits {
     /// There may be something to write.
     work: Signal,
     waiters: RefCell<Vec<(BatchNumber, Waker)>>,
-    /// When the write under way began.
+    /// Whether a write is under way.
+    is_writing: Cell<bool>,
+    /// When it began, or since when there is nothing to write to.
     writing_since: Cell<Option<Instant>>,
     /// The write under way takes so long that nobody is kept waiting for it.
     is_stalled: Cell<bool>,
@@ -66,10 +68,18 @@ impl Commits {
     ///
     /// What they wait for is neither acknowledged nor lost: it may still become durable, and is
     /// delivered then.
-    pub(super) fn check_stall(&self, now: Instant) {
+    ///
+    /// `is_starved`: nothing can be written at all, because there is no segment to write to.
+    pub(super) fn check_stall(&self, now: Instant, is_starved: bool) {
+        if is_starved {
+            self.writing_since.set(self.writing_since.get().or(Some(now)));
+        } else if !self.is_writing.get() {
+            self.writing_since.set(None);
+            self.is_stalled.set(false);
+        }
         let is_late = self.writing_since.get().is_some_and(|began| now - began >= STALL);
         if is_late && !self.is_stalled.replace(true) {
-            tracing::error!("the disk has not finished a write for {} s", STALL.as_secs());
+            tracing::error!("nothing could be written to the log for {} s", STALL.as_secs());
             for (_, waker) in self.waiters.borrow_mut().drain(..) {
                 waker.wake();
             }
@@ -162,9 +172,11 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             };
             let records = shard.queue.borrow().stats().records_total;
             let size = write.bytes.len();
+            shard.commits.is_writing.set(true);
             shard.commits.writing_since.set(Some(began));
             let (written, bytes) = shard.storage.write(&file, write.offset, write.bytes).await;
             shard.metrics.commit_duration.record(shard.runtime.now() - began);
+            shard.commits.is_writing.set(false);
             shard.commits.writing_since.set(None);
             shard.commits.is_stalled.set(false);
             shard.handle_written(written, bytes, size);

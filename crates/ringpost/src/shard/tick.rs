@@ -64,7 +64,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             shard.with_engine(ringpost_delivery::Engine::handle_timeout);
             yield_now().await;
         }
-        shard.commits.check_stall(now);
+        shard.commits.check_stall(now, shard.queue.borrow().is_starved());
         shard.commits.look();
         shard.events.hand_over();
         if now - published >= PUBLISH_PERIOD {
@@ -119,11 +119,10 @@ impl<R: Runtime> Shard<R> {
         let metrics = &self.metrics;
         let queue = self.queue.borrow();
         let stats = queue.stats();
-        let segment_size = queue.config().segment_size;
         metrics.queue_messages.set(stats.messages as f64);
         metrics.queue_recipients.set(stats.recipients as f64);
         metrics.queue_segments.set(stats.segments as f64);
-        metrics.queue_bytes.set((stats.segments * segment_size) as f64);
+        metrics.queue_bytes.set(stats.disk_bytes as f64);
         metrics.queue_live_bytes.set(stats.live_bytes as f64);
         metrics.queue_pending_bytes.set(stats.pending_bytes as f64);
         metrics.queue_rewrites.absolute(stats.rewritten_records_total);

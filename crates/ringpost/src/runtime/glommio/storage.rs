@@ -112,8 +112,13 @@ impl Storage for GlommioStorage {
     }
 
     async fn read(&self, file: &Self::File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let bytes = file.read_at(offset, len).await.map_err(io_error)?;
-        Ok(bytes.to_vec())
+        // Aligned here: the library's own unaligned read makes up octets behind the end of the file.
+        let start = file.align_down(offset);
+        let lead = usize::try_from(offset - start).unwrap_or(usize::MAX);
+        let size = usize::try_from(file.align_up((lead + len) as u64)).unwrap_or(usize::MAX);
+        let bytes = file.read_at_aligned(start, size).await.map_err(io_error)?;
+        let end = bytes.len().min(lead + len);
+        Ok(bytes.get(lead..end).unwrap_or_default().to_vec())
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
