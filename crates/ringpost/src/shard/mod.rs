@@ -58,6 +58,8 @@ pub(crate) struct Shard<R: Runtime> {
     segments: RefCell<HashMap<SegmentSequence, <R::Storage as Storage>::File>>,
     commits: Commits,
     segment_work: Signal,
+    /// Set when something was done with a segment, well or not.
+    segment_done: Signal,
 
     engine: RefCell<Engine>,
     resolver: Resolver<R>,

@@ -19,6 +19,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             let task = shard.queue.borrow_mut().poll_segment();
             if let Some(task) = task {
                 shard.run_segment_task(task).await;
+                shard.segment_done.set();
                 continue;
             }
             let plan = shard.queue.borrow_mut().poll_rewrite();

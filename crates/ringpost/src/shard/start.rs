@@ -8,10 +8,11 @@ use std::{
     path::PathBuf,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender};
-use futures_lite::future::yield_now;
+use futures_lite::future::{self, yield_now};
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::ShardMetrics;
 use ringpost_queue::{LogIdentity, RecipientIndex, Recovered, RecoveryError, recover};
@@ -29,6 +30,9 @@ use crate::{
 
 /// Recovered messages after which other tasks get a turn.
 const SCHEDULED_PER_TURN: usize = 256;
+
+/// How long a shard waits for its first segment before it takes connections.
+const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a shard is given by the process.
 #[derive(Debug)]
@@ -160,6 +164,7 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         segments: RefCell::new(HashMap::new()),
         commits: commit::Commits::default(),
         segment_work: Signal::default(),
+        segment_done: Signal::default(),
         engine: RefCell::new(engine),
         connections: RefCell::default(),
         settlements: settle::Settlements::default(),
@@ -179,6 +184,10 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
     let bound = shard.bind_listeners()?;
     shard.spawn_tasks();
     shard.schedule(recovered).await;
+    // The first senders need not wait for a segment to be filled with zeros. If it cannot be made,
+    // they are told so.
+    let patience = shard.runtime.sleep(FIRST_SEGMENT_TIMEOUT);
+    future::or(shard.segment_done.wait(), patience).await;
     for (context, listener) in bound {
         let accept = listener::accept(Rc::clone(&shard), context, listener);
         shard.runtime.spawn(Containment::Process, accept);

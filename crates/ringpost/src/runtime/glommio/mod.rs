@@ -37,7 +37,7 @@ pub use self::{
 use super::{Containment, DeadlineTable, Runtime, deadline, os, system_unix_ms};
 
 /// Period of each executor's ticker: bounds how long a lost wake-up inside the library can last.
-pub const TICK: Duration = Duration::from_millis(25);
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// After how long a round of tasks is interrupted for I/O. Long, because a round that is interrupted
 /// before it begins makes the executor park with work to do (see [`pulse`]); our rounds are short.

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-/// How long the ticks may stand still; several ticks long.
+/// How long the ticks may stand still; more than one tick long.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// What the executor and its watchdog share.
