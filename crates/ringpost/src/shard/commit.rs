@@ -1,12 +1,13 @@
 //! The group commit: one durable write at a time, and what may happen after it.
 //!
 //! While a batch is being written the next one gathers. A message begins a batch at once, unless the
-//! shard is crowded: then batches keep a small distance, and share a write among more messages. An
-//! outcome, for which nobody waits, rides in the batch of the next message, or in one of its own at the next
-//! tick. What waits for a
-//! batch is kept here by its number and let go when the batch is durable: sessions that owe a
-//! `250`, event records, and messages that may then be scheduled. A message is scheduled from here
-//! and not by its session, so that it is delivered even if the session fails in between.
+//! shard is crowded: then batches keep a small distance, as long as somebody is about to join, and
+//! share a write among more messages. An outcome, for which nobody waits, rides in the batch of the
+//! next message, or in one of its own at the next tick.
+//!
+//! What waits for a batch is kept here by its number and let go when the batch is durable: sessions
+//! that owe a `250`, event records, and messages that may then be scheduled. A message is scheduled
+//! from here and not by its session, so that it is delivered even if the session fails in between.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_lite::future;
 use ringpost_delivery::QueuedMessage;
 use ringpost_queue::{
     Admission, BatchNumber, Committed, Queue, Redeemed, Ticket, storage::Storage,
@@ -35,9 +37,15 @@ pub(super) struct StorageLost;
 /// What waits for batches of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Commits {
-    /// There may be something to write.
+    /// There is something to write.
     work: Signal,
+    /// Somebody wants it written; what nobody wants rides along.
+    is_due: Cell<bool>,
+    /// When the last write began.
+    began: Cell<Option<Instant>>,
     waiters: RefCell<Vec<(BatchNumber, Waker)>>,
+    /// Since when somebody waits for the batch that gathers.
+    gathering_since: Cell<Option<Instant>>,
     /// Whether a write is under way.
     is_writing: Cell<bool>,
     /// When it began, or since when there is nothing to write to.
@@ -49,9 +57,22 @@ pub(super) struct Commits {
 }
 
 impl Commits {
-    /// Lets the commit task look for a batch to write.
+    /// Lets the commit task write what there is.
     pub(super) fn look(&self) {
+        self.is_due.set(true);
         self.work.set();
+    }
+
+    /// Whether a batch is wanted: also when somebody waits for the rest of what did not fit the last.
+    fn has_work(&self) -> bool {
+        self.is_due.get() || !self.waiters.borrow().is_empty()
+    }
+
+    /// Lets the commit task write what nobody waits for, if there was no batch to ride in lately.
+    pub(super) fn look_after(&self, now: Instant, period: Duration) {
+        if self.began.get().is_none_or(|began| now - began >= period) {
+            self.look();
+        }
     }
 
     /// Keeps a message until its batch is durable.
@@ -118,8 +139,12 @@ impl<R: Runtime> Shard<R> {
             Redeemed::Lost => Poll::Ready(Err(StorageLost)),
             Redeemed::Pending if self.commits.is_stalled() => Poll::Ready(Err(StorageLost)),
             Redeemed::Pending => {
+                let commits = &self.commits;
+                if commits.gathering_since.get().is_none() {
+                    commits.gathering_since.set(Some(self.runtime.now()));
+                }
                 let waiter = (ticket.batch(), context.waker().clone());
-                self.commits.waiters.borrow_mut().push(waiter);
+                commits.waiters.borrow_mut().push(waiter);
                 Poll::Pending
             }
         })
@@ -143,28 +168,33 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
-/// Messages on their way in from which on a shard is crowded.
-///
-/// Fewer gain nothing from sharing a write, and a lone message waits for its own write only.
+/// Sessions with something to say from which on a shard is crowded.
 const CROWD: usize = 6;
 
-/// How far apart a crowded shard begins its batches.
+/// How far apart a crowded shard begins its batches, unless nearly everybody is waiting already.
 ///
 /// A write costs the same CPU for one message as for twenty, and a crowded shard has other work to do
 /// while a batch gathers: measured at 50 sessions, a third of the writes at the same rate of mail.
-const CROWDED_PACE: Duration = Duration::from_millis(5);
+const CROWDED_PACE: Duration = Duration::from_millis(8);
+
+/// How long such a batch gathers at least, from its first message on: after a large batch all its
+/// senders come back at about the same time, and the first of them is not to go alone.
+const CROWDED_GATHER: Duration = Duration::from_millis(3);
 
 /// Writes batches for as long as the process lives.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
-    let mut began = shard.runtime.now();
     loop {
         shard.commits.work.wait().await;
-        loop {
-            if let Some(pause) = shard.commit_pause(began) {
-                shard.runtime.sleep(pause).await;
+        while shard.commits.has_work() {
+            while let Some(pause) = shard.commit_pause() {
+                let appended = shard.commits.work.wait();
+                future::or(appended, shard.runtime.sleep(pause)).await;
             }
+            shard.commits.is_due.set(false);
             let Some(write) = shard.poll_write() else { break };
-            began = shard.runtime.now();
+            let began = shard.runtime.now();
+            shard.commits.began.set(Some(began));
+            shard.commits.gathering_since.set(None);
             let Some(file) = shard.segments.borrow().get(&write.segment).cloned() else {
                 // The queue only writes to segments that a segment task has made.
                 tracing::error!(segment = write.segment.0, "a segment to write to is not open");
@@ -187,13 +217,21 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
 }
 
 impl<R: Runtime> Shard<R> {
-    /// How long the next batch is to gather yet, when the last one began at `began`.
-    fn commit_pause(&self, began: Instant) -> Option<Duration> {
-        if self.messages_open.get() < CROWD {
+    /// How long the next batch is to gather yet.
+    fn commit_pause(&self) -> Option<Duration> {
+        let active = self.activity.sessions().min(self.sessions_open.get());
+        let waiting = self.commits.waiters.borrow().len();
+        let open = self.transactions_open.get();
+        // Nobody to share with; or all who have begun a transaction wait, and they are most.
+        if active < CROWD || (waiting >= open && 3 * waiting >= 2 * active) {
             return None;
         }
-        let since = self.runtime.now() - began;
-        (since < CROWDED_PACE).then(|| CROWDED_PACE.saturating_sub(since))
+        let first = self.commits.gathering_since.get()?;
+        let gathered = first + CROWDED_GATHER;
+        let paced = self.commits.began.get().map(|began| began + CROWDED_PACE);
+        let until = paced.map_or(gathered, |paced| paced.max(gathered));
+        let pause = until.saturating_duration_since(self.runtime.now());
+        (!pause.is_zero()).then_some(pause)
     }
 
     fn poll_write(&self) -> Option<ringpost_queue::Write> {

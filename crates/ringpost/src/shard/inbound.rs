@@ -23,6 +23,7 @@ use ringpost_session::server::{
 use self::buffers::Buffers;
 use super::{
     OpenCount, Shard,
+    activity::Heard,
     cache::CachedMessage,
     commit::{StorageLost, fresh_message},
     listener::Admitted,
@@ -46,6 +47,8 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
         stream,
         buffers: Buffers::new(),
         receiving: None,
+        transaction: None,
+        heard: Heard::default(),
         published: ServerStats::default(),
         shard: Rc::clone(&shard),
     };
@@ -65,8 +68,6 @@ struct Receiving {
     last_batch: Option<BatchNumber>,
     /// Why the message cannot be taken; its content is read to the end and dropped.
     refusal: Option<Refusal>,
-    /// Counts it among the messages that may share a commit.
-    _open: OpenCount,
 }
 
 struct Inbound<R: Runtime> {
@@ -75,6 +76,9 @@ struct Inbound<R: Runtime> {
     stream: R::Stream,
     buffers: Buffers,
     receiving: Option<Receiving>,
+    /// Counts the transaction among those that may share a commit.
+    transaction: Option<OpenCount>,
+    heard: Heard,
     /// What of the session's counts is in the metrics.
     published: ServerStats,
 }
@@ -94,6 +98,7 @@ impl<R: Runtime> Inbound<R> {
     async fn serve(mut self) -> SessionEnd {
         loop {
             let mut has_progressed = self.take_input();
+            self.count_transaction();
             while let Some(event) = self.session.poll_event() {
                 has_progressed = true;
                 match event {
@@ -106,6 +111,7 @@ impl<R: Runtime> Inbound<R> {
                     }
                 }
             }
+            self.count_transaction();
             self.publish();
             if self.buffers.content.len() >= self.shard.queue.borrow().config().chunk_size {
                 self.stream_chunk().await;
@@ -123,6 +129,13 @@ impl<R: Runtime> Inbound<R> {
                 self.fail(&error);
                 return network_end(&error);
             }
+        }
+    }
+
+    fn count_transaction(&mut self) {
+        let is_open = self.session.envelope().is_some();
+        if is_open != self.transaction.is_some() {
+            self.transaction = is_open.then(|| OpenCount::new(&self.shard.transactions_open));
         }
     }
 
@@ -148,6 +161,7 @@ impl<R: Runtime> Inbound<R> {
         if input.is_empty() {
             return false;
         }
+        self.shard.activity.note(&mut self.heard);
         self.session.set_admission(self.shard.session_admission());
         let now = self.shard.runtime.now();
         let taken = self.session.handle_input(now, input.bytes(), content);
@@ -189,7 +203,7 @@ impl<R: Runtime> Inbound<R> {
 
     fn start_message(&mut self) {
         let shard = &self.shard;
-        let id = shard.with_queue(ringpost_queue::Queue::next_id);
+        let id = shard.with_queue_lazily(ringpost_queue::Queue::next_id);
         let received_unix_ms = shard.runtime.unix_ms();
         self.buffers.expect_content(self.session.declared_size().unwrap_or(0));
         let recipient = match self.session.envelope().map(|envelope| &*envelope.forward_paths) {
@@ -214,7 +228,6 @@ impl<R: Runtime> Inbound<R> {
             kept: Vec::new(),
             last_batch: None,
             refusal: None,
-            _open: OpenCount::new(&shard.messages_open),
         });
     }
 
@@ -272,7 +285,7 @@ impl<R: Runtime> Inbound<R> {
         match committed {
             Ok(committed) => acknowledge(&mut self.session, now, &committed),
             Err(refusal) => {
-                self.shard.with_queue(|queue| queue.abandon(id));
+                self.shard.with_queue_lazily(|queue| queue.abandon(id));
                 self.session.message_refused(now, refusal);
             }
         }
@@ -343,7 +356,7 @@ impl<R: Runtime> Inbound<R> {
     /// Drops what has come of a message that will not be complete.
     fn abort_message(&mut self) {
         if let Some(receiving) = self.receiving.take() {
-            self.shard.with_queue(|queue| queue.abandon(receiving.id));
+            self.shard.with_queue_lazily(|queue| queue.abandon(receiving.id));
         }
         self.buffers.expect_commands();
     }

@@ -3,6 +3,7 @@
 //! Everything here is driven by tasks of one executor and shared between them by `Rc`; no borrow is
 //! held across an `await`. The state machines decide, and each file here drives one of them.
 
+mod activity;
 mod cache;
 mod commit;
 mod events;
@@ -30,8 +31,8 @@ use ringpost_protocol::address::{Domain, Host};
 use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
 
 use self::{
-    cache::ContentCache, commit::Commits, events::Events, listener::ListenerContext,
-    resolver::Resolver, settle::Settlements, signal::Signal,
+    activity::Activity, cache::ContentCache, commit::Commits, events::Events,
+    listener::ListenerContext, resolver::Resolver, settle::Settlements, signal::Signal,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -79,8 +80,9 @@ pub(crate) struct Shard<R: Runtime> {
     sessions_open: Rc<Cell<usize>>,
     /// Inbound sessions that the shard's share of descriptors allows.
     sessions_max: usize,
-    /// Messages between DATA and their reply.
-    messages_open: Rc<Cell<usize>>,
+    /// Inbound transactions between MAIL and the reply to their content.
+    transactions_open: Rc<Cell<usize>>,
+    activity: Activity,
     outbound_open: Rc<Cell<usize>>,
 }
 

@@ -19,8 +19,8 @@ use ringpost_queue::{LogIdentity, RecipientIndex, Recovered, RecoveryError, reco
 use thiserror::Error;
 
 use super::{
-    ContentCache, Events, ListenerContext, Resolver, Shard, ShardMessage, Signal, commit, listener,
-    resolver, segments, settle, tick,
+    Activity, ContentCache, Events, ListenerContext, Resolver, Shard, ShardMessage, Signal, commit,
+    listener, resolver, segments, settle, tick,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -178,7 +178,8 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         draining: Cell::new(false),
         sessions_open: Rc::default(),
         sessions_max,
-        messages_open: Rc::default(),
+        transactions_open: Rc::default(),
+        activity: Activity::default(),
         outbound_open: Rc::default(),
     });
     let bound = shard.bind_listeners()?;

@@ -45,6 +45,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
         let now = shard.runtime.now();
         shard.metrics.tick_lag.record((now - ticked).saturating_sub(TICK));
         ticked = now;
+        shard.activity.tick();
         if let Some(health) = &shard.health {
             health.tick(now);
         }
@@ -65,7 +66,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             yield_now().await;
         }
         shard.commits.check_stall(now, shard.queue.borrow().is_starved());
-        shard.commits.look();
+        shard.commits.look_after(now, TICK);
         shard.events.hand_over();
         if now - published >= PUBLISH_PERIOD {
             published = now;
