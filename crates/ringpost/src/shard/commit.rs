@@ -24,7 +24,7 @@ use ringpost_queue::{
     Admission, BatchNumber, Committed, Queue, Redeemed, Ticket, storage::Storage,
 };
 
-use super::{Shard, signal::Signal};
+use super::{Shard, pace::Gathering, signal::Signal};
 use crate::runtime::Runtime;
 
 /// How long a write may take before its senders are told to try again later.
@@ -168,25 +168,12 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
-/// Sessions with something to say from which on a shard is crowded.
-const CROWD: usize = 6;
-
-/// How far apart a crowded shard begins its batches, unless nearly everybody is waiting already.
-///
-/// A write costs the same CPU for one message as for twenty, and a crowded shard has other work to do
-/// while a batch gathers: measured at 50 sessions, a third of the writes at the same rate of mail.
-const CROWDED_PACE: Duration = Duration::from_millis(8);
-
-/// How long such a batch gathers at least, from its first message on: after a large batch all its
-/// senders come back at about the same time, and the first of them is not to go alone.
-const CROWDED_GATHER: Duration = Duration::from_millis(3);
-
 /// Writes batches for as long as the process lives.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     loop {
         shard.commits.work.wait().await;
         while shard.commits.has_work() {
-            while let Some(pause) = shard.commit_pause() {
+            while let Some(pause) = shard.gathering().pause(shard.runtime.now()) {
                 let appended = shard.commits.work.wait();
                 future::or(appended, shard.runtime.sleep(pause)).await;
             }
@@ -217,21 +204,14 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
 }
 
 impl<R: Runtime> Shard<R> {
-    /// How long the next batch is to gather yet.
-    fn commit_pause(&self) -> Option<Duration> {
-        let active = self.activity.sessions().min(self.sessions_open.get());
-        let waiting = self.commits.waiters.borrow().len();
-        let open = self.transactions_open.get();
-        // Nobody to share with; or all who have begun a transaction wait, and they are most.
-        if active < CROWD || (waiting >= open && 3 * waiting >= 2 * active) {
-            return None;
+    fn gathering(&self) -> Gathering {
+        Gathering {
+            active: self.activity.sessions().min(self.sessions_open.get()),
+            open: self.transactions_open.get(),
+            waiting: self.commits.waiters.borrow().len(),
+            since: self.commits.gathering_since.get(),
+            last_began: self.commits.began.get(),
         }
-        let first = self.commits.gathering_since.get()?;
-        let gathered = first + CROWDED_GATHER;
-        let paced = self.commits.began.get().map(|began| began + CROWDED_PACE);
-        let until = paced.map_or(gathered, |paced| paced.max(gathered));
-        let pause = until.saturating_duration_since(self.runtime.now());
-        (!pause.is_zero()).then_some(pause)
     }
 
     fn poll_write(&self) -> Option<ringpost_queue::Write> {
@@ -296,4 +276,75 @@ pub(super) fn fresh_message(
 /// Whether the queue wants nothing written any more.
 pub(super) fn is_quiet(queue: &Queue) -> bool {
     queue.stats().pending_bytes == 0 || queue.admission() == Admission::Poisoned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::Wake,
+    };
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn with_waiter(batch: u64) -> (Commits, Arc<Woken>) {
+        let (commits, woken) = (Commits::default(), Arc::new(Woken::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        commits.waiters.borrow_mut().push((BatchNumber(batch), waker));
+        (commits, woken)
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_its_own_batch_or_by_failure() {
+        let (commits, woken) = with_waiter(2);
+        commits.wake(BatchNumber(1), false);
+        assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (0, true));
+        commits.wake(BatchNumber(2), false);
+        assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (1, false));
+        let (commits, woken) = with_waiter(2);
+        commits.wake(BatchNumber(1), true);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_write_that_does_not_end() {
+        let (commits, woken) = with_waiter(1);
+        let began = Instant::now();
+        commits.is_writing.set(true);
+        commits.writing_since.set(Some(began));
+        commits.check_stall(began + STALL / 2, false);
+        assert!(!commits.is_stalled());
+        commits.check_stall(began + STALL, false);
+        assert!(commits.is_stalled());
+        assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (1, false));
+    }
+
+    #[test]
+    fn nor_for_a_segment_that_cannot_be_made() {
+        let (commits, woken) = with_waiter(1);
+        let since = Instant::now();
+        commits.check_stall(since, true);
+        // There was one for a moment: the time begins anew.
+        commits.check_stall(since + STALL / 2, false);
+        commits.check_stall(since + STALL / 2, true);
+        commits.check_stall(since + STALL, true);
+        assert!(!commits.is_stalled());
+        commits.check_stall(since + STALL / 2 + STALL, true);
+        assert!(commits.is_stalled());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        // Space was freed.
+        commits.check_stall(since + 2 * STALL, false);
+        assert!(!commits.is_stalled());
+    }
 }

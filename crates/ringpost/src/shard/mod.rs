@@ -10,6 +10,7 @@ mod events;
 mod inbound;
 mod listener;
 mod outbound;
+mod pace;
 mod resolver;
 mod scheduler;
 mod segments;
