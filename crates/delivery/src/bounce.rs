@@ -152,7 +152,7 @@ mod tests {
             settled(0, Disposition::Delivered, None),
             settled(1, Disposition::Bounced, Some("nobody here")),
             settled(2, Disposition::Expired, None),
-            settled(3, Disposition::Deferred { attempts: 1, due_unix_ms: 1 }, None),
+            settled(3, Disposition::Deferred { attempts: 1, due_unix_ms: 1, warned: false }, None),
             settled(9, Disposition::Bounced, Some("not in the envelope")),
         ]
     }

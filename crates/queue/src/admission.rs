@@ -7,6 +7,8 @@ use std::io;
 pub enum Admission {
     /// It does.
     Open,
+    /// Not yet: the log is still being read. Nothing is taken, neither messages nor outcomes.
+    Recovering,
     /// It does not until space is free: answer `452 4.3.1`. Outcomes are still taken.
     Full,
     /// Its storage broke its word. Nothing is taken any more, nothing not yet durable will become so,

@@ -18,6 +18,9 @@ pub enum AppendError {
     /// The storage of the shard failed. See [`Admission::Poisoned`](crate::Admission::Poisoned).
     #[error("the storage of the shard has failed")]
     Poisoned,
+    /// The log is still being read. See [`Admission::Recovering`](crate::Admission::Recovering).
+    #[error("the log is still being read")]
+    Recovering,
     /// No space is left for messages.
     #[error("the log is full")]
     Full,
@@ -61,7 +64,7 @@ pub enum AppendError {
 impl AppendError {
     /// Whether trying again later can help without anything else being done.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full | Self::Busy)
+        matches!(self, Self::Recovering | Self::Full | Self::Busy)
     }
 }
 

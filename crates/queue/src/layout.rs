@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! ringpost queue
-//! format 1
+//! format 2
 //! shards 4
 //! log-id 9f86d081884c7d65
 //! checksum 1b2c3d4e
@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use crate::codec::checksum;
 use crate::id::ShardId;
-use crate::segment::{FORMAT_VERSION, LogIdentity};
+use crate::segment::{FORMAT_VERSION, LogIdentity, is_readable};
 
 /// Name of the file that says what a queue directory is.
 pub const META_FILE: &str = "meta";
@@ -108,7 +108,7 @@ impl QueueMeta {
             return Err(MetaError::Damaged);
         }
         let found = field("format").and_then(|text| text.parse().ok()).ok_or(MetaError::Damaged)?;
-        if found != FORMAT_VERSION {
+        if !is_readable(found) {
             return Err(MetaError::Format { found });
         }
         let shards: Option<u16> = field("shards").and_then(|text| text.parse().ok());
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn meta_round_trips() {
         assert_eq!(QueueMeta::decode(&META.encode()), Ok(META));
-        assert!(META.encode().starts_with(b"ringpost queue\nformat 1\nshards 4\nlog-id 9f86"));
+        assert!(META.encode().starts_with(b"ringpost queue\nformat 2\nshards 4\nlog-id 9f86"));
     }
 
     #[test]
@@ -147,10 +147,10 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let mut text = "ringpost queue\nformat 2\nwhatever\n".to_owned();
+        let mut text = "ringpost queue\nformat 3\nwhatever\n".to_owned();
         let sum = checksum(text.as_bytes());
         writeln!(text, "checksum {sum:08x}").unwrap();
-        assert_eq!(QueueMeta::decode(text.as_bytes()), Err(MetaError::Format { found: 2 }));
+        assert_eq!(QueueMeta::decode(text.as_bytes()), Err(MetaError::Format { found: 3 }));
     }
 
     #[test]

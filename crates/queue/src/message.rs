@@ -17,6 +17,8 @@ pub struct NewMessage<'a> {
     pub received_unix_ms: u64,
     /// When it is given up, in milliseconds of Unix time.
     pub expiry_unix_ms: u64,
+    /// When the first attempt is due, in milliseconds of Unix time; not later than now for at once.
+    pub due_unix_ms: u64,
     /// Who gets it. 1 to 65,535 recipients.
     pub envelope: &'a Envelope,
     /// The whole content, or what follows the chunks that were appended before.
@@ -41,6 +43,8 @@ pub enum Disposition {
         attempts: u16,
         /// When the next one is due, in milliseconds of Unix time.
         due_unix_ms: u64,
+        /// The originator is told of the delay by the report in the same commit.
+        warned: bool,
     },
 }
 
@@ -90,6 +94,8 @@ pub struct RecipientState {
     pub attempts: u16,
     /// Whether, and how, it is settled.
     pub status: RecipientStatus,
+    /// Whether the originator has been told that delivery is delayed.
+    pub warned: bool,
 }
 
 impl RecipientState {
@@ -102,9 +108,10 @@ impl RecipientState {
             Disposition::Delivered => self.status = RecipientStatus::Delivered,
             Disposition::Bounced => self.status = RecipientStatus::Bounced,
             Disposition::Expired => self.status = RecipientStatus::Expired,
-            Disposition::Deferred { attempts, due_unix_ms } => {
+            Disposition::Deferred { attempts, due_unix_ms, warned } => {
                 self.attempts = attempts;
                 self.due_unix_ms = due_unix_ms;
+                self.warned |= warned;
             }
         }
     }
@@ -125,10 +132,12 @@ mod tests {
 
     #[test]
     fn what_is_settled_stays_settled() {
-        let deferred = Disposition::Deferred { attempts: 2, due_unix_ms: 9 };
+        let deferred = Disposition::Deferred { attempts: 2, due_unix_ms: 9, warned: false };
+        let warned = Disposition::Deferred { attempts: 1, due_unix_ms: 8, warned: true };
         let mut state = RecipientState::default();
+        state.apply(warned);
         state.apply(deferred);
-        assert_eq!((state.attempts, state.due_unix_ms), (2, 9));
+        assert_eq!((state.attempts, state.due_unix_ms, state.warned), (2, 9, true));
         assert!(!state.status.is_settled());
         state.apply(Disposition::Delivered);
         state.apply(deferred);

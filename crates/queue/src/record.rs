@@ -25,15 +25,17 @@
 //!     41        body type as its keyword, reverse-path in wire form;
 //!               then for each recipient:
 //!               8 due, in milliseconds of Unix time; 2 attempts;
-//!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired;
+//!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired; 128 more if the
+//!               originator has been told of the delay;
 //!               2 length of the forward-path; forward-path in wire form;
 //!               then the content that is in no chunk, to the end of the body
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
 //!      8     2  number of recipients; then for each:
-//!               2 recipient index; 1 disposition: 1 delivered, 2 bounced, 3 expired, 4 deferred;
-//!               2 attempts; 8 due (both zero unless deferred)
+//!               2 recipient index; 1 disposition: 1 delivered, 2 bounced, 3 expired, 4 deferred,
+//!               5 deferred and reported to the originator; 2 attempts; 8 due (both zero unless
+//!               deferred)
 //! ```
 //!
 //! All numbers are little-endian. The checksum of a record makes a message verifiable on its own
@@ -58,6 +60,8 @@ pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
 const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
+/// Set in the status of a recipient whose originator has been told of the delay.
+const STATUS_WARNED: u8 = 0x80;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -182,7 +186,7 @@ pub(crate) fn encode_message<P: Display>(
     for (path, state) in recipients {
         out.extend_from_slice(&state.due_unix_ms.to_le_bytes());
         out.extend_from_slice(&state.attempts.to_le_bytes());
-        out.push(state.status as u8);
+        out.push(state.status as u8 | if state.warned { STATUS_WARNED } else { 0 });
         let length_at = out.len();
         out.extend_from_slice(&[0, 0]);
         encode_text(out, length_at, &path);
@@ -201,7 +205,9 @@ pub(crate) fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             Disposition::Delivered => (1u8, 0u16, 0u64),
             Disposition::Bounced => (2, 0, 0),
             Disposition::Expired => (3, 0, 0),
-            Disposition::Deferred { attempts, due_unix_ms } => (4, attempts, due_unix_ms),
+            Disposition::Deferred { attempts, due_unix_ms, warned } => {
+                (4 + u8::from(warned), attempts, due_unix_ms)
+            }
         };
         out.extend_from_slice(&index.0.to_le_bytes());
         out.push(number);
@@ -295,10 +301,12 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     let reverse_path = fields.text(reverse_path_len)?;
     let mut recipients = Vec::with_capacity(count);
     for _ in 0..count {
+        let (due_unix_ms, attempts, status) = (fields.u64()?, fields.u16()?, fields.u8()?);
         let state = RecipientState {
-            due_unix_ms: fields.u64()?,
-            attempts: fields.u16()?,
-            status: RecipientStatus::from_u8(fields.u8()?)?,
+            due_unix_ms,
+            attempts,
+            status: RecipientStatus::from_u8(status & !STATUS_WARNED)?,
+            warned: status & STATUS_WARNED != 0,
         };
         let len = usize::from(fields.u16()?);
         recipients.push((fields.text(len)?, state));
@@ -319,7 +327,7 @@ fn decode_outcome(body: &[u8]) -> Option<Outcome> {
             1 => Disposition::Delivered,
             2 => Disposition::Bounced,
             3 => Disposition::Expired,
-            4 => Disposition::Deferred { attempts, due_unix_ms },
+            4 | 5 => Disposition::Deferred { attempts, due_unix_ms, warned: number == 5 },
             _ => return None,
         };
         recipients.push((index, disposition));

@@ -23,7 +23,14 @@ use crate::id::ShardId;
 use crate::storage::Storage;
 
 /// Version of everything this crate writes to disk.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest version that it still reads.
+pub const FORMAT_VERSION_MIN: u16 = 1;
+
+/// Whether this crate reads what was written by a version.
+pub(crate) fn is_readable(version: u16) -> bool {
+    (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
+}
 
 const MAGIC: [u8; 8] = *b"RINGPOST";
 const FLAG_RECYCLED: u32 = 1;

@@ -316,7 +316,8 @@ fn ids_do_not_come_again_when_their_records_are_gone() {
     driver.pump();
     // Outcomes fill the segments behind it, and do not say which ids were given out.
     for attempts in 0..40 {
-        let _ = driver.settle(id, Disposition::Deferred { attempts, due_unix_ms: 5 });
+        let _ =
+            driver.settle(id, Disposition::Deferred { attempts, due_unix_ms: 5, warned: false });
         driver.pump();
     }
     let _ = driver.settle(id, Disposition::Expired);

@@ -6,6 +6,7 @@ mod support;
 
 use std::path::PathBuf;
 
+use ringpost_queue::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use ringpost_queue::storage::memory::MemoryStorage;
 use ringpost_queue::{
     Disposition, MessageId, NewMessage, Outcome, RecipientIndex, SegmentSequence, ShardId,
@@ -34,6 +35,7 @@ fn write_log(storage: &MemoryStorage) -> Driver {
     let message = NewMessage {
         id,
         received_unix_ms: 1_700_000_000_000,
+        due_unix_ms: 1_700_000_000_000,
         expiry_unix_ms: 1_700_432_000_000,
         envelope: &envelope(2),
         content: &whole[3000..],
@@ -43,7 +45,10 @@ fn write_log(storage: &MemoryStorage) -> Driver {
     driver.pump();
     let recipients = vec![
         (RecipientIndex(0), Disposition::Delivered),
-        (RecipientIndex(1), Disposition::Deferred { attempts: 2, due_unix_ms: 1_700_000_900_000 }),
+        (
+            RecipientIndex(1),
+            Disposition::Deferred { attempts: 2, due_unix_ms: 1_700_000_900_000, warned: true },
+        ),
     ];
     driver.queue.append_outcome(&Outcome { id, recipients }, None).unwrap().batch();
     driver.pump();
@@ -54,8 +59,9 @@ fn write_log(storage: &MemoryStorage) -> Driver {
     driver
 }
 
-fn fixture() -> Vec<u8> {
-    let mut file = std::fs::read(path("tests/fixtures/format-1.segment")).unwrap();
+fn fixture(version: u16) -> Vec<u8> {
+    let name = format!("tests/fixtures/format-{version}.segment");
+    let mut file = std::fs::read(path(&name)).unwrap();
     assert_eq!(file.len(), BLOCKS * BLOCK);
     file.resize(64 << 10, 0);
     file
@@ -69,7 +75,7 @@ fn write_fixture() {
     let mut file = storage.contents(&first_segment()).unwrap();
     assert!(file[BLOCKS * BLOCK..].iter().all(|byte| *byte == 0));
     file.truncate(BLOCKS * BLOCK);
-    std::fs::write(path("tests/fixtures/format-1.segment"), file).unwrap();
+    std::fs::write(path("tests/fixtures/format-2.segment"), file).unwrap();
 }
 
 #[test]
@@ -77,13 +83,19 @@ fn what_is_written_today_is_what_the_fixture_has() {
     let storage = MemoryStorage::new();
     write_log(&storage);
     let file = storage.contents(&first_segment()).unwrap();
-    assert!(file == fixture(), "the format has changed: it needs a new version");
+    assert!(file == fixture(FORMAT_VERSION), "the format has changed: it needs a new version");
 }
 
 #[test]
-fn format_1_is_read() {
+fn each_format_is_read() {
+    for version in FORMAT_VERSION_MIN..=FORMAT_VERSION {
+        is_read(version);
+    }
+}
+
+fn is_read(version: u16) {
     let storage = MemoryStorage::new();
-    storage.replace(&first_segment(), fixture());
+    storage.replace(&first_segment(), fixture(version));
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
     assert_eq!((recovered.frames, recovered.records, recovered.tail_truncated_bytes), (4, 5, 0));
     let id = MessageId::new(ShardId(3), 1);
@@ -91,6 +103,8 @@ fn format_1_is_read() {
     assert_eq!((message.id, message.size, &message.envelope), (id, 5000, &envelope(2)));
     assert!(message.recipients[0].status.is_settled());
     assert_eq!(message.recipients[1].attempts, 2);
+    // Format 1 could not say it.
+    assert_eq!(message.recipients[1].warned, version > 1);
     assert_eq!(driver.read_message(id).unwrap().content.concat(), content(id, 5000));
 }
 
@@ -118,10 +132,10 @@ fn field(file: &[u8], base: usize, headline: &str, starts_with: &str) -> u64 {
 
 #[test]
 fn the_drawings_are_true() {
-    let file = fixture();
+    let file = fixture(FORMAT_VERSION);
     let segment = |name| field(&file, 0, "header of a segment", name);
     assert_eq!(segment("magic"), u64::from_le_bytes(*b"RINGPOST"));
-    assert_eq!((segment("format version"), segment("shard"), segment("flags")), (1, 3, 0));
+    assert_eq!((segment("format version"), segment("shard"), segment("flags")), (2, 3, 0));
     assert_eq!((segment("log id"), segment("sequence")), (IDENTITY.log_id, 1));
     assert_eq!(segment("size of the segment"), 64 << 10);
     assert_eq!(segment("checksum"), u64::from(crc32c::crc32c(&file[..4092])));
@@ -130,7 +144,7 @@ fn the_drawings_are_true() {
     let second = 3 * BLOCK;
     let frame = |name| field(&file, second, "frame", name);
     assert_eq!(frame("magic"), u64::from(u32::from_le_bytes(*b"RPFR")));
-    assert_eq!((frame("format version"), frame("shard"), frame("log id")), (1, 3, IDENTITY.log_id));
+    assert_eq!((frame("format version"), frame("shard"), frame("log id")), (2, 3, IDENTITY.log_id));
     assert_eq!((frame("sequence of the segment"), frame("LSN"), frame("head")), (1, 2, 1));
     assert_eq!((frame("message sequence"), frame("sequence of the segment that")), (2, 1));
     assert_eq!((frame("length of the payload"), frame("number of records")), (12 + 10 + 26, 1));

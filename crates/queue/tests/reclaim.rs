@@ -54,6 +54,7 @@ fn an_old_message_is_moved_along_with_its_states_and_chunks() {
     let message = NewMessage {
         id,
         received_unix_ms: 10,
+        due_unix_ms: 10,
         expiry_unix_ms: 20,
         envelope: &envelope,
         content: &whole[8000..],
@@ -65,7 +66,10 @@ fn an_old_message_is_moved_along_with_its_states_and_chunks() {
         id,
         recipients: vec![
             (RecipientIndex(0), Disposition::Delivered),
-            (RecipientIndex(1), Disposition::Deferred { attempts: 3, due_unix_ms: 777 }),
+            (
+                RecipientIndex(1),
+                Disposition::Deferred { attempts: 3, due_unix_ms: 777, warned: true },
+            ),
         ],
     };
     driver.queue.append_outcome(&outcome, None).unwrap().batch();
@@ -105,6 +109,7 @@ fn the_chunks_of_a_slow_upload_are_moved_along() {
     let message = NewMessage {
         id,
         received_unix_ms: 10,
+        due_unix_ms: 10,
         expiry_unix_ms: 20,
         envelope: &envelope,
         content: &whole[10_000..],
@@ -167,6 +172,7 @@ fn moved_chunk(meanwhile: Meanwhile) {
         let message = NewMessage {
             id,
             received_unix_ms: 1,
+            due_unix_ms: 1,
             expiry_unix_ms: 2,
             envelope: &envelope,
             content: b"third",
@@ -310,6 +316,7 @@ fn an_id_that_is_used_again_after_all_does_not_harm_the_log() {
     let message = NewMessage {
         id,
         received_unix_ms: 1,
+        due_unix_ms: 1,
         expiry_unix_ms: 2,
         envelope: &envelope(1),
         content: b"content",

@@ -71,7 +71,9 @@ impl Engine {
                 Meaning::Deferred => {
                     let now = self.now.unix_ms;
                     match self.config.retry.due_unix_ms(attempts, now, expiry_unix_ms, random) {
-                        Some(due_unix_ms) => Disposition::Deferred { attempts, due_unix_ms },
+                        Some(due_unix_ms) => {
+                            Disposition::Deferred { attempts, due_unix_ms, warned: false }
+                        }
                         None => Disposition::Expired,
                     }
                 }

@@ -522,7 +522,7 @@ impl World {
             *attempts += 1;
             assert_eq!(*attempts, settled.attempts, "{key:?}");
             match settled.disposition {
-                Disposition::Deferred { attempts, due_unix_ms } => {
+                Disposition::Deferred { attempts, due_unix_ms, .. } => {
                     assert_eq!(attempts, settled.attempts);
                     assert!(due_unix_ms > self.now.unix_ms);
                 }

@@ -108,9 +108,7 @@ impl Queue {
         outcome: &Outcome,
         dsn: Option<NewMessage<'_>>,
     ) -> Result<Ticket, AppendError> {
-        if self.poison.is_some() {
-            return Err(AppendError::Poisoned);
-        }
+        self.check_usable()?;
         let id = outcome.id;
         self.check_outcome(outcome)?;
         let dsn = match dsn {
@@ -154,15 +152,23 @@ impl Queue {
     }
 
     fn check_room(&self) -> Result<(), AppendError> {
-        if self.poison.is_some() {
-            return Err(AppendError::Poisoned);
-        }
+        self.check_usable()?;
         // What was admitted before the log was full still finds room, up to the last segment.
         if self.admission() == Admission::Full && self.segments_left() == 0 {
             return Err(AppendError::Full);
         }
         if self.pending_bytes >= self.config.pending_size_max {
             return Err(AppendError::Busy);
+        }
+        Ok(())
+    }
+
+    fn check_usable(&self) -> Result<(), AppendError> {
+        if self.poison.is_some() {
+            return Err(AppendError::Poisoned);
+        }
+        if self.is_recovering {
+            return Err(AppendError::Recovering);
         }
         Ok(())
     }
@@ -194,7 +200,7 @@ impl Queue {
         if appended != message.size {
             return Err(AppendError::SizeMismatch { id, appended, size: message.size });
         }
-        let state = RecipientState { due_unix_ms: message.received_unix_ms, ..Default::default() };
+        let state = RecipientState { due_unix_ms: message.due_unix_ms, ..Default::default() };
         let mut entry = Entry {
             received_unix_ms: message.received_unix_ms,
             expiry_unix_ms: message.expiry_unix_ms,

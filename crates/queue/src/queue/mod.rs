@@ -75,6 +75,8 @@ pub struct Queue {
     /// Batches to be written, the last of which gathers. Never empty.
     pending: VecDeque<Batch>,
     pending_bytes: usize,
+    /// It stands in for a queue of which the log is still being read.
+    is_recovering: bool,
     in_flight: Option<Flight>,
     durable_through: BatchNumber,
     poison: Option<Poison>,
@@ -159,6 +161,18 @@ impl Queue {
         ))
     }
 
+    /// Makes a queue that stands in for another one while [`recover`](crate::recover) reads its log.
+    ///
+    /// It is empty, takes nothing ([`Admission::Recovering`]) and wants nothing written. What
+    /// recovery gives takes its place.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the limits cannot be kept.
+    pub fn opening(config: QueueConfig, identity: LogIdentity) -> Result<Self, ConfigError> {
+        Ok(Self { is_recovering: true, ..Self::create(config, identity)? })
+    }
+
     /// Makes the queue that goes on where a log ended.
     ///
     /// The last frame is written once more, to the first segment of this run, under its old LSN.
@@ -191,6 +205,7 @@ impl Queue {
             rewrite: Rewrite::default(),
             pending_bytes: batch.payload_len(),
             pending: VecDeque::from([batch]),
+            is_recovering: false,
             in_flight: None,
             durable_through: BatchNumber(0),
             poison: None,
@@ -231,6 +246,8 @@ impl Queue {
     pub fn admission(&self) -> Admission {
         if self.poison.is_some() {
             Admission::Poisoned
+        } else if self.is_recovering {
+            Admission::Recovering
         } else if self.segments_left() < 2 || (self.creation.is_failing() && self.ready.is_empty())
         {
             // Two segments are kept for what settles messages, and for moving live ones.

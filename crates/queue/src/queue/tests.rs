@@ -44,6 +44,7 @@ fn append_as(
     queue.append_message(NewMessage {
         id,
         received_unix_ms: 1,
+        due_unix_ms: 1,
         expiry_unix_ms: 2,
         envelope: &envelope(1),
         content,
@@ -124,6 +125,7 @@ fn a_batch_that_is_full_is_closed_and_groups_stay_whole() {
     let dsn = NewMessage {
         id: dsn_id,
         received_unix_ms: 1,
+        due_unix_ms: 1,
         expiry_unix_ms: 2,
         envelope: &envelope(1),
         content: &[b'd'; 6000],
@@ -224,6 +226,7 @@ fn a_refused_append_leaves_nothing_behind() {
     let dsn = NewMessage {
         id,
         received_unix_ms: 1,
+        due_unix_ms: 1,
         expiry_unix_ms: 2,
         envelope: &envelope(1),
         content: &too_large,

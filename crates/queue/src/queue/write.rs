@@ -227,7 +227,7 @@ impl Queue {
     /// Do it with [`run_task`](crate::segment::run_task), beside the commits, and tell
     /// [`Queue::handle_segment`].
     pub fn poll_segment(&mut self) -> Option<SegmentTask> {
-        if self.poison.is_some() || self.task.is_some() {
+        if self.poison.is_some() || self.is_recovering || self.task.is_some() {
             return None;
         }
         if self.reuse.is_due()

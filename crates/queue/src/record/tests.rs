@@ -13,11 +13,10 @@ fn status() -> impl Strategy<Value = RecipientStatus> {
 
 fn recipients() -> impl Strategy<Value = Vec<(String, RecipientState)>> {
     prop::collection::vec(
-        ("<[a-z]{1,20}@[a-z]{1,20}\\.test>", any::<u64>(), any::<u16>(), status()).prop_map(
-            |(path, due_unix_ms, attempts, status)| {
-                (path, RecipientState { due_unix_ms, attempts, status })
-            },
-        ),
+        ("<[a-z]{1,20}@[a-z]{1,20}\\.test>", any::<u64>(), any::<u16>(), status(), any::<bool>())
+            .prop_map(|(path, due_unix_ms, attempts, status, warned)| {
+                (path, RecipientState { due_unix_ms, attempts, status, warned })
+            }),
         0..20,
     )
 }
@@ -27,8 +26,9 @@ fn dispositions() -> impl Strategy<Value = Vec<(RecipientIndex, Disposition)>> {
         Just(Disposition::Delivered),
         Just(Disposition::Bounced),
         Just(Disposition::Expired),
-        (any::<u16>(), any::<u64>())
-            .prop_map(|(attempts, due_unix_ms)| Disposition::Deferred { attempts, due_unix_ms }),
+        (any::<u16>(), any::<u64>(), any::<bool>()).prop_map(|(attempts, due_unix_ms, warned)| {
+            Disposition::Deferred { attempts, due_unix_ms, warned }
+        }),
     ];
     prop::collection::vec((any::<u16>().prop_map(RecipientIndex), disposition), 0..20)
 }

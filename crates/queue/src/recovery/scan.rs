@@ -5,7 +5,7 @@ use std::io;
 use super::verdict::{Beyond, Place};
 use crate::error::{CorruptReason, RecoveryError};
 use crate::frame::{self, BLOCK_SIZE, FRAME_HEADER_SIZE, FrameHeader, Lsn};
-use crate::segment::{FORMAT_VERSION, LogIdentity, SegmentHeader, SegmentSequence};
+use crate::segment::{LogIdentity, SegmentHeader, SegmentSequence, is_readable};
 use crate::storage::Storage;
 
 /// Octets read at once. A frame that is longer is held in memory whole.
@@ -77,7 +77,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
         let Some(header) = SegmentHeader::decode(self.bytes(0, BLOCK_SIZE as usize).await?) else {
             return Ok(());
         };
-        if header.version != FORMAT_VERSION {
+        if !is_readable(header.version) {
             let found = header.version;
             return Err(RecoveryError::Format { segment: self.sequence, found });
         }
@@ -139,7 +139,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
         if header.identity != identity || header.segment != sequence {
             return Ok(Found::Nothing(Place::Unwritten));
         }
-        if header.version != FORMAT_VERSION {
+        if !is_readable(header.version) {
             return Err(RecoveryError::Format { segment: sequence, found: header.version });
         }
         let size = header.frame_size();

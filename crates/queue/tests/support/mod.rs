@@ -205,6 +205,7 @@ impl Driver {
         self.queue.append_message(NewMessage {
             id,
             received_unix_ms: 1000,
+            due_unix_ms: 1000,
             expiry_unix_ms: 2000,
             envelope: &envelope(recipients),
             content: &content,
@@ -405,6 +406,7 @@ impl World {
         let message = NewMessage {
             id,
             received_unix_ms: received,
+            due_unix_ms: received,
             expiry_unix_ms: 5000,
             envelope: &envelope,
             content: &content[streamed..],
@@ -490,6 +492,7 @@ impl World {
                 _ => Disposition::Deferred {
                     attempts: state.attempts + 1,
                     due_unix_ms: self.choices.number(),
+                    warned: self.choices.below(4) == 0,
                 },
             };
             recipients.push((RecipientIndex(index as u16), disposition));
@@ -512,6 +515,7 @@ impl World {
         let dsn = report.as_ref().map(|(id, _, envelope, content)| NewMessage {
             id: *id,
             received_unix_ms: 7,
+            due_unix_ms: 7,
             expiry_unix_ms: 5000,
             envelope,
             content,
@@ -536,8 +540,9 @@ impl World {
                 Disposition::Delivered => state.status = RecipientStatus::Delivered,
                 Disposition::Bounced => state.status = RecipientStatus::Bounced,
                 Disposition::Expired => state.status = RecipientStatus::Expired,
-                Disposition::Deferred { attempts, due_unix_ms } => {
+                Disposition::Deferred { attempts, due_unix_ms, warned } => {
                     (state.attempts, state.due_unix_ms) = (attempts, due_unix_ms);
+                    state.warned |= warned;
                 }
             }
             states.push(state);

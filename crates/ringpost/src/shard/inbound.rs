@@ -308,6 +308,7 @@ impl<R: Runtime> Inbound<R> {
             id,
             received_unix_ms,
             expiry_unix_ms,
+            due_unix_ms: received_unix_ms,
             envelope: &envelope,
             content: &content,
             size,
@@ -405,7 +406,7 @@ impl<R: Runtime> Shard<R> {
             _ if self.commits.is_stalled() => Admission::Unavailable,
             QueueAdmission::Open => Admission::Open,
             QueueAdmission::Full => Admission::Full,
-            QueueAdmission::Poisoned => Admission::Unavailable,
+            QueueAdmission::Recovering | QueueAdmission::Poisoned => Admission::Unavailable,
         }
     }
 

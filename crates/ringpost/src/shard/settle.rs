@@ -167,6 +167,7 @@ impl<R: Runtime> Shard<R> {
             id: report.id,
             received_unix_ms: now_unix_ms,
             expiry_unix_ms,
+            due_unix_ms: now_unix_ms,
             envelope: &report.envelope,
             content: &report.content,
             size: report.content.len() as u64,

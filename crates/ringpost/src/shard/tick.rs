@@ -134,6 +134,7 @@ impl<R: Runtime> Shard<R> {
             // Told like this, because operators have to do the same about it.
             _ if self.commits.is_stalled() => QueueState::Poisoned,
             Admission::Open => QueueState::Open,
+            Admission::Recovering => QueueState::Recovering,
             Admission::Full => QueueState::Full,
             Admission::Poisoned => QueueState::Poisoned,
         };
