@@ -1,5 +1,6 @@
 //! The end of a session that accepts mail.
 
+mod admission;
 mod command;
 mod config;
 mod event;

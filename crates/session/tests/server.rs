@@ -141,6 +141,7 @@ fn admission_is_asked_at_mail() {
     for (admission, reply) in [
         (Admission::Full, "452 4.3.1"),
         (Admission::Unavailable, "451 4.3.0"),
+        (Admission::Recovering, "451 4.3.0 Still reading"),
         (Admission::ShuttingDown, "421 4.3.2"),
     ] {
         let mut server = introduced();
@@ -154,6 +155,49 @@ fn admission_is_asked_at_mail() {
     server.handle_events();
     server.flush();
     assert!(server.replies()[0].starts_with("421 4.3.2") && server.replies().len() == 1);
+    assert_eq!(server.closed, Some(CloseReason::ShuttingDown));
+}
+
+#[test]
+fn mail_waits_for_an_admission_that_is_pending() {
+    let pending = || {
+        let mut server = introduced();
+        server.session.set_admission(Admission::Pending);
+        let mut rest = &b"NOOP\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n"[..];
+        server.send_some(&mut rest);
+        assert!(server.session.awaits_admission());
+        // What comes before it is answered, what comes behind it waits too.
+        assert_eq!(rest, b"RCPT TO:<b@b.test>\r\n");
+        assert_eq!(server.replies().len(), 1);
+        server
+    };
+    for (admission, replies) in [
+        (Admission::Open, &["250 2.0.0", "250 2.1.0", "250 2.1.5"][..]),
+        (Admission::Full, &["250 2.0.0", "452 4.3.1", "503 5.5.1"]),
+        (Admission::Recovering, &["250 2.0.0", "451 4.3.0", "503 5.5.1"]),
+        (Admission::ShuttingDown, &["250 2.0.0", "421 4.3.2"]),
+    ] {
+        let mut server = pending();
+        // The client is not to blame for the time that this takes.
+        server.wait(Duration::from_hours(1));
+        server.session.resume(server.now);
+        assert!(server.session.awaits_admission(), "still pending");
+        server.session.set_admission(admission);
+        server.session.resume(server.now);
+        assert!(!server.session.awaits_admission());
+        server.send(b"RCPT TO:<b@b.test>\r\n");
+        let got = server.replies();
+        assert_eq!(got.len(), replies.len(), "{admission:?}: {got:?}");
+        assert!(got.iter().zip(replies).all(|(got, reply)| got.starts_with(reply)), "{got:?}");
+        let refused = u32::from(admission != Admission::Open);
+        assert!(server.session.stats().command_errors >= refused, "counted");
+    }
+    let mut server = pending();
+    server.eof();
+    assert_eq!(server.closed, Some(CloseReason::PeerClosed));
+    let mut server = pending();
+    server.session.shut_down(server.now);
+    server.handle_events();
     assert_eq!(server.closed, Some(CloseReason::ShuttingDown));
 }
 

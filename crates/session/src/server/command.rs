@@ -89,20 +89,21 @@ impl ServerSession {
         if self.transaction.is_some() {
             return self.refuse(now, replies::NESTED_MAIL);
         }
-        match self.admission {
-            Admission::Open => {}
-            Admission::Full => {
-                self.stats.count_refusal(TransactionRefusal::QueueFull);
-                return self.push(replies::FULL);
-            }
-            Admission::Unavailable => {
-                self.stats.count_refusal(TransactionRefusal::Unavailable);
-                return self.push(replies::UNAVAILABLE);
-            }
-            Admission::ShuttingDown => {
-                self.stats.count_refusal(TransactionRefusal::Shutdown);
-                return self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
-            }
+        if self.admission == Admission::Pending {
+            return self.hold_mail(path, parameters);
+        }
+        self.admit_mail(now, path, parameters);
+    }
+
+    /// Begins a transaction, if the driver and the limits let it in.
+    pub(super) fn admit_mail(
+        &mut self,
+        now: Instant,
+        path: ReversePath,
+        parameters: MailParameters,
+    ) {
+        if !self.is_admitted(now) {
+            return;
         }
         if self.transactions >= self.config.transactions_max {
             let reason = CloseReason::TooManyTransactions;

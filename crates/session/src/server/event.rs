@@ -92,10 +92,15 @@ pub enum Admission {
     /// They are.
     #[default]
     Open,
+    /// It takes the driver a while to find out, or it wants clients to slow down: MAIL is held without
+    /// a reply, see [`awaits_admission`](super::ServerSession::awaits_admission).
+    Pending,
     /// The queue has no room: MAIL is put off with 452.
     Full,
     /// Messages cannot be stored: MAIL is put off with 451.
     Unavailable,
+    /// The queue is still being read after a start: MAIL is put off with 451.
+    Recovering,
     /// The server shuts down: MAIL is answered by 421, and the session ends.
     ShuttingDown,
 }

@@ -32,6 +32,8 @@ pub(super) const LOOP: FixedReply =
 
 pub(super) const UNAVAILABLE: FixedReply =
     FixedReply::new("451 4.3.0 Cannot store messages now, try again later");
+pub(super) const RECOVERING: FixedReply =
+    FixedReply::new("451 4.3.0 Still reading the queue after a start, try again later");
 pub(super) const FULL: FixedReply =
     FixedReply::new("452 4.3.1 No room for messages now, try again later");
 pub(super) const REJECTED: FixedReply = FixedReply::new("554 5.0.0 Message rejected");

@@ -10,6 +10,7 @@ use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
 
+use super::admission::HeldMail;
 use super::command::is_rcpt;
 use super::config::{Peer, ServerConfig};
 use super::event::{Admission, CloseReason, Refusal, ServerEvent};
@@ -30,6 +31,8 @@ pub(super) enum State {
     Greeting,
     /// A command.
     Command,
+    /// Whether MAIL may go on.
+    AwaitingAdmission(Box<HeldMail>),
     /// The rest of the content.
     Content(Content),
     /// What the driver makes of a message.
@@ -72,10 +75,11 @@ pub(super) struct Helo {
 /// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`transactions`](Self::transactions),
-///   [`is_closing`](Self::is_closing), [`stats`](Self::stats).
+///   [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
+///   [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
-/// - The driver gives orders: [`set_admission`](Self::set_admission),
+/// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
 ///   [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
@@ -84,7 +88,8 @@ pub(super) struct Helo {
 ///
 /// ```text
 /// Greeting -> Command -> Content -> AwaitingVerdict -> Command
-///                            \-> Command, when the content is refused
+///                 \          \-> Command, when the content is refused
+///                  \-> AwaitingAdmission -> Command, while MAIL waits for the driver
 /// any state -> Closed
 /// ```
 ///
@@ -153,6 +158,7 @@ impl ServerSession {
         match self.state {
             State::Greeting => "greeting",
             State::Command => "command",
+            State::AwaitingAdmission(_) => "admission",
             State::Content(_) => "content",
             State::AwaitingVerdict => "verdict",
             State::Closed => "closed",
@@ -206,8 +212,8 @@ impl ServerSession {
     /// Takes what the client sent, and returns how many octets of it.
     ///
     /// Every complete command is taken. Less than all of `input` is taken when an event has to be
-    /// polled first, when a message waits for its verdict, or when too much output waits; the rest is
-    /// to be handed in again. Content is appended to `content`, which the driver may empty at will.
+    /// polled first, when MAIL waits for its admission or a message for its verdict, or when too much
+    /// output waits; the rest is to be handed in again. Content is appended to `content`, which the driver may empty at will.
     pub fn handle_input(&mut self, now: Instant, input: &[u8], content: &mut Vec<u8>) -> usize {
         let mut consumed = 0;
         while self.takes_input()
@@ -217,7 +223,7 @@ impl ServerSession {
                 State::Greeting => self.handle_early_input(),
                 State::Command => self.handle_line(now, rest),
                 State::Content(_) => self.handle_content(now, rest, content),
-                State::AwaitingVerdict | State::Closed => break,
+                State::AwaitingAdmission(_) | State::AwaitingVerdict | State::Closed => break,
             };
         }
         if consumed > 0 && consumed < input.len() && self.transmit().len() >= REPLY_OUTPUT_MAX {
@@ -232,10 +238,8 @@ impl ServerSession {
         match self.state {
             // RFC 5321 §4.1.1.4: after the final dot the message is ours, whatever the client does.
             State::AwaitingVerdict => self.peer_closed = true,
-            State::Greeting | State::Command | State::Content(_) => {
-                self.close(CloseReason::PeerClosed);
-            }
             State::Closed => {}
+            _ => self.close(CloseReason::PeerClosed),
         }
     }
 
@@ -306,9 +310,7 @@ impl ServerSession {
         self.set_admission(Admission::ShuttingDown);
         match self.state {
             State::AwaitingVerdict | State::Closed => {}
-            State::Greeting | State::Command | State::Content(_) => {
-                self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
-            }
+            _ => self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown),
         }
     }
 
@@ -409,7 +411,7 @@ impl ServerSession {
     }
 
     /// Counts the reply to a line, if it is a refusal; all commands pass by here.
-    fn count_reply(&mut self, replies_start: usize, line: &[u8]) {
+    pub(super) fn count_reply(&mut self, replies_start: usize, line: &[u8]) {
         if matches!(self.output.get(replies_start), Some(b'4' | b'5')) {
             self.stats.count_command_error(is_rcpt(line));
         }
@@ -588,7 +590,7 @@ impl ServerSession {
         self.stats.count_refusal(refusal);
     }
 
-    fn start_output_timer(&mut self, now: Instant) {
+    pub(super) fn start_output_timer(&mut self, now: Instant) {
         if !self.transmit().is_empty() {
             self.timers.start(Timer::Output, now + self.config.output_timeout);
         }
