@@ -24,7 +24,7 @@ pub enum Command<'a> {
     Mail {
         /// Where reports of failure go.
         path: ReversePath,
-        /// SIZE and BODY.
+        /// SIZE, BODY and how long to hold it.
         parameters: MailParameters,
     },
     /// RCPT TO.

@@ -1,6 +1,8 @@
 //! What a server offers in its reply to EHLO (RFC 5321 §4.1.1.1).
 
+use crate::hold::HoldOffer;
 use crate::reply::Reply;
+use crate::time::{decimal, write_rfc3339_seconds};
 
 /// The SIZE extension as offered (RFC 1870).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,18 +88,26 @@ impl Extensions {
 }
 
 /// Writes the reply to EHLO of a server that offers PIPELINING, SIZE, 8BITMIME and
-/// ENHANCEDSTATUSCODES.
-pub fn write_ehlo_reply(hostname: &str, size_max: u64, out: &mut Vec<u8>) {
+/// ENHANCEDSTATUSCODES, and FUTURERELEASE (RFC 4865) if `hold` is given.
+pub fn write_ehlo_reply(hostname: &str, size_max: u64, hold: Option<HoldOffer>, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     for part in [
         b"250-",
         hostname.as_bytes(),
         b"\r\n250-PIPELINING\r\n250-SIZE ",
-        crate::time::decimal(size_max, &mut digits),
-        b"\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n",
+        decimal(size_max, &mut digits),
+        b"\r\n250-8BITMIME\r\n",
     ] {
         out.extend_from_slice(part);
     }
+    if let Some(hold) = hold {
+        out.extend_from_slice(b"250-FUTURERELEASE ");
+        out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
+        out.push(b' ');
+        write_rfc3339_seconds(hold.until_unix_seconds, out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
 }
 
 #[cfg(test)]
@@ -142,7 +152,7 @@ mod tests {
     #[test]
     fn our_offer_is_read_by_our_client() {
         let mut out = Vec::new();
-        write_ehlo_reply("mx.test", 12345, &mut out);
+        write_ehlo_reply("mx.test", 12345, None, &mut out);
         let expected = Extensions {
             pipelining: true,
             eight_bit_mime: true,
@@ -151,5 +161,11 @@ mod tests {
             ..Extensions::default()
         };
         assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
+        out.clear();
+        let hold = HoldOffer { seconds_max: 604_800, until_unix_seconds: 1_700_000_000 };
+        write_ehlo_reply("mx.test", 12345, Some(hold), &mut out);
+        let text = std::str::from_utf8(&out).unwrap();
+        assert_eq!(parse(text), expected);
+        assert!(text.contains("\r\n250-FUTURERELEASE 604800 2023-11-14T22:13:20Z\r\n"), "{text}");
     }
 }

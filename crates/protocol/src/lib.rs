@@ -17,7 +17,7 @@
 //!
 //! # Modules
 //!
-//! - vocabulary: [`address`], [`path`], [`envelope`], [`status`], [`limits`], [`error`]
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`status`], [`limits`], [`error`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
 //! - content: [`data`], [`trace`], [`dsn`], [`time`]
 
@@ -30,6 +30,7 @@ pub mod dsn;
 pub mod envelope;
 pub mod error;
 pub mod extension;
+pub mod hold;
 pub mod limits;
 pub mod line;
 pub mod parameter;

@@ -52,6 +52,9 @@ pub const JUNK_COMMANDS_MAX: u32 = 100;
 /// Transactions in one session.
 pub const TRANSACTIONS_MAX: u32 = 1000;
 
+/// Seconds for which a message can be held at most: RFC 4865 §3 has nine digits for them.
+pub const HOLD_SECONDS_MAX: u32 = 999_999_999;
+
 /// Unsent octets of replies above which a session takes no more input.
 pub const REPLY_OUTPUT_MAX: usize = 64 * 1024;
 

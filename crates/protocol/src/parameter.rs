@@ -2,6 +2,7 @@
 
 use crate::command::CommandError;
 use crate::envelope::BodyType;
+use crate::hold::Hold;
 
 /// The parameters of MAIL that we offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -11,6 +12,8 @@ pub struct MailParameters {
     pub size: Option<u64>,
     /// `BODY=` (RFC 6152).
     pub body: Option<BodyType>,
+    /// `HOLDFOR=` or `HOLDUNTIL=` (RFC 4865); there can be one of them.
+    pub hold: Option<Hold>,
 }
 
 impl MailParameters {
@@ -27,6 +30,10 @@ impl MailParameters {
                 set_once(&mut parameters.size, size(value)?)?;
             } else if keyword.eq_ignore_ascii_case("BODY") {
                 set_once(&mut parameters.body, body(value)?)?;
+            } else if keyword.eq_ignore_ascii_case("HOLDFOR") {
+                set_once(&mut parameters.hold, hold(value, Hold::parse_for)?)?;
+            } else if keyword.eq_ignore_ascii_case("HOLDUNTIL") {
+                set_once(&mut parameters.hold, hold(value, Hold::parse_until)?)?;
             } else {
                 return Err(unknown(keyword));
             }
@@ -71,6 +78,10 @@ fn size(value: Option<&str>) -> Result<u64, CommandError> {
         return Err(CommandError::ParameterSyntax);
     }
     Ok(digits.parse().unwrap_or(u64::MAX))
+}
+
+fn hold(value: Option<&str>, parse: fn(&str) -> Option<Hold>) -> Result<Hold, CommandError> {
+    parse(value.unwrap_or_default()).ok_or(CommandError::ParameterSyntax)
 }
 
 fn body(value: Option<&str>) -> Result<BodyType, CommandError> {

@@ -1,5 +1,9 @@
 //! Dates as texts. All times are UTC.
 
+mod read;
+
+pub use read::{parse_rfc3339, parse_rfc5322};
+
 /// Days of the week, from the one of 1970-01-01.
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
@@ -75,7 +79,22 @@ pub fn write_rfc5322(unix_seconds: u64, out: &mut Vec<u8>) {
 ///
 /// Times after the year 9999 are written as its last second.
 pub fn write_rfc3339(unix_millis: u64, out: &mut Vec<u8>) {
-    let civil = Civil::from_unix_seconds(unix_millis / 1000);
+    write_rfc3339_up_to_seconds(unix_millis / 1000, out);
+    out.push(b'.');
+    write_padded(unix_millis % 1000, 3, out);
+    out.push(b'Z');
+}
+
+/// Appends the timestamp of RFC 3339 in whole seconds, as in `1970-01-01T00:00:00Z`.
+///
+/// Times after the year 9999 are written as its last second.
+pub fn write_rfc3339_seconds(unix_seconds: u64, out: &mut Vec<u8>) {
+    write_rfc3339_up_to_seconds(unix_seconds, out);
+    out.push(b'Z');
+}
+
+fn write_rfc3339_up_to_seconds(unix_seconds: u64, out: &mut Vec<u8>) {
+    let civil = Civil::from_unix_seconds(unix_seconds);
     write_padded(civil.year, 4, out);
     out.push(b'-');
     write_padded(civil.month, 2, out);
@@ -83,9 +102,6 @@ pub fn write_rfc3339(unix_millis: u64, out: &mut Vec<u8>) {
     write_padded(civil.day, 2, out);
     out.push(b'T');
     write_time_of_day(&civil, out);
-    out.push(b'.');
-    write_padded(unix_millis % 1000, 3, out);
-    out.push(b'Z');
 }
 
 fn write_time_of_day(civil: &Civil, out: &mut Vec<u8>) {

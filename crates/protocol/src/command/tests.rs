@@ -1,7 +1,9 @@
 use super::*;
 use crate::address::Mailbox;
 use crate::envelope::BodyType;
+use crate::hold::Hold;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn mailbox(text: &str) -> Mailbox {
     Mailbox::parse_with(text, Syntax::Lenient).unwrap()
@@ -10,7 +12,12 @@ fn mailbox(text: &str) -> Mailbox {
 fn mail(text: &str, size: Option<u64>, body: Option<BodyType>) -> Command<'static> {
     let path =
         if text.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(text)) };
-    Command::Mail { path, parameters: MailParameters { size, body } }
+    Command::Mail { path, parameters: MailParameters { size, body, hold: None } }
+}
+
+fn held(hold: Hold) -> Command<'static> {
+    let parameters = MailParameters { hold: Some(hold), ..MailParameters::default() };
+    Command::Mail { path: ReversePath::Mailbox(mailbox("a@b.test")), parameters }
 }
 
 fn rcpt(text: &str) -> Command<'static> {
@@ -39,6 +46,19 @@ fn commands_are_understood() {
         (
             "MAIL FROM:<\"a> b\"@b.test> BODY=7BIT",
             mail("\"a> b\"@b.test", None, Some(BodyType::SevenBit)),
+        ),
+        ("MAIL FROM:<a@b.test> HOLDFOR=1", held(Hold::For(Duration::from_secs(1)))),
+        (
+            "MAIL FROM:<a@b.test> holdfor=999999999",
+            held(Hold::For(Duration::from_secs(999_999_999))),
+        ),
+        (
+            "MAIL FROM:<a@b.test> HoldUntil=2023-11-14T22:13:20Z",
+            held(Hold::Until { unix_ms: 1_700_000_000_000 }),
+        ),
+        (
+            "MAIL FROM:<a@b.test> HOLDUNTIL=2023-11-15T00:13:20.5+02:00",
+            held(Hold::Until { unix_ms: 1_700_000_000_500 }),
         ),
         ("RCPT TO:<a@b.test>", rcpt("a@b.test")),
         ("rcpt to:<Postmaster>", Command::Rcpt { path: ForwardPath::Postmaster }),
@@ -72,7 +92,7 @@ fn commands_are_understood() {
 fn bad_lines_get_their_replies() {
     let long_name = format!("EHLO {}", "a".repeat(300));
     let long_local_part = format!("RCPT TO:<{}@b.test>", "a".repeat(65));
-    let table: [(&[u8], &str); 56] = [
+    let table: [(&[u8], &str); 68] = [
         (b"", "500 5.5.2"),
         (b" ", "500 5.5.2"),
         (b"   NOOP", "500 5.5.2"),
@@ -118,6 +138,18 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<a@b.test> SIZE=-1", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> SIZE=x", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> SIZE=", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=0", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=-5", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=1h", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=1000000000", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=1 HOLDFOR=1", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDFOR=1 HOLDUNTIL=2038-01-19T03:14:08Z", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDUNTIL", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDUNTIL=1700000000", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> HOLDUNTIL=2038-01-19T03:14:08", "501 5.5.4"),
+        (b"RCPT TO:<a@b.test> HOLDFOR=1", "555 5.5.4"),
         (b"MAIL FROM:<\xc3\xbc@b.test>", "553 5.6.7"),
         (b"MAIL FROM:<\xff@b.test>", "553 5.6.7"),
         (b"RCPT TO:<>", "501 5.1.3"),
