@@ -4,9 +4,11 @@ mod admission;
 mod command;
 mod config;
 mod event;
+mod hold;
 mod replies;
 mod session;
 mod stats;
+mod transaction;
 
 pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};

@@ -13,8 +13,9 @@ use ringpost_protocol::reply::FixedReply;
 
 use super::event::{Admission, CloseReason};
 use super::replies;
-use super::session::{Helo, ServerSession, Transaction};
+use super::session::{Helo, ServerSession};
 use super::stats::{ServerLimit, TransactionRefusal};
+use super::transaction::Transaction;
 
 impl ServerSession {
     /// Takes a command line; `is_last` when nothing has come behind it.
@@ -74,7 +75,8 @@ impl ServerSession {
         self.helo = Some(Helo { name: name.into(), extended });
         let config = std::sync::Arc::clone(&self.config);
         if extended {
-            write_ehlo_reply(&config.hostname, config.size_max, self.output());
+            let hold = self.hold_offer();
+            write_ehlo_reply(&config.hostname, config.size_max, hold, self.output());
         } else {
             for part in ["250 ", &config.hostname, "\r\n"] {
                 self.output().extend_from_slice(part.as_bytes());
@@ -116,10 +118,14 @@ impl ServerSession {
             self.stats.count_refusal(TransactionRefusal::Size);
             return self.refuse(now, replies::TOO_LARGE);
         }
+        if let Some(Err(reply)) = parameters.hold.map(|hold| self.check_hold(hold)) {
+            return self.refuse(now, reply);
+        }
         self.transactions += 1;
         self.transaction = Some(Transaction {
             envelope: Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default()),
             declared_size: parameters.size,
+            hold: parameters.hold,
             accepted: 0,
             refused: None,
         });

@@ -37,6 +37,9 @@ pub struct ServerConfig {
     pub data_rate_grace: Duration,
     /// How long the client may leave our replies unread. Default 1 min.
     pub output_timeout: Duration,
+    /// How long a message may be held for clients that may relay (RFC 4865), in whole seconds up to
+    /// `HOLD_SECONDS_MAX`; 0 does not offer it. Default 7 days.
+    pub future_release_max: Duration,
     /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
     pub postmaster: Option<Mailbox>,
     /// Whether recipients at address literals are taken. Default no.
@@ -62,6 +65,7 @@ impl Default for ServerConfig {
             data_rate_min: 500,
             data_rate_grace: Duration::from_mins(1),
             output_timeout: Duration::from_mins(1),
+            future_release_max: Duration::from_hours(7 * 24),
             postmaster: None,
             address_literals: false,
             lenient: false,

@@ -21,6 +21,8 @@ pub(super) const NO_VALID_RECIPIENTS: FixedReply = FixedReply::new("554 5.5.1 No
 
 pub(super) const TOO_LARGE: FixedReply =
     FixedReply::new("552 5.3.4 Message size exceeds the limit");
+pub(super) const HOLD_TOO_LONG: FixedReply =
+    FixedReply::new("501 5.5.4 Messages are not held for so long here");
 pub(super) const TOO_MANY_RECIPIENTS: FixedReply = FixedReply::new("452 4.5.3 Too many recipients");
 pub(super) const RELAY_DENIED: FixedReply = FixedReply::new("550 5.7.1 Relaying denied");
 pub(super) const NO_POSTMASTER: FixedReply =

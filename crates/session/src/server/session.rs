@@ -16,6 +16,7 @@ use super::config::{Peer, ServerConfig};
 use super::event::{Admission, CloseReason, Refusal, ServerEvent};
 use super::replies;
 use super::stats::{ServerLimit, ServerStats, TransactionRefusal};
+use super::transaction::Transaction;
 use crate::timer::{Timer, TimerTable};
 
 /// Capacity of an output buffer that an idle session may keep.
@@ -50,17 +51,6 @@ pub(super) struct Content {
     received: u64,
 }
 
-/// From MAIL to the end of the content.
-#[derive(Debug)]
-pub(super) struct Transaction {
-    pub(super) envelope: Envelope,
-    pub(super) declared_size: Option<u64>,
-    /// RCPT commands that were taken, repeated recipients included.
-    pub(super) accepted: usize,
-    /// Why recipients were refused, if any were; relaying stands out.
-    pub(super) refused: Option<TransactionRefusal>,
-}
-
 /// Who the client says it is.
 #[derive(Debug)]
 pub(super) struct Helo {
@@ -74,13 +64,13 @@ pub(super) struct Helo {
 ///
 /// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
-///   [`declared_size`](Self::declared_size), [`transactions`](Self::transactions),
-///   [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
+///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
+///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
 ///   [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
-///   [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
@@ -107,6 +97,8 @@ pub struct ServerSession {
     pub(super) helo: Option<Helo>,
     pub(super) transaction: Option<Transaction>,
     pub(super) admission: Admission,
+    /// What the driver last said the wall clock shows.
+    pub(super) unix_ms: u64,
     pub(super) transactions: u32,
     errors: u32,
     junk_commands: u32,
@@ -141,6 +133,7 @@ impl ServerSession {
             helo: None,
             transaction: None,
             admission: Admission::Open,
+            unix_ms: 0,
             transactions: 0,
             errors: 0,
             junk_commands: 0,
@@ -213,7 +206,8 @@ impl ServerSession {
     ///
     /// Every complete command is taken. Less than all of `input` is taken when an event has to be
     /// polled first, when MAIL waits for its admission or a message for its verdict, or when too much
-    /// output waits; the rest is to be handed in again. Content is appended to `content`, which the driver may empty at will.
+    /// output waits; the rest is to be handed in again. Content is appended to `content`, which the
+    /// driver may empty at will.
     pub fn handle_input(&mut self, now: Instant, input: &[u8], content: &mut Vec<u8>) -> usize {
         let mut consumed = 0;
         while self.takes_input()
@@ -572,22 +566,6 @@ impl ServerSession {
         self.drop_transaction(Some(reason));
         self.state = State::Closed;
         self.closed = Some(reason);
-    }
-
-    /// Drops the envelope of a transaction that comes to no message, and counts why; `closing` when
-    /// the session ends with it.
-    pub(super) fn drop_transaction(&mut self, closing: Option<CloseReason>) {
-        let Some(transaction) = self.transaction.take() else {
-            return;
-        };
-        let refusal = match (transaction.refused, closing) {
-            (Some(refusal), _) if transaction.accepted == 0 => refusal,
-            // The client has changed its mind.
-            (_, None | Some(CloseReason::Quit)) => return,
-            (_, Some(CloseReason::ShuttingDown)) => TransactionRefusal::Shutdown,
-            (_, Some(_)) => TransactionRefusal::Aborted,
-        };
-        self.stats.count_refusal(refusal);
     }
 
     pub(super) fn start_output_timer(&mut self, now: Instant) {

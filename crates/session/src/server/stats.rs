@@ -32,13 +32,15 @@ pub enum ServerLimit {
     Header,
     /// `received_fields_max`: content was taken for a loop.
     ReceivedFields,
+    /// `future_release_max`: a message was to be held for longer.
+    FutureRelease,
     /// `REPLY_OUTPUT_MAX`: input had to wait until the client had read some replies.
     ReplyOutput,
 }
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
@@ -52,6 +54,7 @@ impl ServerLimit {
         Self::TextLine,
         Self::Header,
         Self::ReceivedFields,
+        Self::FutureRelease,
         Self::ReplyOutput,
     ];
 }
@@ -72,6 +75,8 @@ pub enum TransactionRefusal {
     Content,
     /// The content had too many `Received` fields.
     Loop,
+    /// It was to be held for too long.
+    Hold,
     /// There was no room for it.
     QueueFull,
     /// It could not be stored.
@@ -84,12 +89,13 @@ pub enum TransactionRefusal {
 
 impl TransactionRefusal {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Relay,
         Self::NoRecipient,
         Self::Size,
         Self::Content,
         Self::Loop,
+        Self::Hold,
         Self::QueueFull,
         Self::Unavailable,
         Self::Aborted,
@@ -197,8 +203,8 @@ mod tests {
             assert_eq!(limit as usize, index);
             stats.count_limit(limit);
         }
-        assert!(TransactionRefusal::ALL.map(|it| stats.transactions_refused(it)) == [1; 9]);
-        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; 14]);
+        assert!(TransactionRefusal::ALL.map(|it| stats.transactions_refused(it)) == [1; 10]);
+        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; 15]);
     }
 
     #[test]

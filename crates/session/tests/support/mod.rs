@@ -23,6 +23,9 @@ use ringpost_session::server::{
 pub(crate) const TRUSTED: Peer =
     Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), may_relay: true };
 
+/// What the wall clock shows when a message comes in: 2023-11-14T22:13:20Z.
+pub(crate) const UNIX_MS: u64 = 1_700_000_000_000;
+
 /// A client that may not relay.
 pub(crate) const STRANGER: Peer = Peer { may_relay: false, ..TRUSTED };
 
@@ -31,6 +34,7 @@ pub(crate) struct Queued {
     pub(crate) envelope: Envelope,
     pub(crate) content: Vec<u8>,
     pub(crate) received_fields: usize,
+    pub(crate) hold_until: Option<u64>,
 }
 
 /// A server session with a driver that queues in memory.
@@ -54,8 +58,10 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(config: ServerConfig, peer: Peer) -> Self {
         let now = Instant::now();
+        let mut session = ServerSession::new(now, Arc::new(config), peer);
+        session.set_unix_ms(UNIX_MS);
         Self {
-            session: ServerSession::new(now, Arc::new(config), peer),
+            session,
             now,
             said: Vec::new(),
             queued: Vec::new(),
@@ -148,12 +154,13 @@ impl Server {
     }
 
     pub(crate) fn answer(&mut self, received_fields: usize) {
+        let hold_until = self.session.hold_until(UNIX_MS);
         let envelope = self.session.take_envelope().unwrap();
         if let Some(refusal) = self.refusal {
             return self.session.message_refused(self.now, refusal);
         }
         let content = std::mem::take(&mut self.content);
-        self.queued.push(Queued { envelope, content, received_fields });
+        self.queued.push(Queued { envelope, content, received_fields, hold_until });
         let id = format!("q{}", self.queued.len());
         self.session.message_accepted(self.now, &id);
     }
