@@ -69,6 +69,8 @@ pub struct Reception<'a> {
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
     pub protocol: &'a str,
+    /// When its delivery begins, if the client wants that later, in milliseconds since 1970.
+    pub hold_until_unix_ms: Option<u64>,
     /// From the end of data to durability, in milliseconds.
     pub commit_ms: u64,
 }
@@ -158,8 +160,11 @@ impl Reception<'_> {
             .number("size", self.size)
             .string("client", self.client)
             .string("helo", self.helo)
-            .string("protocol", &self.protocol)
-            .number("commit_ms", self.commit_ms);
+            .string("protocol", &self.protocol);
+        if let Some(hold_until_unix_ms) = self.hold_until_unix_ms {
+            object.time("hold_until", hold_until_unix_ms);
+        }
+        object.number("commit_ms", self.commit_ms);
     }
 }
 

@@ -78,6 +78,8 @@ closed_label! {
         Content = "content",
         /// Too many `Received` fields.
         Loop = "loop",
+        /// To be held for longer than `future_release_max`.
+        Hold = "hold",
         /// The log of the shard is full.
         QueueFull = "queue_full",
         /// The shard is recovering, poisoned, or the commit failed.
@@ -166,6 +168,8 @@ closed_label! {
         Header = "header",
         /// The most `Received` fields.
         ReceivedFields = "received_fields",
+        /// `listener.future_release_max`
+        FutureRelease = "future_release_max",
         /// `queue.size_max`
         QueueSize = "size_max",
         /// `queue.content_cache_size_max`

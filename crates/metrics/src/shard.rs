@@ -30,6 +30,10 @@ metric_table! {
         "Messages acknowledged with 250: durable and ours to deliver.";
     recipients_received: Counter = "ringpost_recipients_received_total", Count,
         "Recipients of acknowledged messages.";
+    messages_held: Counter = "ringpost_messages_held_total", Count,
+        "Acknowledged messages whose delivery is to begin at a time that the client has given.";
+    recipients_held: Counter = "ringpost_recipients_held_total", Count,
+        "Recipients of those messages.";
     received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
         "Content of acknowledged messages.";
     messages_refused: Family<Refusal, Counter> = "ringpost_messages_refused_total", Count,
@@ -112,7 +116,7 @@ metric_table! {
     transactions_returned: Counter = "ringpost_transactions_returned_total", Count,
         "Transactions that went back untried because a kept connection was gone.";
     recipients_waiting: Gauge = "ringpost_recipients_waiting", Count,
-        "Deferred recipients that wait for their due time.";
+        "Recipients that wait for their due time: deferred, or not to be sent before it.";
     sites_throttled: Gauge = "ringpost_sites_throttled", Count,
         "Sites with work that waits because every host failed.";
     sites: Gauge = "ringpost_sites", Count,

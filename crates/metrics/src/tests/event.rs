@@ -97,6 +97,7 @@ proptest! {
         helo in any::<String>(),
         numbers in any::<[u64; 4]>(),
         code in any::<Option<u16>>(),
+        is_held in any::<bool>(),
         control in "[\\x00-\\x1f\\x7f-\\u{9f}\"\\\\]{0,20}",
     ) {
         let reception = Reception {
@@ -107,12 +108,15 @@ proptest! {
             client: &"2001:db8::1",
             helo: &helo,
             protocol: "ESMTP",
+            hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
             commit_ms: numbers[2],
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
         prop_assert_eq!(&value["id"], &id);
         prop_assert_eq!(&value["reverse_path"], &reverse_path);
         prop_assert_eq!(&value["helo"], &helo);
+        let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
+        prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);
 

@@ -158,6 +158,11 @@ fn check_listener(
         let reason = format!("more than half of queue.size_max allows ({})", display_size(room));
         found.add(&[section[0], section[1], "message_size_max"], reason);
     }
+    let future_release_max = listener.future_release_max;
+    if future_release_max.subsec_nanos() != 0 {
+        let place = [section[0], section[1], "future_release_max"];
+        found.add(&place, "not in whole seconds, as RFC 4865 counts them");
+    }
     if listener.connections_per_client_per_core_max > listener.connections_per_core_max {
         let place = [section[0], section[1], "connections_per_client_per_core_max"];
         found.add(&place, "more than connections_per_core_max");

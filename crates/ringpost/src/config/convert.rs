@@ -25,6 +25,7 @@ impl ConfigSnapshot {
             command_timeout: listener.command_timeout,
             data_block_timeout: listener.data_block_timeout,
             data_rate_min: listener.data_rate_min,
+            future_release_max: listener.future_release_max,
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
             lenient: listener.lenient,

@@ -156,6 +156,10 @@ pub struct ListenerSection {
     pub connections_per_core_max: usize,
     /// Open sessions of one client on one core, for clients that may not relay. Default: 50.
     pub connections_per_client_per_core_max: usize,
+    /// How long clients that may relay can have a message held (FUTURERELEASE, RFC 4865), in whole
+    /// seconds. Default: 7 d; 0 does not offer it.
+    #[serde(deserialize_with = "units::duration")]
+    pub future_release_max: Duration,
     /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
     #[serde(deserialize_with = "mailbox")]
     pub postmaster: Option<Mailbox>,
@@ -180,6 +184,7 @@ impl Default for ListenerSection {
             data_rate_min: 500,
             connections_per_core_max: 10_000,
             connections_per_client_per_core_max: 50,
+            future_release_max: Duration::from_hours(7 * 24),
             postmaster: None,
             address_literals: false,
             lenient: false,

@@ -66,6 +66,8 @@ struct Receiving {
     kept: Vec<Vec<u8>>,
     /// The batch of the last chunk: the next one waits for it, so that memory stays bounded.
     last_batch: Option<BatchNumber>,
+    /// When it may be sent at the earliest, if the client wants that later than now.
+    hold_until_unix_ms: Option<u64>,
     /// Why the message cannot be taken; its content is read to the end and dropped.
     refusal: Option<Refusal>,
 }
@@ -163,6 +165,9 @@ impl<R: Runtime> Inbound<R> {
         }
         self.shard.activity.note(&mut self.heard);
         self.session.set_admission(self.shard.session_admission());
+        if self.receiving.is_none() {
+            self.session.set_unix_ms(self.shard.runtime.unix_ms());
+        }
         let now = self.shard.runtime.now();
         let taken = self.session.handle_input(now, input.bytes(), content);
         input.consume(taken);
@@ -227,6 +232,7 @@ impl<R: Runtime> Inbound<R> {
             streamed_size: 0,
             kept: Vec::new(),
             last_batch: None,
+            hold_until_unix_ms: None,
             refusal: None,
         });
     }
@@ -271,9 +277,11 @@ impl<R: Runtime> Inbound<R> {
         let ended = self.shard.runtime.now();
         let content = std::mem::take(&mut self.buffers.content);
         self.buffers.expect_commands();
-        let (Some(receiving), Some(envelope)) =
-            (self.receiving.take(), self.session.take_envelope())
-        else {
+        let Some(mut receiving) = self.receiving.take() else {
+            return self.session.message_refused(ended, Refusal::Unavailable);
+        };
+        receiving.hold_until_unix_ms = self.session.hold_until(receiving.received_unix_ms);
+        let Some(envelope) = self.session.take_envelope() else {
             return self.session.message_refused(ended, Refusal::Unavailable);
         };
         let id = receiving.id;
@@ -302,31 +310,37 @@ impl<R: Runtime> Inbound<R> {
         let shard = &self.shard;
         let id = receiving.id;
         let received_unix_ms = receiving.received_unix_ms;
-        let expiry_unix_ms = received_unix_ms + shard.lifetime_ms();
+        let due_unix_ms = receiving.hold_until_unix_ms.unwrap_or(received_unix_ms);
+        let expiry_unix_ms = due_unix_ms.saturating_add(shard.lifetime_ms());
         let size = receiving.streamed_size + content.len() as u64;
         let message = NewMessage {
             id,
             received_unix_ms,
             expiry_unix_ms,
-            due_unix_ms: received_unix_ms,
+            due_unix_ms,
             envelope: &envelope,
             content: &content,
             size,
         };
         let ticket = shard.with_queue(|queue| queue.append_message(message)).map_err(refusal)?;
         // From here on the message will be delivered, whatever becomes of this session.
-        let fresh = fresh_message(
+        let mut fresh = fresh_message(
             id,
             received_unix_ms,
             expiry_unix_ms,
             &envelope,
             &shard.own_host.borrow(),
         );
+        for recipient in &mut fresh.recipients {
+            recipient.due_unix_ms = receiving.hold_until_unix_ms;
+        }
         shard.commits.schedule_after(&ticket, fresh);
         let recipients = envelope.forward_paths.len() as u64;
         let reverse_path = envelope.reverse_path.clone();
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
-        if kept_size == receiving.streamed_size {
+        // What is held is read from the log in its time: memory is for what goes out now.
+        let is_held = receiving.hold_until_unix_ms.is_some();
+        if kept_size == receiving.streamed_size && !is_held {
             let mut parts = receiving.kept;
             parts.push(content);
             shard.cache.borrow_mut().insert(id, CachedMessage { envelope, content: parts });
@@ -338,6 +352,10 @@ impl<R: Runtime> Inbound<R> {
         shard.metrics.messages_received.increment(1);
         shard.metrics.recipients_received.increment(recipients);
         shard.metrics.received_bytes.increment(size);
+        if is_held {
+            shard.metrics.messages_held.increment(1);
+            shard.metrics.recipients_held.increment(recipients);
+        }
         shard.events.emit(&EventRecord {
             time_unix_ms: shard.runtime.unix_ms(),
             event: Event::Received(Reception {
@@ -348,6 +366,7 @@ impl<R: Runtime> Inbound<R> {
                 client: &self.session.peer().ip,
                 helo: &self.session.helo().unwrap_or_default(),
                 protocol: self.session.protocol(),
+                hold_until_unix_ms: receiving.hold_until_unix_ms,
                 commit_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
             }),
         });

@@ -216,6 +216,7 @@ impl<R: Runtime> Shard<R> {
                 client: &"",
                 helo: &"",
                 protocol: "internal",
+                hold_until_unix_ms: None,
                 commit_ms: 0,
             };
             let event = Event::Received(reception);

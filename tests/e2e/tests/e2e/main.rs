@@ -8,6 +8,7 @@ mod bulk;
 mod delivery;
 mod dialogue;
 mod dns;
+mod hold;
 mod kill;
 mod limits;
 mod peers;

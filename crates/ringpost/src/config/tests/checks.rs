@@ -58,6 +58,10 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.command_timeout: must not be zero",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], future_release_max = '1500ms' }",
+        "listener.a.future_release_max: not in whole seconds",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], recipients_max = 30000 }",
         "listener.a.recipients_max: queue.segment_size has room for 26214 in one record",
     ),

@@ -34,6 +34,7 @@ fn refusal_label(refusal: TransactionRefusal) -> Refusal {
         TransactionRefusal::Size => Refusal::Size,
         TransactionRefusal::Content => Refusal::Content,
         TransactionRefusal::Loop => Refusal::Loop,
+        TransactionRefusal::Hold => Refusal::Hold,
         TransactionRefusal::QueueFull => Refusal::QueueFull,
         TransactionRefusal::Unavailable => Refusal::Unavailable,
         TransactionRefusal::Aborted => Refusal::Aborted,
@@ -56,6 +57,7 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::TextLine => Limit::TextLine,
         ServerLimit::Header => Limit::Header,
         ServerLimit::ReceivedFields => Limit::ReceivedFields,
+        ServerLimit::FutureRelease => Limit::FutureRelease,
         ServerLimit::ReplyOutput => Limit::ReplyOutput,
     }
 }

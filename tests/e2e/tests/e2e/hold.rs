@@ -1,0 +1,202 @@
+//! Mail that is to be sent later is sent then: not before, and whatever happens in between.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use ringpost_e2e::events::Event;
+use ringpost_e2e::injector::Client;
+use ringpost_e2e::message::{self, Mark};
+use ringpost_e2e::peers;
+use ringpost_e2e::process::Server;
+use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::wait::{SOON, wait_until};
+
+use crate::NONE;
+
+/// Sends a message from `<a@a.test>` with these parameters of MAIL.
+fn send(server: &Server, parameters: &str, id: &str) -> Result<()> {
+    let mut client = Client::connect(server.smtp())?;
+    let reverse_path = format!("<a@a.test> {parameters}");
+    let to = format!("<{id}@b.test>");
+    let reply = client.message(reverse_path.trim(), &[&to], &message::build(id, 2_000))?;
+    ensure!(reply.code == 250, "{reply:?}");
+    Ok(())
+}
+
+/// The times of RFC 3339 in records, which sort as texts: until when the message to this recipient
+/// was to be held, and when it was delivered.
+fn hold_and_delivery(events: &[Event], id: &str) -> Result<(Option<String>, String)> {
+    let path = format!("{id}@b.test");
+    let delivered = events
+        .iter()
+        .find(|event| event.kind == "delivered" && event.forward_path.as_ref() == Some(&path))
+        .with_context(|| format!("{id} was not delivered: {events:?}"))?;
+    let received = events
+        .iter()
+        .find(|event| event.kind == "received" && event.id == delivered.id)
+        .with_context(|| format!("{id} was not received: {events:?}"))?;
+    let time = delivered.fields["time"].as_str().context("no time")?.to_owned();
+    Ok((received.fields["hold_until"].as_str().map(str::to_owned), time))
+}
+
+fn relay(sink: &Sink) -> Result<Server> {
+    let mut server = Server::prepare()?;
+    // Shorter than the holds: a lifetime that began with the receipt would be over.
+    server.config.route("*", sink.address()).set("queue", "lifetime", "\"3s\"");
+    server.start()?;
+    Ok(server)
+}
+
+#[test]
+fn a_held_message_waits_and_others_do_not() -> Result<()> {
+    let sink = Sink::start()?;
+    let server = relay(&sink)?;
+    send(&server, "HOLDFOR=4", "held")?;
+    send(&server, "", "free")?;
+    let events = server.wait_events("delivered", 2)?;
+    let (hold_until, delivered) = hold_and_delivery(&events, "held")?;
+    let hold_until = hold_until.context("the record does not say until when")?;
+    assert!(delivered >= hold_until, "held until {hold_until}, delivered {delivered}");
+    let (no_hold, delivered) = hold_and_delivery(&events, "free")?;
+    assert_eq!(no_hold, None);
+    assert!(delivered < hold_until, "the twin, with nothing to hold it, had gone: {delivered}");
+    let order: Vec<_> = sink.accepted().iter().map(|one| one.mark.clone()).collect();
+    assert_eq!(order, [Mark::Intact("free".into()), Mark::Intact("held".into())]);
+    let metrics = server.metrics()?;
+    assert_eq!(metrics.count("ringpost_messages_held_total"), 1);
+    assert_eq!(metrics.count("ringpost_recipients_held_total"), 1);
+    assert_eq!(metrics.count("ringpost_messages_received_total"), 2);
+    // Nothing of it was in memory meanwhile.
+    wait_until("the counts of the cache", SOON, || {
+        let metrics = server.metrics()?;
+        let hits = metrics.count("ringpost_content_cache_hits_total");
+        Ok((hits, metrics.count("ringpost_content_cache_misses_total")) == (1, 1))
+    })
+}
+
+#[test]
+fn a_hold_survives_a_restart() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::relaying_to(sink.address())?;
+    send(&server, "HOLDFOR=5", "short")?;
+    send(&server, "HOLDFOR=3600", "long")?;
+    // Records that are not written yet would be lost.
+    server.wait_events("received", 2)?;
+    server.kill()?;
+    server.start()?;
+    let events = server.wait_events("delivered", 1)?;
+    let (hold_until, delivered) = hold_and_delivery(&events, "short")?;
+    let hold_until = hold_until.context("the record does not say until when")?;
+    assert!(delivered >= hold_until, "held until {hold_until}, delivered {delivered}");
+    // The other one waits still, also after an orderly stop, and has never been tried.
+    server.terminate()?;
+    server.start()?;
+    wait_until("the recipient that waits", SOON, || {
+        Ok(server.metrics()?.count("ringpost_recipients_waiting") == 1)
+    })?;
+    assert_eq!(server.metrics()?.count("ringpost_attempts_total"), 0);
+    server.wait_queued(1)?;
+    assert_eq!(sink.accepted_count(), 1);
+    Ok(())
+}
+
+#[test]
+fn large_held_messages_are_read_from_the_log() -> Result<()> {
+    let sink = Sink::start()?;
+    let server = relay(&sink)?;
+    let mut client = Client::connect(server.smtp())?;
+    let content = message::build("large", 3_000_000);
+    let reply = client.message("<a@a.test> HOLDFOR=2", &["<large@b.test>"], &content)?;
+    ensure!(reply.code == 250, "{reply:?}");
+    wait_until("the gauge of the cache", SOON, || {
+        Ok(server.metrics()?.count("ringpost_content_cache_bytes") == 0)
+    })?;
+    let events = server.wait_events("delivered", 1)?;
+    let (hold_until, delivered) = hold_and_delivery(&events, "large")?;
+    assert!(hold_until.is_some_and(|until| delivered >= until));
+    assert_eq!(sink.accepted()[0].mark, Mark::Intact("large".into()));
+    Ok(())
+}
+
+#[test]
+fn holds_are_limited_and_for_clients_that_may_relay() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    server
+        .config
+        .route("*", sink.address())
+        .set("listener.main", "future_release_max", "\"1h\"")
+        .set("listener.main", "postmaster", "\"p@b.test\"");
+    server.start()?;
+    let mut client = Client::connect(server.smtp())?;
+    let hello = client.expect("EHLO c.test", 250)?;
+    assert!(hello.text.contains("FUTURERELEASE 3600 2"), "{hello:?}");
+    client.expect("MAIL FROM:<a@a.test> HOLDFOR=3601", 501)?;
+    client.expect("MAIL FROM:<a@a.test> HOLDFOR=3600 HOLDUNTIL=2038-01-19T03:14:08Z", 501)?;
+    client.expect("MAIL FROM:<a@a.test> HOLDUNTIL=9999-12-31T23:59:59Z", 501)?;
+    client.expect("MAIL FROM:<a@a.test> HOLDFOR=3600", 250)?;
+    client.expect("RSET", 250)?;
+    // The latest time that is offered is taken as it stands.
+    let until = hello.text.split_whitespace().skip_while(|word| *word != "3600").nth(1);
+    client.expect(&format!("MAIL FROM:<a@a.test> HOLDUNTIL={}", until.context("none")?), 250)?;
+    wait_until("the counts", SOON, || {
+        let metrics = server.metrics()?;
+        let hits = metrics.count_where("ringpost_limit_hits_total", "limit=\"future_release_max\"");
+        let refused = metrics.count_where("ringpost_messages_refused_total", "reason=\"hold\"");
+        Ok((hits, refused) == (2, 2))
+    })?;
+    server.config.set("listener.main", "relay_networks", "[\"192.0.2.0/24\"]");
+    server.terminate()?;
+    server.start()?;
+    let mut client = Client::connect(server.smtp())?;
+    let hello = client.expect("EHLO c.test", 250)?;
+    assert!(!hello.text.contains("FUTURERELEASE"), "{hello:?}");
+    client.expect("MAIL FROM:<a@a.test> HOLDFOR=1", 555)?;
+    Ok(())
+}
+
+#[test]
+fn python_schedules_mail() -> Result<()> {
+    let Some(python) = peers::program("python3") else {
+        return peers::skip("python3 is not installed");
+    };
+    // What we are told is not for the next hop.
+    let sink = Sink::scripted(|step| match step {
+        Step::Mail(argument) if argument.contains("HOLD") => Answer::reply("555 5.5.4 what?"),
+        _ => Answer::Accept,
+    })?;
+    let server = relay(&sink)?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("message");
+    fs::write(&file, message::build("python", 3_000))?;
+    let script = "\
+import datetime, smtplib, sys
+port, content = int(sys.argv[1]), open(sys.argv[2], 'rb').read()
+with smtplib.SMTP('127.0.0.1', port, local_hostname='python.test', timeout=60) as client:
+    client.ehlo()
+    assert client.has_extn('futurerelease'), client.esmtp_features
+    seconds, latest = client.esmtp_features['futurerelease'].split()
+    assert seconds == '604800', seconds
+    latest = datetime.datetime.fromisoformat(latest)
+    until = latest - datetime.timedelta(seconds=int(seconds) - 3)
+    for name, option in (('for', 'HOLDFOR=3'), ('until', 'HOLDUNTIL=' + until.isoformat())):
+        client.sendmail('a@a.test', [name + '@b.test'], content, ['BODY=8BITMIME', option])
+    try:
+        client.sendmail('a@a.test', ['c@b.test'], content, ['HOLDFOR=604801'])
+        raise SystemExit('taken')
+    except smtplib.SMTPSenderRefused as error:
+        assert error.smtp_code == 501, error
+";
+    peers::run(
+        Command::new(python).args(["-c", script, &server.smtp().port().to_string()]).arg(&file),
+    )?;
+    let events = server.wait_events("delivered", 2)?;
+    for id in ["for", "until"] {
+        let (hold_until, delivered) = hold_and_delivery(&events, id)?;
+        let hold_until = hold_until.with_context(|| format!("{id} was not held"))?;
+        assert!(delivered >= hold_until, "held until {hold_until}, delivered {delivered}");
+    }
+    assert_eq!(sink.violations(), NONE);
+    Ok(())
+}
