@@ -68,8 +68,25 @@ impl QueueDirectory {
     }
 }
 
+/// Makes a directory, and those above it that are missing; their names are durable then.
+///
+/// Without that, a power cut could take away the whole queue, however well its files are synced.
 fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let missing = path.ancestors().take_while(|above| !above.exists()).count();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in path.ancestors().take(missing) {
+        sync_parent(made)?;
+    }
+    // An earlier start may have made it and then been cut off. When we may not even look at the
+    // directory above, it was made by somebody else.
+    match sync_parent(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn lock(path: &Path) -> anyhow::Result<File> {
@@ -147,6 +164,14 @@ mod tests {
         let first = *QueueDirectory::open(&snapshot(&path)).unwrap().meta();
         assert_eq!(first.shards, 2);
         assert_eq!(*QueueDirectory::open(&snapshot(&path)).unwrap().meta(), first);
+    }
+
+    #[test]
+    fn directories_above_it_are_made_too() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b/queue");
+        drop(QueueDirectory::open(&snapshot(&path)).unwrap());
+        assert!(path.join(META_FILE).exists());
     }
 
     #[test]
