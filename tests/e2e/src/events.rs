@@ -1,9 +1,9 @@
 //! Reads the event log.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -37,6 +37,41 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
     // A reader beside a writer may see half of the last line: it is not there yet.
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     whole.lines().map(parse).collect()
+}
+
+/// Reads a log piece by piece, each record once.
+#[derive(Debug)]
+pub struct Tail {
+    path: PathBuf,
+    offset: u64,
+}
+
+impl Tail {
+    /// A reader at the beginning of the log at `path`, which need not be there yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), offset: 0 }
+    }
+
+    /// The records that have come since the last call.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`].
+    pub fn read_new(&mut self) -> Result<Vec<Event>> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("no {}", self.path.display()));
+            }
+        };
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let end = bytes.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
+        self.offset += end as u64;
+        std::str::from_utf8(&bytes[..end])?.lines().map(parse).collect()
+    }
 }
 
 fn parse(line: &str) -> Result<Event> {
@@ -93,6 +128,11 @@ mod tests {
         assert_eq!(distinct(&events, "delivered"), 1);
         assert_eq!(distinct(&events, "bounced"), 0);
         assert!(delivered_test_ids(&events).contains("run-7"));
+        let mut tail = Tail::new(&path);
+        assert_eq!(tail.read_new().unwrap().len(), 2);
+        fs::write(&path, format!("{record}\n{record}\n{record}\n")).unwrap();
+        assert_eq!(tail.read_new().unwrap().len(), 1);
+        assert_eq!(tail.read_new().unwrap().len(), 0);
         fs::write(&path, "{\"time\"\n").unwrap();
         assert!(read(&path).is_err());
     }

@@ -215,6 +215,8 @@ pub struct Load {
     pub domains: Vec<String>,
     /// Recipients per message, all in the domain of the message.
     pub recipients: usize,
+    /// Messages begun in a second, over all connections, at most; `None`: as many as can be.
+    pub per_second: Option<u32>,
 }
 
 impl Load {
@@ -229,6 +231,7 @@ impl Load {
             kept: 20,
             domains: vec!["example.test".to_owned()],
             recipients: 1,
+            per_second: None,
         }
     }
 
@@ -238,6 +241,7 @@ impl Load {
             next: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            slot: Mutex::new(Instant::now()),
             book: Mutex::default(),
         });
         let load = Arc::new(self);
@@ -285,6 +289,9 @@ impl Load {
     }
 
     fn take(&self, progress: &Progress) -> Option<u64> {
+        if let Some(rate) = self.per_second {
+            progress.pace(Duration::from_secs(1) / rate.max(1));
+        }
         if progress.stopping.load(Ordering::Relaxed) {
             return None;
         }
@@ -323,10 +330,24 @@ struct Progress {
     next: AtomicU64,
     acked: AtomicU64,
     stopping: AtomicBool,
+    /// When the next message may begin, where that is limited.
+    slot: Mutex<Instant>,
     book: Mutex<Vec<Sent>>,
 }
 
 impl Progress {
+    /// Waits for the next slot. Slots that nobody took, for want of a server, are not made up for.
+    fn pace(&self, step: Duration) {
+        let now = Instant::now();
+        let slot = {
+            let mut next = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let slot = (*next).max(now);
+            *next = slot + step;
+            slot
+        };
+        thread::sleep(slot - now);
+    }
+
     fn note(&self, id: String, fate: Fate) {
         let acked = fate == Fate::Acked;
         let entry = Sent { id, fate, at: Instant::now() };
@@ -393,6 +414,16 @@ mod tests {
             sink.accepted().iter().filter_map(|one| one.mark.id().map(str::to_owned)).collect();
         taken.sort();
         assert_eq!(ids, taken);
+    }
+
+    #[test]
+    fn a_paced_load_begins_no_faster_than_it_is_told() {
+        let sink = Sink::start().unwrap();
+        let mut load = Load::new(sink.address(), "t", 4, Some(11));
+        load.per_second = Some(100);
+        let began = Instant::now();
+        assert_eq!(load.run().unwrap().len(), 11);
+        assert!(began.elapsed() >= Duration::from_millis(100));
     }
 
     #[test]
