@@ -102,6 +102,8 @@ closed_label! {
         Poisoned = "poisoned",
         /// Reads its log after a start.
         Recovering = "recovering",
+        /// Its log could not be opened: stopped until it is repaired and the server restarted.
+        Damaged = "damaged",
     }
 
     /// The four outcomes of an attempt for one recipient.

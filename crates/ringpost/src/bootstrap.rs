@@ -25,7 +25,7 @@ use crate::{
     config::{self, ConfigSnapshot, Scheduling, SystemFacts},
     control::{self, ControlHandle, ControlOptions, EventSender, HealthState, event_channel},
     runtime::glommio::{Executor, ExecutorOptions, start},
-    shard::{self, ShardMessage, ShardOptions, ShardReport},
+    shard::{self, ListeningShards, ShardMessage, ShardOptions, ShardReport},
 };
 use directory::QueueDirectory;
 
@@ -35,8 +35,8 @@ const EVENT_BATCHES_MAX: usize = 4096;
 /// Messages that may wait for a shard's next tick.
 const INBOX_MAX: usize = 64;
 
-/// How long the shards may take to open their logs.
-const START_TIMEOUT: Duration = Duration::from_mins(10);
+/// How long the shards may take until they listen.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What the main thread waits for.
 enum Happening {
@@ -107,11 +107,14 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     })?;
     let reports = forward(&happen, Happening::Shard)?;
     let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
+    let listening = Arc::new(ListeningShards::new(usize::from(shards)));
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
         number,
         identity: directory.meta().identity(ShardId(number)),
         directory: directory.shard(ShardId(number)),
         config: Arc::clone(&config),
+        config_path: path.to_owned(),
+        listening: Arc::clone(&listening),
         sessions_max,
         health: Arc::clone(&health),
         events: events.clone(),
@@ -121,7 +124,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     start_executors(&config, shard_options.collect(), &happen)?;
     drop(events);
 
-    let server = Server {
+    let mut server = Server {
         path,
         config,
         shards,
@@ -129,6 +132,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         health,
         control,
         happenings,
+        damaged: 0,
     };
     if server.await_start()? == Start::Interrupted {
         return Ok(());
@@ -200,7 +204,7 @@ fn watch(core: usize, executor: Executor, happen: Sender<Happening>) -> anyhow::
 /// How the start went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// Every shard takes mail.
+    /// Every shard listens.
     Complete,
     /// A signal said to stop.
     Interrupted,
@@ -215,11 +219,13 @@ struct Server<'a> {
     health: Arc<HealthState>,
     control: ControlHandle,
     happenings: Receiver<Happening>,
+    /// Shards whose logs could not be opened.
+    damaged: u16,
 }
 
 impl Server<'_> {
-    /// Waits until every shard takes mail, or a signal says not to.
-    fn await_start(&self) -> anyhow::Result<Start> {
+    /// Waits until every shard listens, or a signal says not to.
+    fn await_start(&mut self) -> anyhow::Result<Start> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut started = 0;
         while started < self.shards {
@@ -232,10 +238,11 @@ impl Server<'_> {
                     result.with_context(|| format!("the executor of core {core} failed"))?;
                     bail!("the executor of core {core} ended too early");
                 }
+                Ok(Happening::Shard(report)) => self.handle_report(&report)?,
                 // The file is read already; a change of it is for the next HUP.
-                Ok(Happening::Shard(ShardReport::Stopped(_)) | Happening::Signal(SIGHUP)) => {}
+                Ok(Happening::Signal(SIGHUP)) => {}
                 Ok(Happening::Signal(signal)) => {
-                    tracing::info!(signal, "stopping before the logs are open");
+                    tracing::info!(signal, "stopping before every shard listens");
                     return Ok(Start::Interrupted);
                 }
                 Err(_) => bail!("the shards did not start in time"),
@@ -260,9 +267,24 @@ impl Server<'_> {
                     result.with_context(|| format!("the executor of core {core} failed"))?;
                     bail!("the executor of core {core} ended by itself");
                 }
-                Happening::Shard(report) => tracing::warn!(?report, "a shard ended by itself"),
+                Happening::Shard(report) => self.handle_report(&report)?,
             }
         }
+    }
+
+    /// Goes on without a shard whose log is damaged, but not without any.
+    fn handle_report(&mut self, report: &ShardReport) -> anyhow::Result<()> {
+        match report {
+            ShardReport::Opened(shard) => tracing::debug!(shard, "the log is open"),
+            ShardReport::Damaged(_) => {
+                self.damaged += 1;
+                if self.damaged >= self.shards {
+                    bail!("no shard has a log that can be opened: there is nothing to serve");
+                }
+            }
+            report => tracing::warn!(?report, "a shard ended by itself"),
+        }
+        Ok(())
     }
 
     /// Takes a new configuration, whole or not at all.

@@ -201,6 +201,40 @@ fn cores_share_an_address_and_each_gets_connections() {
 }
 
 #[test]
+fn a_closed_listener_wakes_its_accept_and_leaves_the_address_to_the_others() {
+    let accepted = on_executor(|runtime| async move {
+        let mut first = runtime.listen(any_port()).unwrap();
+        let address = first.local_address().unwrap();
+        let mut second = runtime.listen(address).unwrap();
+        let closer = first.closer();
+        let ended = std::rc::Rc::new(std::cell::Cell::new(0));
+        let failures = std::rc::Rc::clone(&ended);
+        runtime.spawn(Containment::Session, async move {
+            // The one that waits, and one that is made afterwards.
+            for _ in 0..2 {
+                first.accept().await.unwrap_err();
+                failures.set(failures.get() + 1);
+            }
+        });
+        // The accept has begun to wait.
+        runtime.sleep(Duration::from_millis(20)).await;
+        assert_eq!(ended.get(), 0);
+        closer.close();
+        while ended.get() < 2 {
+            runtime.sleep(Duration::from_millis(1)).await;
+        }
+        let clients = thread::spawn(move || {
+            (0..64).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>()
+        });
+        for _ in 0..64 {
+            drop(second.accept().await.unwrap());
+        }
+        clients.join().unwrap().len()
+    });
+    assert_eq!(accepted, 64);
+}
+
+#[test]
 fn datagrams_come_back_and_no_two_sockets_share_a_port() {
     let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();

@@ -1,7 +1,7 @@
 //! What `/health` knows: the state of every shard, and when it last ran.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ringpost_metrics::json::JsonObject;
@@ -26,6 +26,8 @@ pub struct ShardHealth {
     state: AtomicU8,
     /// Milliseconds from `base` to the last tick.
     tick_ms: AtomicU64,
+    /// Why its storage cannot be used.
+    reason: OnceLock<String>,
 }
 
 /// What `/health` answers.
@@ -46,6 +48,7 @@ impl HealthState {
                 base: now,
                 state: AtomicU8::new(recovering),
                 tick_ms: AtomicU64::new(0),
+                reason: OnceLock::new(),
             })
         };
         Self { shards: (0..shards).map(|_| shard()).collect(), stopping: AtomicBool::new(false) }
@@ -71,7 +74,9 @@ impl HealthState {
         for (index, shard) in self.shards.iter().enumerate() {
             let state = shard.state();
             if state != QueueState::Open {
-                reasons.push(format!("shard {index} is {}", state.value()));
+                let reason = shard.reason.get().map(|reason| format!(": {reason}"));
+                let reason = reason.unwrap_or_default();
+                reasons.push(format!("shard {index} is {}{reason}", state.value()));
             }
             let age = shard.tick_age(now);
             if age > TICK_AGE_MAX {
@@ -87,6 +92,11 @@ impl ShardHealth {
     /// Publishes what the shard's queue can do.
     pub fn set_state(&self, state: QueueState) {
         self.state.store(u8::try_from(state.index()).unwrap_or(u8::MAX), Ordering::Relaxed);
+    }
+
+    /// Says why the shard's storage cannot be used, until the next start; the first reason stays.
+    pub fn set_reason(&self, reason: &str) {
+        let _ = self.reason.set(reason.to_owned());
     }
 
     /// Says that the shard runs.
@@ -157,6 +167,18 @@ mod tests {
             assert_eq!(health.report(base).reasons, [expected]);
         }
         assert_eq!(HealthState::new(1, base).report(base).reasons, ["shard 0 is recovering"]);
+    }
+
+    #[test]
+    fn lost_storage_is_explained_by_its_first_reason() {
+        let base = Instant::now();
+        let health = open(2, base);
+        let shard = health.shard(1).unwrap();
+        shard.set_state(QueueState::Damaged);
+        shard.set_reason("segment 7 is damaged at 4096");
+        shard.set_reason("and then some");
+        let expected = "shard 1 is damaged: segment 7 is damaged at 4096";
+        assert_eq!(health.report(base).reasons, [expected]);
     }
 
     #[test]

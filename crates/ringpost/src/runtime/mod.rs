@@ -12,6 +12,7 @@ pub mod glommio;
 pub mod os;
 
 use std::{
+    fmt,
     future::Future,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
@@ -106,6 +107,33 @@ pub trait Listener: 'static {
 
     /// The address it is bound to, with the port that was chosen for port 0.
     fn local_address(&self) -> io::Result<SocketAddr>;
+
+    /// What ends the listening from another task of the core.
+    fn closer(&self) -> Closer;
+}
+
+/// Ends the listening of a [`Listener`] that another task accepts from.
+///
+/// A call of `accept` that waits fails then, and so does every later one. The kernel has no more
+/// connections for the listener; those that it has not handed out yet are reset.
+pub struct Closer(Box<dyn FnOnce()>);
+
+impl Closer {
+    /// Wraps what a backend does to close.
+    pub fn new(close: impl FnOnce() + 'static) -> Self {
+        Self(Box::new(close))
+    }
+
+    /// Ends the listening.
+    pub fn close(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Closer")
+    }
 }
 
 /// What a read on a [`Stream`] came to.

@@ -224,18 +224,24 @@ impl<R: Runtime> Shard<R> {
         bytes: Vec<u8>,
         size: usize,
     ) {
-        if let Err(error) = &written {
-            tracing::error!(
-                shard = self.number, %error,
-                "cannot write to the log: no mail is taken or sent on this shard until a restart"
-            );
-        }
+        let failure = match &written {
+            Ok(len) if *len == size => None,
+            Ok(len) => Some(format!("a write to the log ended after {len} of {size} octets")),
+            Err(error) => Some(format!("cannot write to the log: {error}")),
+        };
         let (durable, is_poisoned) = {
             let mut queue = self.queue.borrow_mut();
             queue.handle_write(written, bytes);
             (queue.durable_through(), queue.admission() == Admission::Poisoned)
         };
         self.metrics.commit_syncs.increment(1);
+        if let Some(failure) = failure {
+            tracing::error!(
+                shard = self.number,
+                "{failure}: no mail is taken or sent on this shard until a restart"
+            );
+            self.lose_storage(&failure);
+        }
         if is_poisoned {
             self.metrics.commit_failures.increment(1);
         } else {

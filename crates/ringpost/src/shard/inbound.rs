@@ -13,11 +13,9 @@ use ringpost_metrics::{
     label::SessionEnd,
 };
 use ringpost_protocol::trace::Received;
-use ringpost_queue::{
-    Admission as QueueAdmission, AppendError, BatchNumber, Committed, MessageId, NewMessage,
-};
+use ringpost_queue::{AppendError, BatchNumber, Committed, MessageId, NewMessage};
 use ringpost_session::server::{
-    Admission, CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats,
+    CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats,
 };
 
 use self::buffers::Buffers;
@@ -100,6 +98,10 @@ impl<R: Runtime> Inbound<R> {
     async fn serve(mut self) -> SessionEnd {
         loop {
             let mut has_progressed = self.take_input();
+            if self.session.awaits_admission() {
+                self.await_admission().await;
+                has_progressed = true;
+            }
             self.count_transaction();
             while let Some(event) = self.session.poll_event() {
                 has_progressed = true;
@@ -132,6 +134,13 @@ impl<R: Runtime> Inbound<R> {
                 return network_end(&error);
             }
         }
+    }
+
+    /// Lets a MAIL go on when it is known whether it may.
+    async fn await_admission(&mut self) {
+        let admission = self.shard.decide_admission().await;
+        self.session.set_admission(admission);
+        self.session.resume(self.shard.runtime.now());
     }
 
     fn count_transaction(&mut self) {
@@ -418,17 +427,6 @@ fn acknowledge(session: &mut ServerSession, now: Instant, committed: &Committed)
 }
 
 impl<R: Runtime> Shard<R> {
-    /// What a session is to say to MAIL.
-    fn session_admission(&self) -> Admission {
-        match self.admission() {
-            _ if self.is_draining() => Admission::ShuttingDown,
-            _ if self.commits.is_stalled() => Admission::Unavailable,
-            QueueAdmission::Open => Admission::Open,
-            QueueAdmission::Full => Admission::Full,
-            QueueAdmission::Recovering | QueueAdmission::Poisoned => Admission::Unavailable,
-        }
-    }
-
     /// Chunks of one message that may be kept in memory: a sixteenth of the cache.
     fn chunks_kept_max(&self) -> usize {
         let cache_size = self.config().config().queue.content_cache_size_max;
@@ -440,7 +438,7 @@ impl<R: Runtime> Shard<R> {
 fn refusal(error: AppendError) -> Refusal {
     match error {
         AppendError::Full | AppendError::Busy => Refusal::Full,
-        AppendError::Poisoned => Refusal::Unavailable,
+        AppendError::Recovering | AppendError::Poisoned => Refusal::Unavailable,
         error => {
             tracing::error!(%error, "a message could not be stored");
             Refusal::Unavailable

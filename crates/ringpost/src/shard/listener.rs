@@ -124,7 +124,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Accepts connections for as long as the process lives.
+/// Accepts connections until the listener is closed.
 ///
 /// This task is the only one that waits for the listener, and it is never raced against another.
 pub(super) async fn accept<R: Runtime>(
@@ -135,6 +135,7 @@ pub(super) async fn accept<R: Runtime>(
     loop {
         let stream = match listener.accept().await {
             Ok(stream) => stream,
+            Err(_) if shard.intake.is_lost() => return,
             Err(error) => {
                 shard.metrics.accept_errors.increment(1);
                 tracing::warn!(listener = context.name(), %error, "cannot accept a connection");

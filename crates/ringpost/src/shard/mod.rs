@@ -8,6 +8,7 @@ mod cache;
 mod commit;
 mod events;
 mod inbound;
+mod intake;
 mod listener;
 mod outbound;
 mod pace;
@@ -32,7 +33,7 @@ use ringpost_protocol::address::{Domain, Host};
 use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
 
 use self::{
-    activity::Activity, cache::ContentCache, commit::Commits, events::Events,
+    activity::Activity, cache::ContentCache, commit::Commits, events::Events, intake::Intake,
     listener::ListenerContext, resolver::Resolver, settle::Settlements, signal::Signal,
 };
 use crate::{
@@ -42,6 +43,7 @@ use crate::{
 };
 
 pub use self::{
+    intake::{LOG_PATIENCE, ListeningShards},
     start::{ShardError, ShardOptions, ShardReport, run_all},
     tick::ShardMessage,
 };
@@ -77,6 +79,7 @@ pub(crate) struct Shard<R: Runtime> {
     /// Where mail for `<Postmaster>` without a domain belongs (RFC 5321 §4.5.1).
     own_host: RefCell<Host>,
 
+    intake: Intake,
     draining: Cell<bool>,
     sessions_open: Rc<Cell<usize>>,
     /// Inbound sessions that the shard's share of descriptors allows.
@@ -146,6 +149,18 @@ impl<R: Runtime> Shard<R> {
     /// Whether the log can take nothing any more.
     fn is_poisoned(&self) -> bool {
         self.admission() == Admission::Poisoned
+    }
+
+    /// Stops taking mail for good, because the log cannot be used; new connections go to the other
+    /// shards, if there are any that listen.
+    fn lose_storage(&self, reason: &str) {
+        if let Some(health) = &self.health {
+            health.set_reason(reason);
+        }
+        if self.intake.lose() {
+            tracing::warn!(shard = self.number, "listening no more: other shards take the mail");
+        }
+        self.publish();
     }
 }
 

@@ -1,11 +1,14 @@
 //! From a directory and a configuration to a running shard.
+//!
+//! A shard listens at once, and reads its log behind that; until it is open, MAIL waits. A log that
+//! cannot be opened stops its own shard only.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -15,12 +18,14 @@ use crossbeam_channel::{Receiver, Sender};
 use futures_lite::future::{self, yield_now};
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::ShardMetrics;
-use ringpost_queue::{LogIdentity, RecipientIndex, Recovered, RecoveryError, recover};
+use ringpost_queue::{
+    ConfigError, LogIdentity, Queue, RecipientIndex, Recovered, RecoveryError, recover,
+};
 use thiserror::Error;
 
 use super::{
-    Activity, ContentCache, Events, ListenerContext, Resolver, Shard, ShardMessage, Signal, commit,
-    listener, resolver, segments, settle, tick,
+    Activity, ContentCache, Events, Intake, ListenerContext, ListeningShards, Resolver, Shard,
+    ShardMessage, Signal, commit, listener, resolver, segments, settle, tick,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -31,7 +36,7 @@ use crate::{
 /// Recovered messages after which other tasks get a turn.
 const SCHEDULED_PER_TURN: usize = 256;
 
-/// How long a shard waits for its first segment before it takes connections.
+/// How long a shard waits for its first segment before it takes mail.
 const FIRST_SEGMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a shard is given by the process.
@@ -45,6 +50,10 @@ pub struct ShardOptions {
     pub directory: PathBuf,
     /// The configuration.
     pub config: Arc<ConfigSnapshot>,
+    /// Where it was read from, to name it in advice.
+    pub config_path: PathBuf,
+    /// How many shards listen; shared by all of them.
+    pub listening: Arc<ListeningShards>,
     /// Inbound sessions that its share of descriptors allows, over all listeners.
     pub sessions_max: usize,
     /// Where it says how it is.
@@ -60,8 +69,12 @@ pub struct ShardOptions {
 /// What a shard tells the process.
 #[derive(Debug)]
 pub enum ShardReport {
-    /// It takes mail.
+    /// It listens. Its log is still to be opened.
     Started(u16),
+    /// Its log is open: it takes mail.
+    Opened(u16),
+    /// Its log cannot be opened; it has said so, and stays stopped until the next start.
+    Damaged(u16),
     /// It could not start; for the operator to mend.
     Failed(u16, ShardError),
     /// It has stopped as it was told.
@@ -72,15 +85,9 @@ pub enum ShardReport {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ShardError {
-    /// Its log cannot be opened.
-    #[error("cannot open the log in {}", directory.display())]
-    Log {
-        /// Where it is.
-        directory: PathBuf,
-        /// Why.
-        #[source]
-        source: RecoveryError,
-    },
+    /// The limits of its log cannot be kept.
+    #[error("the limits of the queue cannot be kept")]
+    Config(#[from] ConfigError),
     /// An address of a listener cannot be bound.
     #[error("cannot listen on {address} (listener.{listener}.addresses)")]
     Listen {
@@ -115,10 +122,25 @@ pub async fn run_all<R: Runtime>(runtime: R, shards: Vec<ShardOptions>) {
 /// Starts a shard and runs it until it has stopped.
 async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
     let (number, inbox, reports) = (options.number, options.inbox.clone(), options.reports.clone());
+    let (identity, config_path) = (options.identity, options.config_path.clone());
+    let directory = options.directory.clone();
     // Nobody listens any more only when the process is ending already.
-    match start(runtime, options).await {
+    match start(runtime, options) {
         Ok(shard) => {
             let _ = reports.send(ShardReport::Started(number));
+            let (opening, opened) = (Rc::clone(&shard), reports.clone());
+            shard.runtime.spawn(Containment::Process, async move {
+                match opening.open_log(identity).await {
+                    Ok(recovered) => {
+                        let _ = opened.send(ShardReport::Opened(number));
+                        opening.schedule(recovered).await;
+                    }
+                    Err(error) => {
+                        opening.give_up(error, &directory, &config_path);
+                        let _ = opened.send(ShardReport::Damaged(number));
+                    }
+                }
+            });
             tick::run(shard, inbox).await;
             let _ = reports.send(ShardReport::Stopped(number));
         }
@@ -128,26 +150,12 @@ async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
     }
 }
 
-async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, ShardError> {
+/// Makes a shard that listens, and the tasks that do not need its log.
+fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, ShardError> {
     let ShardOptions { number, config, directory, sessions_max, health, .. } = options;
     let metrics = ShardMetrics::register(usize::from(number));
     let storage = runtime.storage(&directory);
-    let began = runtime.now();
-    let recovery = recover(&storage, config.queue_config(), options.identity).await;
-    let (queue, recovered) =
-        recovery.map_err(|source| ShardError::Log { directory: directory.clone(), source })?;
-    let took = runtime.now() - began;
-    metrics.recovery_duration.set(took.as_secs_f64());
-    metrics.messages_recovered.increment(recovered.messages.len() as u64);
-    metrics.log_tail_truncated_bytes.increment(recovered.tail_truncated_bytes);
-    tracing::info!(
-        shard = number,
-        messages = recovered.messages.len(),
-        segments = recovered.segments,
-        tail_truncated_bytes = recovered.tail_truncated_bytes,
-        milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        "log opened"
-    );
+    let queue = Queue::opening(config.queue_config(), options.identity)?;
 
     let now = Now { monotonic: runtime.now(), unix_ms: runtime.unix_ms() };
     let delivery_config = Arc::new(config.delivery_config());
@@ -175,6 +183,7 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         health: health.shard(usize::from(number)),
         own_host: RefCell::new(super::own_host(&config)),
         config: RefCell::new(config),
+        intake: Intake::new(options.listening),
         draining: Cell::new(false),
         sessions_open: Rc::default(),
         sessions_max,
@@ -183,17 +192,27 @@ async fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard
         outbound_open: Rc::default(),
     });
     let bound = shard.bind_listeners()?;
-    shard.spawn_tasks();
-    shard.schedule(recovered).await;
-    // The first senders need not wait for a segment to be filled with zeros. If it cannot be made,
-    // they are told so.
-    let patience = shard.runtime.sleep(FIRST_SEGMENT_TIMEOUT);
-    future::or(shard.segment_done.wait(), patience).await;
+    shard.runtime.spawn(Containment::Process, settle::run(Rc::clone(&shard)));
+    shard.runtime.spawn(Containment::Process, resolver::run(Rc::clone(&shard)));
     for (context, listener) in bound {
+        shard.intake.add_listener(listener.closer());
         let accept = listener::accept(Rc::clone(&shard), context, listener);
         shard.runtime.spawn(Containment::Process, accept);
     }
     Ok(shard)
+}
+
+/// What an operator can do about a log that cannot be opened.
+fn advice(error: &RecoveryError, config_path: &Path) -> String {
+    let config = config_path.display();
+    match error {
+        RecoveryError::Corrupt { .. } => format!(
+            "Stop the server, look at the damage with `ringpost queue check --config {config}`, and \
+             save what is whole with `ringpost queue repair --config {config}`"
+        ),
+        RecoveryError::Format { .. } => "Start the version that wrote it".to_owned(),
+        _ => "Mend what the system complains of, and restart the server".to_owned(),
+    }
 }
 
 /// A listener of the configuration, bound to one of its addresses.
@@ -219,14 +238,48 @@ impl<R: Runtime> Shard<R> {
         Ok(bound)
     }
 
-    fn spawn_tasks(self: &Rc<Self>) {
-        let runtime = &self.runtime;
-        runtime.spawn(Containment::Process, commit::run(Rc::clone(self)));
-        runtime.spawn(Containment::Process, segments::run(Rc::clone(self)));
-        runtime.spawn(Containment::Process, settle::run(Rc::clone(self)));
-        runtime.spawn(Containment::Process, resolver::run(Rc::clone(self)));
+    /// Reads the log, and takes mail from then on.
+    async fn open_log(self: &Rc<Self>, identity: LogIdentity) -> Result<Recovered, RecoveryError> {
+        let began = self.runtime.now();
+        let config = self.queue.borrow().config().clone();
+        let (queue, recovered) = recover(&self.storage, config, identity).await?;
+        *self.queue.borrow_mut() = queue;
+        let took = self.runtime.now() - began;
+        let metrics = &self.metrics;
+        metrics.recovery_duration.set(took.as_secs_f64());
+        metrics.messages_recovered.increment(recovered.messages.len() as u64);
+        metrics.log_tail_truncated_bytes.increment(recovered.tail_truncated_bytes);
+        tracing::info!(
+            shard = self.number,
+            messages = recovered.messages.len(),
+            segments = recovered.segments,
+            tail_truncated_bytes = recovered.tail_truncated_bytes,
+            milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "log opened"
+        );
+        self.runtime.spawn(Containment::Process, commit::run(Rc::clone(self)));
+        self.runtime.spawn(Containment::Process, segments::run(Rc::clone(self)));
         self.segment_work.set();
         self.commits.look();
+        // The first senders need not wait for a segment to be filled with zeros. If it cannot be
+        // made, they are told so.
+        let patience = self.runtime.sleep(FIRST_SEGMENT_TIMEOUT);
+        future::or(self.segment_done.wait(), patience).await;
+        self.intake.open();
+        self.publish();
+        Ok(recovered)
+    }
+
+    /// Stops the shard, because its log cannot be opened, and says what to do about it.
+    fn give_up(&self, error: RecoveryError, directory: &Path, config_path: &Path) {
+        let advice = advice(&error, config_path);
+        let reason = format!("{:#}", anyhow::Error::new(error));
+        tracing::error!(
+            shard = self.number,
+            "cannot open the log in {}: {reason}. This shard stays stopped, its mail waits. {advice}",
+            directory.display()
+        );
+        self.lose_storage(&reason);
     }
 
     /// Tells the engine of what was queued when the last run ended.

@@ -87,6 +87,7 @@ impl<R: Runtime> Shard<R> {
     fn begin_stop(&self) -> Duration {
         self.draining.set(true);
         self.runtime.notify_streams();
+        self.intake.wake();
         // The rest of the time is for the process to end in.
         self.config().config().server.shutdown_timeout.mul_f32(0.8)
     }
@@ -116,7 +117,7 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Publishes what the state machines count.
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         let metrics = &self.metrics;
         let queue = self.queue.borrow();
         let stats = queue.stats();
@@ -133,8 +134,10 @@ impl<R: Runtime> Shard<R> {
         let state = match queue.admission() {
             // Told like this, because operators have to do the same about it.
             _ if self.commits.is_stalled() => QueueState::Poisoned,
-            Admission::Open => QueueState::Open,
+            Admission::Recovering if self.intake.is_lost() => QueueState::Damaged,
             Admission::Recovering => QueueState::Recovering,
+            Admission::Open | Admission::Full if !self.intake.is_open() => QueueState::Recovering,
+            Admission::Open => QueueState::Open,
             Admission::Full => QueueState::Full,
             Admission::Poisoned => QueueState::Poisoned,
         };

@@ -9,6 +9,7 @@ mod delivery;
 mod dialogue;
 mod dns;
 mod hold;
+mod isolation;
 mod kill;
 mod limits;
 mod peers;

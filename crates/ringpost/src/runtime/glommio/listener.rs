@@ -7,7 +7,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::fd::{FromRawFd, IntoRawFd},
     rc::Rc,
 };
@@ -16,7 +16,7 @@ use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Shared, io_error, stream::GlommioStream};
-use crate::runtime::Listener;
+use crate::runtime::{Closer, Listener};
 
 /// Connections the kernel may hold for us before we accept them.
 const BACKLOG: i32 = 4096;
@@ -24,6 +24,8 @@ const BACKLOG: i32 = 4096;
 /// A listening socket of one core.
 pub struct GlommioListener {
     inner: TcpListener,
+    /// The same socket once more, for closing it while an accept waits.
+    socket: Rc<Socket>,
     shared: Rc<Shared>,
 }
 
@@ -41,10 +43,11 @@ impl GlommioListener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        let twin = Rc::new(socket.try_clone()?);
         // SAFETY: the descriptor comes from `socket`, which gives it up here, so the listener
         // is its only owner.
         let inner = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Ok(Self { inner, shared })
+        Ok(Self { inner, socket: twin, shared })
     }
 }
 
@@ -58,6 +61,16 @@ impl Listener for GlommioListener {
 
     fn local_address(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr().map_err(io_error)
+    }
+
+    fn closer(&self) -> Closer {
+        let socket = Rc::clone(&self.socket);
+        Closer::new(move || {
+            // Takes the socket out of those that share the address, and wakes the accept.
+            if let Err(error) = socket.shutdown(Shutdown::Read) {
+                tracing::warn!(%error, "cannot close a listener");
+            }
+        })
     }
 }
 

@@ -70,7 +70,7 @@ impl Storage for GlommioStorage {
     type File = Rc<DmaFile>;
 
     async fn list(&self) -> io::Result<Vec<(String, u64)>> {
-        // Blocks, but is called before the shard takes mail.
+        // Blocks, but only once, before the log is open.
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;

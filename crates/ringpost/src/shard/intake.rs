@@ -1,0 +1,187 @@
+//! Whether a shard takes mail: not before its log is open, and not after its storage has failed.
+//!
+//! Connections are taken from the start. A MAIL that comes while the log is being read waits for it,
+//! so that a short recovery is not seen by any client. When the log cannot be used the shard stops
+//! listening, and the kernel leads new connections to the shards that still do.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use futures_lite::future;
+use ringpost_queue::Admission as QueueAdmission;
+use ringpost_session::server::Admission;
+
+use super::Shard;
+use crate::runtime::{Closer, Runtime};
+
+/// How long a MAIL waits for the log to be open, before its client is told to try again later.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(25);
+
+/// How far a shard is with its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    /// It is being read.
+    #[default]
+    Opening,
+    /// It is open.
+    Open,
+    /// It cannot be opened, or has failed since.
+    Lost,
+}
+
+/// How many shards listen: the last one goes on, to tell clients why nothing is taken.
+#[derive(Debug)]
+pub struct ListeningShards(AtomicUsize);
+
+impl ListeningShards {
+    /// So many shards, all of which are about to listen.
+    pub fn new(shards: usize) -> Self {
+        Self(AtomicUsize::new(shards))
+    }
+
+    /// Lets one shard stop listening; whether it may, which the last one may not.
+    fn leave(&self) -> bool {
+        let one_less = |count: usize| count.checked_sub(1).filter(|left| *left > 0);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+}
+
+/// What a shard knows about its taking mail.
+pub(super) struct Intake {
+    phase: Cell<Phase>,
+    waiters: RefCell<Vec<Waker>>,
+    closers: RefCell<Vec<Closer>>,
+    listening: Arc<ListeningShards>,
+}
+
+impl Intake {
+    pub(super) fn new(listening: Arc<ListeningShards>) -> Self {
+        let (waiters, closers) = (RefCell::default(), RefCell::default());
+        Self { phase: Cell::default(), waiters, closers, listening }
+    }
+
+    /// Keeps what closes a listener.
+    pub(super) fn add_listener(&self, closer: Closer) {
+        self.closers.borrow_mut().push(closer);
+    }
+
+    /// Whether the log could not be opened, or has failed.
+    pub(super) fn is_lost(&self) -> bool {
+        self.phase.get() == Phase::Lost
+    }
+
+    /// Whether the log is open, and has not failed since.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase.get() == Phase::Open
+    }
+
+    /// The log is open.
+    pub(super) fn open(&self) {
+        if self.phase.get() == Phase::Opening {
+            self.phase.set(Phase::Open);
+        }
+        self.wake();
+    }
+
+    /// The log cannot be used: ends the listening, if another shard goes on with it. Whether it did.
+    pub(super) fn lose(&self) -> bool {
+        let is_first = self.phase.replace(Phase::Lost) != Phase::Lost;
+        self.wake();
+        if !is_first || !self.listening.leave() {
+            return false;
+        }
+        for closer in self.closers.take() {
+            closer.close();
+        }
+        true
+    }
+
+    /// Lets go of who waits for the log, to look again.
+    pub(super) fn wake(&self) {
+        for waker in self.waiters.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("phase", &self.phase.get()).finish_non_exhaustive()
+    }
+}
+
+impl<R: Runtime> Shard<R> {
+    /// What a session is to say to MAIL.
+    pub(super) fn session_admission(&self) -> Admission {
+        match self.admission() {
+            _ if self.is_draining() => Admission::ShuttingDown,
+            _ if self.intake.is_lost() || self.commits.is_stalled() => Admission::Unavailable,
+            _ if !self.intake.is_open() => Admission::Pending,
+            QueueAdmission::Open => Admission::Open,
+            QueueAdmission::Full => Admission::Full,
+            QueueAdmission::Recovering | QueueAdmission::Poisoned => Admission::Unavailable,
+        }
+    }
+
+    /// Waits until it is known what to say to a MAIL, but not for ever.
+    pub(super) async fn decide_admission(&self) -> Admission {
+        let known = poll_fn(|context| match self.session_admission() {
+            Admission::Pending => {
+                self.intake.waiters.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+            admission => Poll::Ready(admission),
+        });
+        let late = async {
+            self.runtime.sleep(LOG_PATIENCE).await;
+            Admission::Recovering
+        };
+        future::or(known, late).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    fn intake(listening: &Arc<ListeningShards>) -> (Intake, Rc<Cell<bool>>) {
+        let (intake, closed) = (Intake::new(Arc::clone(listening)), Rc::new(Cell::new(false)));
+        let seen = Rc::clone(&closed);
+        intake.add_listener(Closer::new(move || seen.set(true)));
+        (intake, closed)
+    }
+
+    #[test]
+    fn the_last_shard_goes_on_listening() {
+        let listening = Arc::new(ListeningShards::new(2));
+        let (one, one_closed) = intake(&listening);
+        let (two, two_closed) = intake(&listening);
+        assert!(one.lose() && one_closed.get());
+        assert!(!two.lose() && !two_closed.get());
+        assert!(one.is_lost() && two.is_lost());
+    }
+
+    #[test]
+    fn a_shard_is_lost_once_and_for_good() {
+        let listening = Arc::new(ListeningShards::new(3));
+        let (one, _) = intake(&listening);
+        one.open();
+        assert!(one.is_open());
+        assert!(one.lose());
+        assert!(!one.lose(), "counted once");
+        one.open();
+        assert!(one.is_lost());
+        let (two, closed) = intake(&listening);
+        assert!(two.lose() && closed.get());
+    }
+}
