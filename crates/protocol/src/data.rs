@@ -3,6 +3,7 @@
 use crate::limits::{HEADER_FIELDS_MAX, HEADER_SIZE_MAX, MESSAGE_SIZE_MAX, TEXT_LINE_MAX};
 use crate::reply::FixedReply;
 
+pub mod field;
 mod header;
 pub mod stuff;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limits::HOLD_SECONDS_MAX;
-use crate::time::parse_rfc3339;
+use crate::time::{UNIX_SECONDS_MAX, parse_rfc3339, parse_rfc5322};
 
 /// Until when a message is to be held, as MAIL says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +31,20 @@ impl Hold {
     /// Reads the value of `HOLDUNTIL=`: a `date-time` of RFC 3339 §5.6.
     pub fn parse_until(text: &str) -> Option<Self> {
         parse_rfc3339(text).map(|unix_ms| Self::Until { unix_ms })
+    }
+
+    /// Reads what applications write into a header field: a date of RFC 5322 §3.3, a `date-time` of
+    /// RFC 3339 §5.6, or seconds of Unix time. The text may be folded.
+    pub fn parse_field(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?.trim_ascii();
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let unix_ms = if is_number {
+            let seconds: u64 = text.parse().ok().filter(|seconds| *seconds <= UNIX_SECONDS_MAX)?;
+            seconds * 1000
+        } else {
+            parse_rfc3339(text).or_else(|| parse_rfc5322(text))?
+        };
+        Some(Self::Until { unix_ms })
     }
 
     /// When a message received at `received_unix_ms` may be sent, in milliseconds of Unix time: never
@@ -99,6 +113,31 @@ mod tests {
             let expected = seconds.map(|seconds| Hold::For(Duration::from_secs(seconds)));
             assert_eq!(Hold::parse_for(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn fields_of_applications_are_read() {
+        for (text, unix_ms) in [
+            ("1700000000", Some(1_700_000_000_000)),
+            ("0", Some(0)),
+            ("253402300799", Some(253_402_300_799_000)),
+            (" Tue, 14 Nov 2023 22:13:20 +0000\r\n", Some(1_700_000_000_000)),
+            ("Tue, 14 Nov 2023\r\n\t22:13:20 +0000 (UTC)", Some(1_700_000_000_000)),
+            ("2023-11-14T22:13:20.5Z", Some(1_700_000_000_500)),
+            ("", None),
+            // Milliseconds, most likely.
+            ("1700000000000", None),
+            ("99999999999999999999999", None),
+            ("-1700000000", None),
+            ("1700000000.5", None),
+            ("17000\r\n 00000", None),
+            ("in an hour", None),
+            ("2023-11-14", None),
+        ] {
+            let expected = unix_ms.map(|unix_ms| Hold::Until { unix_ms });
+            assert_eq!(Hold::parse_field(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(Hold::parse_field(b"\xff"), None);
     }
 
     #[test]

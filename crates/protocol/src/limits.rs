@@ -31,6 +31,9 @@ pub const TEXT_LINE_MAX: usize = 998;
 /// Octets in the header section of a message.
 pub const HEADER_SIZE_MAX: usize = 64 * 1024;
 
+/// Octets behind the colon of a header field that is taken out, its folding and CRLF included.
+pub const TAKEN_FIELD_SIZE_MAX: usize = 256;
+
 /// Fields in the header section of a message.
 pub const HEADER_FIELDS_MAX: usize = 1000;
 

@@ -12,7 +12,7 @@ const MONTHS: [&str; 12] =
 const SECONDS_PER_DAY: u64 = 86_400;
 
 /// The last second of the year 9999, which has the last four-digit year.
-const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
+pub(crate) const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 /// A date and time of day in UTC.
 struct Civil {

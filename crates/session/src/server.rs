@@ -3,6 +3,7 @@
 mod admission;
 mod command;
 mod config;
+mod content;
 mod event;
 mod hold;
 mod replies;

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use ringpost_session::server::{Peer, ServerConfig, ServerLimit, TransactionRefusal};
+use ringpost_session::server::{Peer, ServerConfig, TransactionRefusal};
 use support::{STRANGER, Server, TRUSTED, UNIX_MS};
 
 fn config() -> ServerConfig {
@@ -111,16 +111,6 @@ fn the_limit_moves_with_the_clock() {
     assert!(replies[0].starts_with("501") && replies[1].starts_with("250"), "{replies:?}");
 }
 
-#[test]
-fn a_refused_hold_is_counted() {
-    let mut server = Server::introduced(config(), TRUSTED);
-    server.send(b"MAIL FROM:<a@a.test> HOLDFOR=3601\r\n");
-    let stats = server.session.stats();
-    assert_eq!(stats.limit_hits(ServerLimit::FutureRelease), 1);
-    assert_eq!(stats.transactions_refused(TransactionRefusal::Hold), 1);
-    assert_eq!(stats.command_errors, 1);
-}
-
 /// However the octets come, the dialogue is the same.
 #[test]
 fn splits_do_not_matter() {
@@ -152,5 +142,102 @@ fn splits_do_not_matter() {
             }
             assert_eq!((server.replies(), &server.queued), (whole.0.clone(), &whole.1), "{at}");
         }
+    }
+}
+
+fn with_header() -> ServerConfig {
+    ServerConfig { not_before_header: Some("X-Later".into()), ..config() }
+}
+
+/// Sends content in pieces.
+fn send_content<'a>(server: &mut Server, mail: &str, pieces: impl Iterator<Item = &'a [u8]>) {
+    let envelope = format!("MAIL FROM:<a@a.test>{mail}\r\nRCPT TO:<b@b.test>\r\nDATA\r\n");
+    server.send(envelope.as_bytes());
+    for piece in pieces {
+        server.send(piece);
+    }
+}
+
+/// For how long it is held and what is queued, or why it is refused.
+type Outcome<'a> = Result<(u64, &'a str), &'a str>;
+
+#[test]
+fn a_header_field_can_hold_a_message_and_is_taken_out() {
+    let long = format!("X-Later: 1{}\r\n\r\n.\r\n", " ".repeat(300));
+    let table: [(&str, Outcome<'_>); 14] = [
+        ("A: b\r\n\r\ntext\r\n.\r\n", Ok((0, "A: b\r\n\r\ntext\r\n"))),
+        ("X-Later: 1700000100\r\n\r\ntext\r\n.\r\n", Ok((100_000, "\r\ntext\r\n"))),
+        (
+            "A: b\r\nx-later:\r\n Tue, 14 Nov 2023 22:13:30 +0000\r\n (UTC)\r\nC: d\r\n\r\n..\r\n.\r\n",
+            Ok((10_000, "A: b\r\nC: d\r\n\r\n.\r\n")),
+        ),
+        ("X-Later: 2023-11-14T23:13:20Z\r\n\r\n.\r\n", Ok((3_600_000, "\r\n"))),
+        ("X-Later: 2023-11-14T23:13:20.001Z\r\n\r\n.\r\n", Err("X-Later: messages are not held")),
+        ("X-Later: 2038-01-19T03:14:08Z\r\n\r\n.\r\n", Err("X-Later: messages are not held")),
+        ("X-Later: 1000000000\r\n\r\n.\r\n", Ok((0, "\r\n"))),
+        ("X-Later: tomorrow\r\n\r\n.\r\n", Err("X-Later: not a date")),
+        ("X-Later:\r\n\r\n.\r\n", Err("X-Later: not a date")),
+        ("X-Later: \u{fc}\r\n\r\n.\r\n", Err("X-Later: not a date")),
+        (&long, Err("X-Later: not a date")),
+        (
+            "X-Later: 1700000100\r\nX-Later: 1700000100\r\n\r\n.\r\n",
+            Err("X-Later: there can be only"),
+        ),
+        ("A: b\r\n\r\nX-Later: tomorrow\r\n.\r\n", Ok((0, "A: b\r\n\r\nX-Later: tomorrow\r\n"))),
+        ("text\r\nX-Later: tomorrow\r\n.\r\n", Ok((0, "text\r\nX-Later: tomorrow\r\n"))),
+    ];
+    for (content, expected) in table {
+        for size in [1, 2, 7, content.len()] {
+            let mut server = Server::introduced(with_header(), TRUSTED);
+            send_content(&mut server, "", content.as_bytes().chunks(size));
+            match expected {
+                Ok((held, passed)) => {
+                    let queued = &server.queued[0];
+                    assert_eq!(String::from_utf8_lossy(&queued.content), passed, "{content:?}");
+                    let hold_until = (held > 0).then_some(UNIX_MS + held);
+                    assert_eq!(queued.hold_until, hold_until, "{content:?}");
+                }
+                Err(reason) => {
+                    let reply = &server.replies()[3];
+                    assert!(reply.starts_with(&format!("550 5.6.0 {reason}")), "{reply}");
+                    assert_eq!((server.queued.len(), server.aborted), (0, 1));
+                    let refused = server.session.stats();
+                    assert_eq!(refused.transactions_refused(TransactionRefusal::Hold), 1);
+                    // The session goes on.
+                    send_content(&mut server, "", [&b"text\r\n.\r\n"[..]].into_iter());
+                    assert_eq!(server.queued.len(), 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_later_of_two_times_counts() {
+    for (mail, field, held) in [
+        (" HOLDFOR=100", "1700000050", 100_000),
+        (" HOLDFOR=100", "1700000150", 150_000),
+        (" HOLDFOR=100", "1600000000", 100_000),
+        ("", "1700000050", 50_000),
+    ] {
+        let mut server = Server::introduced(with_header(), TRUSTED);
+        let content = format!("X-Later: {field}\r\n\r\n.\r\n");
+        send_content(&mut server, mail, [content.as_bytes()].into_iter());
+        assert_eq!(server.queued[0].hold_until, Some(UNIX_MS + held), "{mail} {field}");
+    }
+}
+
+/// Whoever may not relay sends text, and so does everybody where no field is looked for.
+#[test]
+fn the_field_is_left_alone_elsewhere() {
+    let postmaster = ringpost_protocol::address::Mailbox::parse("p@b.test").unwrap();
+    let content = b"X-Later: tomorrow\r\n\r\n.\r\n";
+    for (config, peer) in [(with_header(), STRANGER), (config(), TRUSTED)] {
+        let config = ServerConfig { postmaster: Some(postmaster.clone()), ..config };
+        let mut server = Server::introduced(config, peer);
+        server.send(b"MAIL FROM:<a@a.test>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n");
+        server.send(content);
+        assert_eq!(server.queued[0].content, b"X-Later: tomorrow\r\n\r\n");
+        assert_eq!(server.queued[0].hold_until, None);
     }
 }

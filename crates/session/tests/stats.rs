@@ -124,6 +124,18 @@ fn transactions_max() {
 }
 
 #[test]
+fn future_release_max() {
+    let later = ServerConfig { not_before_header: Some("X".into()), ..config() };
+    let mut server = Server::introduced(later, TRUSTED);
+    send(&mut server, &["MAIL FROM:<> HOLDFOR=604801\r\n"]);
+    check(&server, 1, 0, &[(Why::Hold, 1)], &[(Limit::FutureRelease, 1)]);
+    send(&mut server, &[DATA, "X: 2038-01-19T03:14:08Z\r\n\r\n.\r\n"]);
+    check(&server, 1, 0, &[(Why::Hold, 2)], &[(Limit::FutureRelease, 2)]);
+    send(&mut server, &[DATA, "X: soon\r\n\r\n.\r\n"]);
+    check(&server, 1, 0, &[(Why::Hold, 3)], &[(Limit::FutureRelease, 2)]);
+}
+
+#[test]
 fn timeouts_and_the_lowest_rate() {
     let rate = ServerConfig { data_block_timeout: Duration::from_mins(2), ..config() };
     let block = ServerConfig { data_rate_min: 0, ..config() };

@@ -126,6 +126,7 @@ impl ServerSession {
             envelope: Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default()),
             declared_size: parameters.size,
             hold: parameters.hold,
+            not_before: None,
             accepted: 0,
             refused: None,
         });

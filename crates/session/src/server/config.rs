@@ -40,6 +40,9 @@ pub struct ServerConfig {
     /// How long a message may be held for clients that may relay (RFC 4865), in whole seconds up to
     /// `HOLD_SECONDS_MAX`; 0 does not offer it. Default 7 days.
     pub future_release_max: Duration,
+    /// The header field by which clients that may relay can say until when a message is to be held;
+    /// it is taken out. One that `data::field::is_field_name` lets pass. Default none.
+    pub not_before_header: Option<Box<str>>,
     /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
     pub postmaster: Option<Mailbox>,
     /// Whether recipients at address literals are taken. Default no.
@@ -66,6 +69,7 @@ impl Default for ServerConfig {
             data_rate_grace: Duration::from_mins(1),
             output_timeout: Duration::from_mins(1),
             future_release_max: Duration::from_hours(7 * 24),
+            not_before_header: None,
             postmaster: None,
             address_literals: false,
             lenient: false,

@@ -1,6 +1,10 @@
-//! Messages that are to be sent later (RFC 4865).
+//! Messages that are to be sent later: by MAIL (RFC 4865), or by a field of their header.
+
+use std::time::Instant;
 
 use ringpost_protocol::command::CommandError;
+use ringpost_protocol::data::field::{FieldTaker, TakenField};
+use ringpost_protocol::data::{ContentDecoder, ContentProgress};
 use ringpost_protocol::hold::{Hold, HoldOffer};
 use ringpost_protocol::reply::FixedReply;
 
@@ -20,8 +24,10 @@ impl ServerSession {
     /// it held beyond `received_unix_ms`, the time at which it was received. To be asked before
     /// [`take_envelope`](Self::take_envelope).
     pub fn hold_until(&self, received_unix_ms: u64) -> Option<u64> {
-        let hold = self.transaction.as_ref()?.hold?;
-        Some(hold.release_unix_ms(received_unix_ms)).filter(|until| *until > received_unix_ms)
+        let transaction = self.transaction.as_ref()?;
+        let holds = [transaction.hold, transaction.not_before].into_iter().flatten();
+        let until = holds.map(|hold| hold.release_unix_ms(received_unix_ms)).max()?;
+        (until > received_unix_ms).then_some(until)
     }
 
     /// What the reply to EHLO says about messages that are to be held. RFC 4865 is for submission:
@@ -38,11 +44,93 @@ impl ServerSession {
         if self.hold_offer().is_none() {
             return Err(CommandError::UnknownParameter.reply());
         }
-        if hold.is_within(self.config.future_release_max, self.unix_ms) {
-            return Ok(());
+        if self.is_held_so_long(hold) { Ok(()) } else { Err(replies::HOLD_TOO_LONG) }
+    }
+
+    /// Whether messages are held so long here; counts it if not.
+    fn is_held_so_long(&mut self, hold: Hold) -> bool {
+        let is_within = hold.is_within(self.config.future_release_max, self.unix_ms);
+        if !is_within {
+            self.stats.count_limit(ServerLimit::FutureRelease);
+            self.stats.count_refusal(TransactionRefusal::Hold);
         }
-        self.stats.count_limit(ServerLimit::FutureRelease);
-        self.stats.count_refusal(TransactionRefusal::Hold);
-        Err(replies::HOLD_TOO_LONG)
+        is_within
+    }
+
+    /// What looks for the header field, if this listener has one and the client may use it.
+    pub(super) fn not_before_field(&self) -> Option<Box<NotBeforeField>> {
+        let name = self.config.not_before_header.as_deref();
+        let name = name.filter(|_| self.peer.may_relay)?;
+        Some(Box::new(NotBeforeField { taker: FieldTaker::new(name), decoded: Vec::new() }))
+    }
+
+    /// Takes the time that the header has, or says why not.
+    pub(super) fn hold_by_field(&mut self, field: &NotBeforeField) -> Result<(), &'static str> {
+        let until = match field.taker.field() {
+            TakenField::Absent => return Ok(()),
+            TakenField::Value(value) => Hold::parse_field(value),
+            TakenField::TooLong => None,
+            TakenField::Repeated => {
+                self.stats.count_refusal(TransactionRefusal::Hold);
+                return Err("there can be only one such field");
+            }
+        };
+        let Some(until) = until else {
+            self.stats.count_refusal(TransactionRefusal::Hold);
+            return Err("not a date of RFC 5322 or RFC 3339, nor seconds of Unix time");
+        };
+        if !self.is_held_so_long(until) {
+            return Err("messages are not held for so long here");
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.not_before = Some(until);
+        }
+        Ok(())
+    }
+
+    /// Refuses content for what the field says.
+    pub(super) fn refuse_field(&mut self, now: Instant, reason: &str) {
+        self.aborted = true;
+        self.expect_command(now);
+        let name = self.config.not_before_header.clone().unwrap_or_default();
+        self.refuse_with(now, |out| {
+            for part in ["550 5.6.0 ", &*name, ": ", reason, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        });
+    }
+}
+
+/// Looks for the field in content that comes in.
+#[derive(Debug)]
+pub(super) struct NotBeforeField {
+    taker: FieldTaker,
+    /// Content on its way from the decoder to the taker, while the header section lasts.
+    decoded: Vec<u8>,
+}
+
+impl NotBeforeField {
+    /// Decodes, and keeps the field back.
+    pub(super) fn decode(
+        &mut self,
+        decoder: &mut ContentDecoder,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, ContentProgress) {
+        if self.taker.is_done() {
+            return decoder.decode(input, out);
+        }
+        let step = decoder.decode(input, &mut self.decoded);
+        self.taker.pass(&self.decoded, out);
+        self.decoded.clear();
+        if self.taker.is_done() {
+            self.decoded = Vec::new();
+        }
+        step
+    }
+
+    /// Octets that were taken out.
+    pub(super) fn size(&self) -> u64 {
+        self.taker.size()
     }
 }

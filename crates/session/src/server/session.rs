@@ -1,10 +1,9 @@
 //! The machine of a server session: input, deadlines and output.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
-use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::error::LineError;
 use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
@@ -13,9 +12,10 @@ use ringpost_protocol::reply::FixedReply;
 use super::admission::HeldMail;
 use super::command::is_rcpt;
 use super::config::{Peer, ServerConfig};
+use super::content::Content;
 use super::event::{Admission, CloseReason, Refusal, ServerEvent};
 use super::replies;
-use super::stats::{ServerLimit, ServerStats, TransactionRefusal};
+use super::stats::{ServerLimit, ServerStats};
 use super::transaction::Transaction;
 use crate::timer::{Timer, TimerTable};
 
@@ -40,15 +40,6 @@ pub(super) enum State {
     AwaitingVerdict,
     /// Nothing: the session is over.
     Closed,
-}
-
-/// Content that is coming in.
-#[derive(Debug)]
-pub(super) struct Content {
-    decoder: ContentDecoder,
-    started: Instant,
-    /// Octets that have come, as they were on the wire.
-    received: u64,
 }
 
 /// Who the client says it is.
@@ -92,7 +83,7 @@ pub struct ServerSession {
     pub(super) state: State,
     lines: LineDecoder,
     pub(super) timers: TimerTable,
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
     transmitted: usize,
     pub(super) helo: Option<Helo>,
     pub(super) transaction: Option<Transaction>,
@@ -106,8 +97,8 @@ pub struct ServerSession {
     /// The client has closed its side while a message waits for its verdict.
     peer_closed: bool,
     /// Events in the order they are polled.
-    aborted: bool,
-    event: Option<ServerEvent>,
+    pub(super) aborted: bool,
+    pub(super) event: Option<ServerEvent>,
     closed: Option<CloseReason>,
     pub(super) stats: ServerStats,
 }
@@ -411,82 +402,6 @@ impl ServerSession {
         }
     }
 
-    /// DATA has been taken: the content follows.
-    pub(super) fn start_content(&mut self, now: Instant) {
-        let decoder = ContentDecoder::new(self.config.content_limits());
-        self.push(replies::GO_AHEAD);
-        self.timers.stop(Timer::Command);
-        self.state = State::Content(Content { decoder, started: now, received: 0 });
-        self.set_content_timers(now);
-        self.event = Some(ServerEvent::DataStarted);
-    }
-
-    fn set_content_timers(&mut self, now: Instant) {
-        let State::Content(content) = &self.state else {
-            return;
-        };
-        self.timers.set(Timer::ContentBlock, now + self.config.data_block_timeout);
-        if let Some(seconds) = content.received.checked_div(self.config.data_rate_min.into()) {
-            let allowed = self.config.data_rate_grace + Duration::from_secs(seconds);
-            self.timers.set(Timer::ContentRate, content.started + allowed);
-        }
-    }
-
-    fn handle_content(&mut self, now: Instant, input: &[u8], out: &mut Vec<u8>) -> usize {
-        let State::Content(content) = &mut self.state else {
-            return 0;
-        };
-        let (consumed, progress) = content.decoder.decode(input, out);
-        content.received = content.received.saturating_add(consumed as u64);
-        match progress {
-            ContentProgress::More => self.set_content_timers(now),
-            ContentProgress::End => self.end_content(now),
-            ContentProgress::Violation(violation) => self.refuse_content(now, violation),
-        }
-        consumed
-    }
-
-    fn end_content(&mut self, now: Instant) {
-        let State::Content(Content { decoder, .. }) = &self.state else {
-            return;
-        };
-        let (size, eight_bit) = (decoder.size(), decoder.is_eight_bit());
-        let received_fields = decoder.received_fields();
-        // RFC 5321 §6.3.
-        if received_fields > self.config.received_fields_max {
-            self.aborted = true;
-            self.stats.count_limit(ServerLimit::ReceivedFields);
-            self.stats.count_refusal(TransactionRefusal::Loop);
-            self.expect_command(now);
-            return self.refuse(now, replies::LOOP);
-        }
-        if let Some(transaction) = &mut self.transaction {
-            // What the content is counts, not what MAIL said: injectors often say nothing, and a
-            // message that is 7-bit after all can go anywhere.
-            transaction.envelope.body =
-                if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
-        }
-        self.timers.stop(Timer::ContentBlock);
-        self.timers.stop(Timer::ContentRate);
-        self.state = State::AwaitingVerdict;
-        self.event = Some(ServerEvent::MessageReceived { size, received_fields, eight_bit });
-    }
-
-    fn refuse_content(&mut self, now: Instant, violation: ContentViolation) {
-        violation.write_reply(&mut self.output);
-        self.stats.count_violation(violation);
-        // Counted: it is not to be counted again when the session closes.
-        self.transaction = None;
-        if violation.closes_session() {
-            let is_too_large = violation == ContentViolation::FarTooLarge;
-            let reason = if is_too_large { CloseReason::TooLarge } else { CloseReason::BadLine };
-            return self.close(reason);
-        }
-        self.aborted = true;
-        self.expect_command(now);
-        self.count_error(now);
-    }
-
     /// A message has got its reply.
     fn finish_message(&mut self, now: Instant) {
         self.junk_commands = 0;
@@ -500,7 +415,7 @@ impl ServerSession {
     }
 
     /// Ends the transaction, and waits for a command.
-    fn expect_command(&mut self, now: Instant) {
+    pub(super) fn expect_command(&mut self, now: Instant) {
         self.transaction = None;
         self.timers.stop(Timer::ContentBlock);
         self.timers.stop(Timer::ContentRate);
@@ -518,13 +433,18 @@ impl ServerSession {
 
     /// Replies to a command that is refused through the client's fault.
     pub(super) fn refuse(&mut self, now: Instant, reply: FixedReply) {
+        self.refuse_with(now, |out| reply.write(out));
+    }
+
+    /// As [`refuse`](Self::refuse), with a reply that is written.
+    pub(super) fn refuse_with(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
         if self.errors + 1 < self.config.errors_max {
-            self.push(reply);
+            write(&mut self.output);
         }
         self.count_error(now);
     }
 
-    fn count_error(&mut self, now: Instant) {
+    pub(super) fn count_error(&mut self, now: Instant) {
         self.errors += 1;
         if self.errors >= self.config.errors_max {
             self.stats.count_limit(ServerLimit::Errors);

@@ -75,7 +75,7 @@ pub enum TransactionRefusal {
     Content,
     /// The content had too many `Received` fields.
     Loop,
-    /// It was to be held for too long.
+    /// It was to be held for too long, or its header did not say clearly until when.
     Hold,
     /// There was no room for it.
     QueueFull,

@@ -14,6 +14,8 @@ pub(super) struct Transaction {
     pub(super) declared_size: Option<u64>,
     /// How long MAIL wants it held.
     pub(super) hold: Option<Hold>,
+    /// Until when its header wants it held.
+    pub(super) not_before: Option<Hold>,
     /// RCPT commands that were taken, repeated recipients included.
     pub(super) accepted: usize,
     /// Why recipients were refused, if any were; relaying stands out.
