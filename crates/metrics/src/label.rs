@@ -78,7 +78,7 @@ closed_label! {
         Content = "content",
         /// Too many `Received` fields.
         Loop = "loop",
-        /// To be held for longer than `future_release_max`.
+        /// To be held for longer than `future_release_max`, or until a time that cannot be read.
         Hold = "hold",
         /// The log of the shard is full.
         QueueFull = "queue_full",

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringpost_protocol::address::Domain;
+use ringpost_protocol::data::field::is_field_name;
 use tracing_subscriber::EnvFilter;
 
 use super::schema::{Config, Cores, ListenerSection, RouteDomain};
@@ -20,6 +21,21 @@ const SEGMENTS_MIN: u64 = 4;
 /// Bytes that one recipient takes in a record, at most: a forward-path (RFC 5321 §4.5.3.1.3) and its
 /// state. An envelope has an eighth of a segment.
 const RECIPIENT_SIZE_MAX: u64 = 320;
+/// Fields that mail cannot do without.
+const TAKEN_FIELDS_NOT: [&str; 12] = [
+    "Bcc",
+    "Cc",
+    "Content-Type",
+    "Date",
+    "From",
+    "Message-ID",
+    "MIME-Version",
+    "Received",
+    "Reply-To",
+    "Sender",
+    "Subject",
+    "To",
+];
 /// More shards than this are a mistake in the file, not a machine.
 const SHARDS_MAX: u16 = 1024;
 /// A wider spread would make the schedule meaningless.
@@ -162,6 +178,18 @@ fn check_listener(
     if future_release_max.subsec_nanos() != 0 {
         let place = [section[0], section[1], "future_release_max"];
         found.add(&place, "not in whole seconds, as RFC 4865 counts them");
+    }
+    let name = &listener.not_before_header;
+    if !name.is_empty() {
+        let place = [section[0], section[1], "not_before_header"];
+        if !is_field_name(name) {
+            found.add(&place, format!("{name:?} is not the name of a header field"));
+        } else if TAKEN_FIELDS_NOT.iter().any(|field| field.eq_ignore_ascii_case(name)) {
+            found.add(&place, format!("{name} says something else, and would be taken out"));
+        }
+        if future_release_max.is_zero() {
+            found.add(&place, "future_release_max holds no message");
+        }
     }
     if listener.connections_per_client_per_core_max > listener.connections_per_core_max {
         let place = [section[0], section[1], "connections_per_client_per_core_max"];

@@ -26,6 +26,9 @@ impl ConfigSnapshot {
             data_block_timeout: listener.data_block_timeout,
             data_rate_min: listener.data_rate_min,
             future_release_max: listener.future_release_max,
+            not_before_header: Some(&*listener.not_before_header)
+                .filter(|name| !name.is_empty())
+                .map(Into::into),
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
             lenient: listener.lenient,

@@ -160,6 +160,8 @@ pub struct ListenerSection {
     /// seconds. Default: 7 d; 0 does not offer it.
     #[serde(deserialize_with = "units::duration")]
     pub future_release_max: Duration,
+    /// The header field by which clients that may relay can have a message held. Default: none.
+    pub not_before_header: String,
     /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
     #[serde(deserialize_with = "mailbox")]
     pub postmaster: Option<Mailbox>,
@@ -185,6 +187,7 @@ impl Default for ListenerSection {
             connections_per_core_max: 10_000,
             connections_per_client_per_core_max: 50,
             future_release_max: Duration::from_hours(7 * 24),
+            not_before_header: String::new(),
             postmaster: None,
             address_literals: false,
             lenient: false,

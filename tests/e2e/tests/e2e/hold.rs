@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::events::Event;
 use ringpost_e2e::injector::Client;
 use ringpost_e2e::message::{self, Mark};
 use ringpost_e2e::peers;
+use ringpost_e2e::ports;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::sink::{Answer, Sink, SinkOptions, Step};
 use ringpost_e2e::wait::{SOON, wait_until};
 
 use crate::NONE;
@@ -198,5 +200,82 @@ with smtplib.SMTP('127.0.0.1', port, local_hostname='python.test', timeout=60) a
         assert!(delivered >= hold_until, "held until {hold_until}, delivered {delivered}");
     }
     assert_eq!(sink.violations(), NONE);
+    Ok(())
+}
+
+/// A server whose clients can schedule mail by a header field.
+fn relay_by_field(sink: &Sink) -> Result<Server> {
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).set(
+        "listener.main",
+        "not_before_header",
+        "\"X-Not-Before\"",
+    );
+    server.start()?;
+    Ok(server)
+}
+
+fn keeping() -> Result<Sink> {
+    let options = SinkOptions { keep_content: true, ..SinkOptions::default() };
+    Sink::with(ports::reserve()?, options, |_| Answer::Accept)
+}
+
+fn unix_seconds() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs())
+}
+
+#[test]
+fn swaks_schedules_mail_by_a_field() -> Result<()> {
+    let Some(swaks) = peers::program("swaks") else {
+        return peers::skip("swaks is not installed");
+    };
+    let sink = keeping()?;
+    let mut server = relay_by_field(&sink)?;
+    let send = |server: &Server, value: &str, status: bool| -> Result<String> {
+        let output = Command::new(&swaks)
+            .args(["--server", "127.0.0.1", "--port", &server.smtp().port().to_string()])
+            .args(["--from", "a@a.test", "--to", "later@b.test", "--ehlo", "swaks.test"])
+            .args(["--header", &format!("X-Not-Before: {value}"), "--body", "text"])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success() == status, "{text}");
+        Ok(text)
+    };
+    let refused = send(&server, "next week", false)?;
+    assert!(refused.contains("550 5.6.0 X-Not-Before: not a date"), "{refused}");
+    let too_far = send(&server, "2038-01-19T03:14:08Z", false)?;
+    assert!(too_far.contains("550 5.6.0 X-Not-Before: messages are not held"), "{too_far}");
+    send(&server, &(unix_seconds()? + 4).to_string(), true)?;
+    server.wait_events("received", 1)?;
+    server.kill()?;
+    server.start()?;
+    let events = server.wait_events("delivered", 1)?;
+    let (hold_until, delivered) = hold_and_delivery(&events, "later")?;
+    let hold_until = hold_until.context("it was not held")?;
+    assert!(delivered >= hold_until, "held until {hold_until}, delivered {delivered}");
+    let content = String::from_utf8(sink.accepted()[0].content.clone())?;
+    assert!(!content.contains("Not-Before"), "{content}");
+    assert!(content.contains("\r\nSubject: ") && content.contains("\r\n\r\ntext"), "{content}");
+    Ok(())
+}
+
+/// With the field looked for, messages come through as they were, small, large and without a header.
+#[test]
+fn the_field_alone_is_taken_out() -> Result<()> {
+    let sink = keeping()?;
+    let server = relay_by_field(&sink)?;
+    let mut client = Client::connect(server.smtp())?;
+    for (id, size) in [("small", 500), ("large", 3_000_000)] {
+        let reply = client.message("<a@a.test>", &["<b@b.test>"], &message::build(id, size))?;
+        ensure!(reply.code == 250, "{reply:?}");
+    }
+    let with_field = [b"X-Not-Before: 1\r\n", &*message::build("field", 300_000)].concat();
+    let reply = client.message("<a@a.test>", &["<b@b.test>"], &with_field)?;
+    ensure!(reply.code == 250, "{reply:?}");
+    server.wait_drained(SOON)?;
+    let mut marks: Vec<_> = sink.accepted().iter().map(|one| format!("{:?}", one.mark)).collect();
+    marks.sort();
+    let expected = ["field", "large", "small"].map(|id| format!("{:?}", Mark::Intact(id.into())));
+    assert_eq!(marks, expected);
     Ok(())
 }

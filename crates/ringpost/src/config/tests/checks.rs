@@ -62,6 +62,18 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.future_release_max: not in whole seconds",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], not_before_header = 'X-Later:' }",
+        "listener.a.not_before_header: \"X-Later:\" is not the name of a header field",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], not_before_header = 'date' }",
+        "listener.a.not_before_header: date says something else",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], not_before_header = 'X', future_release_max = '0s' }",
+        "listener.a.not_before_header: future_release_max holds no message",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], recipients_max = 30000 }",
         "listener.a.recipients_max: queue.segment_size has room for 26214 in one record",
     ),

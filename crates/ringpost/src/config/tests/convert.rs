@@ -44,11 +44,13 @@ fn keys_reach_the_crates() {
          addresses = ['127.0.0.1:2525']\n\
          postmaster = 'p@a.example'\n\
          future_release_max = '90s'\n\
+         not_before_header = 'X-Later'\n\
          lenient = true\n",
     );
     let server = snapshot.server_config(&snapshot.config().listener["main"]);
     assert!(server.lenient);
     assert_eq!(server.future_release_max, Duration::from_secs(90));
+    assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");
     assert_eq!(snapshot.client_config().timeouts.data, Duration::from_secs(7));
     let delivery = snapshot.delivery_config();
