@@ -16,6 +16,7 @@
 //! | [`account`] | what was promised against what arrived |
 //! | [`events`] | read the event log |
 //! | [`metrics`] | read `/metrics` and `/health` |
+//! | [`cgroup`] | a bound on the memory of a process |
 //! | [`netns`] | network namespaces of our own |
 //! | [`dns`] | a real name server with a zone of ours |
 //! | [`trace`] | count the durable writes of a process, as the kernel sees them |
@@ -25,6 +26,7 @@
 //! cannot hide here. Plain blocking sockets and threads are all it needs.
 
 pub mod account;
+pub mod cgroup;
 pub mod config;
 pub mod dns;
 pub mod events;

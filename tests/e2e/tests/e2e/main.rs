@@ -13,6 +13,7 @@ mod isolation;
 mod kill;
 mod limits;
 mod peers;
+mod resources;
 mod self_check;
 mod signals;
 mod syncs;
