@@ -42,18 +42,10 @@ fn hold_and_delivery(events: &[Event], id: &str) -> Result<(Option<String>, Stri
     Ok((received.fields["hold_until"].as_str().map(str::to_owned), time))
 }
 
-fn relay(sink: &Sink) -> Result<Server> {
-    let mut server = Server::prepare()?;
-    // Shorter than the holds: a lifetime that began with the receipt would be over.
-    server.config.route("*", sink.address()).set("queue", "lifetime", "\"3s\"");
-    server.start()?;
-    Ok(server)
-}
-
 #[test]
 fn a_held_message_waits_and_others_do_not() -> Result<()> {
     let sink = Sink::start()?;
-    let server = relay(&sink)?;
+    let server = Server::relaying_to(sink.address())?;
     send(&server, "HOLDFOR=4", "held")?;
     send(&server, "", "free")?;
     let events = server.wait_events("delivered", 2)?;
@@ -104,9 +96,26 @@ fn a_hold_survives_a_restart() -> Result<()> {
 }
 
 #[test]
+fn the_lifetime_counts_from_the_release() -> Result<()> {
+    let sink = Sink::scripted(|step| match step {
+        Step::Rcpt(to) if to.contains("never@") => Answer::reply("450 4.2.0 not today"),
+        _ => Answer::Accept,
+    })?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).set("queue", "lifetime", "\"5s\"");
+    server.start()?;
+    send(&server, "HOLDFOR=6", "never")?;
+    let events = server.wait_events("expired", 1)?;
+    // Counted from the receipt it would be over at the first attempt.
+    let deferred = events.iter().filter(|event| event.kind == "deferred").count();
+    assert!(deferred > 0, "{events:?}");
+    Ok(())
+}
+
+#[test]
 fn large_held_messages_are_read_from_the_log() -> Result<()> {
     let sink = Sink::start()?;
-    let server = relay(&sink)?;
+    let server = Server::relaying_to(sink.address())?;
     let mut client = Client::connect(server.smtp())?;
     let content = message::build("large", 3_000_000);
     let reply = client.message("<a@a.test> HOLDFOR=2", &["<large@b.test>"], &content)?;
@@ -168,7 +177,7 @@ fn python_schedules_mail() -> Result<()> {
         Step::Mail(argument) if argument.contains("HOLD") => Answer::reply("555 5.5.4 what?"),
         _ => Answer::Accept,
     })?;
-    let server = relay(&sink)?;
+    let server = Server::relaying_to(sink.address())?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("message");
     fs::write(&file, message::build("python", 3_000))?;
