@@ -235,7 +235,12 @@ mod tests {
 
     fn check(text: &str) {
         // A machine without DNS, and without a name of its own.
-        let facts = SystemFacts { hostname: String::new(), cores: vec![0], name_servers: vec![] };
+        let facts = SystemFacts {
+            hostname: String::new(),
+            cores: vec![0],
+            name_servers: vec![],
+            memory: None,
+        };
         if let Err(problems) = ringpost::config::parse(text, &facts) {
             panic!("{problems:?} in\n{text}");
         }

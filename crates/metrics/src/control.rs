@@ -21,6 +21,14 @@ metric_table! {
         "Event records given up at shutdown because the event log could not be written.";
     control_requests: Counter = "ringpost_control_requests_total", Count,
         "HTTP requests answered by the control thread.";
+    disk_free_bytes: Gauge = "ringpost_disk_free_bytes", Bytes,
+        "Free space of the queue directory's file system.";
+    disk_free_inodes: Gauge = "ringpost_disk_free_inodes", Count,
+        "Free inodes of the queue directory's file system.";
+    memory_bytes: Gauge = "ringpost_memory_bytes", Bytes,
+        "Memory that the process has in use.";
+    memory_bytes_max: Gauge = "ringpost_memory_bytes_max", Bytes,
+        "Memory that the process may use; new connections are refused at four fifths of it.";
 }
 
 impl ControlMetrics {

@@ -96,7 +96,7 @@ closed_label! {
     QueueState as "state" {
         /// Accepts and delivers.
         Open = "open",
-        /// Delivers, accepts nothing: no room in the log.
+        /// Delivers, accepts nothing: no room in the log, on the file system, or in memory.
         Full = "full",
         /// A write or a sync failed: neither accepts nor starts deliveries until restarted.
         Poisoned = "poisoned",
@@ -174,6 +174,18 @@ closed_label! {
         FutureRelease = "future_release_max",
         /// `queue.size_max`
         QueueSize = "size_max",
+        /// `queue.free_space_min_percent`, or two segments
+        FreeSpace = "free_space_min_percent",
+        /// `queue.free_inodes_min`
+        FreeInodes = "free_inodes_min",
+        /// `queue.messages_per_core_max`
+        QueuedMessages = "messages_per_core_max",
+        /// `queue.recipients_per_core_max`
+        QueuedRecipients = "recipients_per_core_max",
+        /// `server.memory_max`: four fifths of it
+        Memory = "memory_max",
+        /// A MAIL that waited for `queue.slow_delay`, because a limit is near.
+        SlowIntake = "slow_delay",
         /// `queue.content_cache_size_max`
         ContentCache = "content_cache_size_max",
         /// `delivery.connections_per_site_per_core_max`

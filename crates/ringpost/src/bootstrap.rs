@@ -91,8 +91,10 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         }
         None => (EventSender::off(), None),
     };
-    let options = ControlOptions { listen: config.config().control.listen, events: event_log };
     let metrics = ControlMetrics::register();
+    health.watermarks().configure(config.thresholds());
+    control::watch(config.config().queue.directory.clone(), health.watermarks(), &metrics)?;
+    let options = ControlOptions { listen: config.config().control.listen, events: event_log };
     let control = control::start(options, exposition, Arc::clone(&health), metrics)?;
     tracing::info!(address = %control.address(), "serving /metrics and /health");
 
@@ -301,6 +303,7 @@ impl Server<'_> {
                         tracing::error!("a shard does not take the new configuration");
                     }
                 }
+                self.health.watermarks().configure(config.thresholds());
                 tracing::info!("configuration reloaded: {}", config.summary());
                 self.config = config;
             }

@@ -172,6 +172,7 @@ impl TestShard {
             hostname: "mail.example.org".into(),
             cores: vec![0],
             name_servers: Vec::new(),
+            memory: None,
         };
         let health = Arc::new(HealthState::new(1, Instant::now()));
         let (inbox, messages) = bounded(4);

@@ -150,6 +150,7 @@ mod tests {
             hostname: "mail.example.org".into(),
             cores: vec![0, 1],
             name_servers: vec!["127.0.0.1:53".parse().unwrap()],
+            memory: None,
         };
         let text = format!(
             "[listener.a]\naddresses = [\"127.0.0.1:2525\"]\n[queue]\ndirectory = {directory:?}\n"

@@ -41,6 +41,13 @@ const SHARDS_MAX: u16 = 1024;
 /// A wider spread would make the schedule meaningless.
 const RETRY_JITTER_PERCENT_MAX: u8 = 50;
 
+/// A larger share of a file system cannot be meant to stay free.
+const FREE_SPACE_PERCENT_MAX: u8 = 90;
+/// Clients would take a longer silence for a fault.
+const SLOW_DELAY_MAX: Duration = Duration::from_secs(10);
+/// Less memory is taken by rings and buffers alone.
+const MEMORY_MIN: u64 = 64 << 20;
+
 /// One contradiction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Contradiction {
@@ -101,6 +108,10 @@ fn check_server(found: &mut Findings, config: &Config, facts: &SystemFacts) {
         None => {}
     }
     check_cores(found, config, facts);
+    if config.server.memory_max.is_some_and(|memory| memory < MEMORY_MIN) {
+        let reason = format!("less than {}", display_size(MEMORY_MIN));
+        found.add(&["server", "memory_max"], reason);
+    }
     found.not_zero(&["server"], &[("shutdown_timeout", config.server.shutdown_timeout.is_zero())]);
 }
 
@@ -238,7 +249,26 @@ fn check_queue(found: &mut Findings, config: &Config) {
         let reason = format!("less than {SEGMENTS_MIN} segments (queue.segment_size)");
         found.add(&["queue", "size_max"], reason);
     }
-    found.not_zero(&["queue"], &[("lifetime", queue.lifetime.is_zero())]);
+    for (key, percent) in [
+        ("free_space_min_percent", queue.free_space_min_percent),
+        ("free_space_slow_percent", queue.free_space_slow_percent),
+    ] {
+        if percent > FREE_SPACE_PERCENT_MAX {
+            found.add(&["queue", key], format!("more than {FREE_SPACE_PERCENT_MAX}"));
+        }
+    }
+    if queue.slow_delay > SLOW_DELAY_MAX {
+        let reason = format!("more than {} s", SLOW_DELAY_MAX.as_secs());
+        found.add(&["queue", "slow_delay"], reason);
+    }
+    found.not_zero(
+        &["queue"],
+        &[
+            ("lifetime", queue.lifetime.is_zero()),
+            ("messages_per_core_max", queue.messages_per_core_max == 0),
+            ("recipients_per_core_max", queue.recipients_per_core_max == 0),
+        ],
+    );
 }
 
 fn check_delivery(found: &mut Findings, config: &Config) {

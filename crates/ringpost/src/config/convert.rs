@@ -11,6 +11,7 @@ use ringpost_session::server::ServerConfig;
 
 use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
 use super::snapshot::ConfigSnapshot;
+use crate::control::Thresholds;
 
 impl ConfigSnapshot {
     /// What the sessions of a listener have in common.
@@ -70,6 +71,18 @@ impl ConfigSnapshot {
             // Half of the group is for the envelope, which the checks know.
             chunk_size: limits.chunk_size.min(group_size_max / 4),
             ..limits
+        }
+    }
+
+    /// Where intake is slowed down and stopped, by what the process shares with others.
+    pub fn thresholds(&self) -> Thresholds {
+        let queue = &self.config().queue;
+        Thresholds {
+            free_space_min_percent: queue.free_space_min_percent,
+            free_space_slow_percent: queue.free_space_slow_percent,
+            free_inodes_min: queue.free_inodes_min,
+            segment_size: queue.segment_size,
+            memory_max: self.memory_max(),
         }
     }
 

@@ -53,6 +53,10 @@ pub struct ServerSection {
     /// How long a stop waits for sessions and transactions. Default: 10 s.
     #[serde(deserialize_with = "units::duration")]
     pub shutdown_timeout: Duration,
+    /// Bytes of memory for the process. Default: the limit of its control group, or four fifths of
+    /// the machine's memory.
+    #[serde(deserialize_with = "units::optional_size")]
+    pub memory_max: Option<u64>,
 }
 
 impl Default for ServerSection {
@@ -62,6 +66,7 @@ impl Default for ServerSection {
             cores: Cores::All,
             scheduling: Scheduling::Batch,
             shutdown_timeout: Duration::from_secs(10),
+            memory_max: None,
         }
     }
 }
@@ -213,6 +218,19 @@ pub struct QueueSection {
     /// Bytes in the log of one shard. Default: 16 GiB.
     #[serde(deserialize_with = "units::size")]
     pub size_max: u64,
+    /// Percent of the file system that stay free, at least two segments. Default: 5; at most 90.
+    pub free_space_min_percent: u8,
+    /// Percent of free space below which intake is slow. Default: 10; at most 90.
+    pub free_space_slow_percent: u8,
+    /// Inodes of the file system that stay free. Default: 1000.
+    pub free_inodes_min: u64,
+    /// Messages queued on one core. Default: 10,000,000.
+    pub messages_per_core_max: u64,
+    /// Recipients queued on one core. Default: 20,000,000.
+    pub recipients_per_core_max: u64,
+    /// How long the reply to MAIL is held back when a limit is near. Default: 100 ms; at most 10 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub slow_delay: Duration,
     /// How long delivery is tried. Default: 5 d.
     #[serde(deserialize_with = "units::duration")]
     pub lifetime: Duration,
@@ -228,6 +246,12 @@ impl Default for QueueSection {
             shards: None,
             segment_size: 64 << 20,
             size_max: 16 << 30,
+            free_space_min_percent: 5,
+            free_space_slow_percent: 10,
+            free_inodes_min: 1000,
+            messages_per_core_max: 10_000_000,
+            recipients_per_core_max: 20_000_000,
+            slow_delay: Duration::from_millis(100),
             lifetime: Duration::from_hours(5 * 24),
             content_cache_size_max: 64 << 20,
         }

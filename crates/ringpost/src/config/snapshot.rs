@@ -16,6 +16,7 @@ pub struct ConfigSnapshot {
     helo_name: Box<str>,
     cores: Vec<usize>,
     name_servers: Vec<SocketAddr>,
+    memory_max: u64,
 }
 
 impl ConfigSnapshot {
@@ -34,7 +35,8 @@ impl ConfigSnapshot {
         } else {
             config.dns.servers.clone()
         };
-        Self { config, hostname, helo_name, cores, name_servers }
+        let memory_max = config.server.memory_max.or(facts.memory).unwrap_or(u64::MAX);
+        Self { config, hostname, helo_name, cores, name_servers, memory_max }
     }
 
     /// The file's keys, with defaults for the absent ones.
@@ -66,6 +68,11 @@ impl ConfigSnapshot {
     /// Name servers to ask; empty only when every route leads to an address.
     pub fn name_servers(&self) -> &[SocketAddr] {
         &self.name_servers
+    }
+
+    /// Octets of memory that the process may use; `u64::MAX` when nobody knows.
+    pub fn memory_max(&self) -> u64 {
+        self.memory_max
     }
 
     /// One line for the operator.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use ringpost_metrics::json::JsonObject;
 use ringpost_metrics::label::{ClosedLabel, QueueState};
 
+use super::watermarks::{Level, SharedRoom, Watermarks};
+
 /// A shard that has not ticked for so long is stalled. Its ticker runs many times a second.
 const TICK_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -14,6 +16,7 @@ const TICK_AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct HealthState {
     shards: Box<[Arc<ShardHealth>]>,
+    watermarks: Arc<Watermarks>,
     stopping: AtomicBool,
 }
 
@@ -51,12 +54,21 @@ impl HealthState {
                 reason: OnceLock::new(),
             })
         };
-        Self { shards: (0..shards).map(|_| shard()).collect(), stopping: AtomicBool::new(false) }
+        Self {
+            shards: (0..shards).map(|_| shard()).collect(),
+            watermarks: Arc::default(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// The part of one shard, counted from 0; `None` when there are not so many.
     pub fn shard(&self, index: usize) -> Option<Arc<ShardHealth>> {
         self.shards.get(index).cloned()
+    }
+
+    /// The levels of what the process shares with others.
+    pub fn watermarks(&self) -> &Arc<Watermarks> {
+        &self.watermarks
     }
 
     /// Says that the process is stopping, so that a load balancer looks elsewhere.
@@ -69,6 +81,11 @@ impl HealthState {
         let mut reasons = Vec::new();
         if self.stopping.load(Ordering::Relaxed) {
             reasons.push(String::from("stopping"));
+        }
+        for room in SharedRoom::ALL {
+            if self.watermarks.level(room) == Level::Stop {
+                reasons.push(room.reason().to_owned());
+            }
         }
         let mut shards = Vec::with_capacity(self.shards.len());
         for (index, shard) in self.shards.iter().enumerate() {
@@ -188,6 +205,16 @@ mod tests {
         let later = base + TICK_AGE_MAX + Duration::from_secs(2);
         health.shard(0).unwrap().tick(later);
         assert_eq!(health.report(later).reasons, ["shard 1 has not run for 7 s"]);
+    }
+
+    #[test]
+    fn shared_room_at_its_limit_is_a_reason() {
+        let base = Instant::now();
+        let health = open(1, base);
+        health.watermarks().set(SharedRoom::Space, Level::Slow);
+        assert!(health.report(base).is_healthy());
+        health.watermarks().set(SharedRoom::Memory, Level::Stop);
+        assert_eq!(health.report(base).reasons, [SharedRoom::Memory.reason()]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The control side of the process: HTTP for operators, and the event log.
 //!
-//! Two ordinary threads that the mail path never waits for. `control` serves `/metrics` and `/health`;
+//! Ordinary threads that the mail path never waits for. `control` serves `/metrics` and `/health`;
 //! `events` writes the event log, apart from the first because a write may wait for a disk. Shards reach
 //! them through atomics and a bounded channel only: both may stall or die, and mail goes on.
 
@@ -8,6 +8,7 @@ mod event_log;
 mod health;
 mod http;
 pub mod log;
+mod watermarks;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use ringpost_metrics::{ControlMetrics, Exposition};
 
 pub use event_log::{EventReceiver, EventSender, event_channel};
 pub use health::{HealthReport, HealthState, ShardHealth};
+pub use watermarks::{Level, SharedRoom, Thresholds, Watermarks, watch};
 
 /// How long [`ControlHandle::stop`] waits for each thread.
 const STOP_WAIT: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
     reason = "limits and scheduling have no safe interface in the standard library"
 )]
 
-use std::{fs, io};
+use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt, path::Path};
 
 /// The soft and hard value of a resource limit; `u64::MAX` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,51 @@ pub fn ignore_file_size_signal() {
     }
 }
 
+/// The file system that something is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Octets of all of it.
+    pub size: u64,
+    /// Octets that a process without privileges may still use.
+    pub free: u64,
+    /// Inodes of all of it; 0 when it makes them as it needs them.
+    pub inodes: u64,
+    /// Inodes that a process without privileges may still use.
+    pub inodes_free: u64,
+}
+
+/// Looks at the file system that `path` is on. Hangs when its disk does.
+///
+/// # Errors
+///
+/// What `statvfs(3)` says.
+pub fn file_system(path: &Path) -> io::Result<FileSystem> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `path` ends in a zero octet, `found` is writable, and both live through the call.
+    let status = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeros are a valid value, and the call has filled it in.
+    let found = unsafe { found.assume_init() };
+    Ok(FileSystem {
+        size: found.f_blocks.saturating_mul(found.f_frsize),
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        inodes: found.f_files,
+        inodes_free: found.f_favail,
+    })
+}
+
+/// Octets of memory that the process has in use; `None` when the system does not tell.
+pub fn resident_memory() -> Option<u64> {
+    let pages = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: the call takes no pointer.
+    let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.checked_mul(u64::try_from(page_size).ok()?)
+}
+
 /// Why io_uring cannot be used, by the kernel's own switch; `None` when it is not forbidden.
 pub fn io_uring_disabled() -> Option<&'static str> {
     match fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim() {
@@ -103,6 +148,15 @@ mod tests {
     fn limits_can_be_read() {
         let files = Resource::OpenFiles.limit().unwrap();
         assert!(files.soft <= files.hard && files.soft > 0);
+    }
+
+    #[test]
+    fn the_file_system_and_the_memory_can_be_looked_at() {
+        let system = file_system(Path::new("/")).unwrap();
+        assert!(system.size > 0 && system.free <= system.size, "{system:?}");
+        file_system(Path::new("/no/such/place")).unwrap_err();
+        // More than this test's own code, and less than anybody has.
+        assert!((1 << 16..1 << 50).contains(&resident_memory().unwrap()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use ringpost_metrics::{
 use ringpost_protocol::trace::Received;
 use ringpost_queue::{AppendError, BatchNumber, Committed, MessageId, NewMessage};
 use ringpost_session::server::{
-    CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats,
+    CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats, TransactionRefusal,
 };
 
 use self::buffers::Buffers;
@@ -152,6 +152,14 @@ impl<R: Runtime> Inbound<R> {
 
     /// Publishes what the session has refused since the last time.
     fn publish(&mut self) {
+        let refusal = TransactionRefusal::QueueFull;
+        let stats = self.session.stats();
+        let full =
+            stats.transactions_refused(refusal) - self.published.transactions_refused(refusal);
+        if full > 0 {
+            let limit = self.shard.pressure().limit;
+            self.shard.metrics.limit_hits.with(limit).increment(full.into());
+        }
         counts::publish(&self.shard.metrics, &mut self.published, self.session.stats());
     }
 

@@ -17,11 +17,15 @@ use std::{
 };
 
 use futures_lite::future;
+use ringpost_metrics::label::Limit;
 use ringpost_queue::Admission as QueueAdmission;
 use ringpost_session::server::Admission;
 
 use super::Shard;
-use crate::runtime::{Closer, Runtime};
+use crate::{
+    control::Level,
+    runtime::{Closer, Runtime},
+};
 
 /// How long a MAIL waits for the log to be open, before its client is told to try again later.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(25);
@@ -120,21 +124,32 @@ impl fmt::Debug for Intake {
 }
 
 impl<R: Runtime> Shard<R> {
-    /// What a session is to say to MAIL.
+    /// What a session is to say to MAIL; `Pending` when that is not known at once, or not to be said
+    /// at once.
     pub(super) fn session_admission(&self) -> Admission {
+        match self.known_admission() {
+            Admission::Open if self.pressure().level == Level::Slow => Admission::Pending,
+            admission => admission,
+        }
+    }
+
+    /// What is known about a MAIL now; `Pending` while the log is being read.
+    fn known_admission(&self) -> Admission {
         match self.admission() {
             _ if self.is_draining() => Admission::ShuttingDown,
             _ if self.intake.is_lost() || self.commits.is_stalled() => Admission::Unavailable,
             _ if !self.intake.is_open() => Admission::Pending,
+            QueueAdmission::Open if self.pressure().level == Level::Stop => Admission::Full,
             QueueAdmission::Open => Admission::Open,
             QueueAdmission::Full => Admission::Full,
             QueueAdmission::Recovering | QueueAdmission::Poisoned => Admission::Unavailable,
         }
     }
 
-    /// Waits until it is known what to say to a MAIL, but not for ever.
+    /// Waits until it is known what to say to a MAIL, but not for ever; then a little longer, when
+    /// intake is to be slow.
     pub(super) async fn decide_admission(&self) -> Admission {
-        let known = poll_fn(|context| match self.session_admission() {
+        let known = poll_fn(|context| match self.known_admission() {
             Admission::Pending => {
                 self.intake.waiters.borrow_mut().push(context.waker().clone());
                 Poll::Pending
@@ -145,7 +160,19 @@ impl<R: Runtime> Shard<R> {
             self.runtime.sleep(LOG_PATIENCE).await;
             Admission::Recovering
         };
-        future::or(known, late).await
+        let admission = future::or(known, late).await;
+        let pressure = self.pressure();
+        let delay = self.config().config().queue.slow_delay;
+        if admission != Admission::Open || pressure.level != Level::Slow || delay.is_zero() {
+            return admission;
+        }
+        self.metrics.limit_hits.increment(Limit::SlowIntake);
+        self.runtime.sleep(delay).await;
+        match self.known_admission() {
+            // Nothing goes back to that.
+            Admission::Pending => Admission::Unavailable,
+            admission => admission,
+        }
     }
 }
 

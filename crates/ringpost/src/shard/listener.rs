@@ -15,6 +15,7 @@ use ringpost_session::server::ServerConfig;
 use super::{Shard, inbound};
 use crate::{
     config::schema::ListenerSection,
+    control::{Level, SharedRoom},
     runtime::{Containment, Listener, Runtime, Stream},
 };
 
@@ -23,6 +24,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What refused connections are told before they are closed.
 const TOO_MANY_CONNECTIONS: &[u8] = b"421 4.7.0 Too many connections, try again later\r\n";
+
+/// What is said when memory is short.
+const NO_MEMORY: &[u8] = b"421 4.3.2 No resources for more connections, try again later\r\n";
 
 /// What is said while the process ends.
 const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
@@ -150,10 +154,12 @@ pub(super) async fn accept<R: Runtime>(
         }
         // The peer may be gone already; then there is nobody to serve.
         let Ok(peer) = stream.peer_address() else { continue };
-        let admitted = if shard.sessions_open.get() < shard.sessions_max {
-            context.admit(peer.ip())
-        } else {
+        let admitted = if shard.watermarks.level(SharedRoom::Memory) == Level::Stop {
+            Err(Limit::Memory)
+        } else if shard.sessions_open.get() >= shard.sessions_max {
             Err(Limit::Descriptors)
+        } else {
+            context.admit(peer.ip())
         };
         match admitted {
             Ok(admitted) => {
@@ -163,10 +169,9 @@ pub(super) async fn accept<R: Runtime>(
             Err(limit) => {
                 shard.metrics.sessions_refused.increment(1);
                 shard.metrics.limit_hits.increment(limit);
-                shard.runtime.spawn(
-                    Containment::Session,
-                    refuse(shard.runtime.now(), stream, TOO_MANY_CONNECTIONS),
-                );
+                let reply = if limit == Limit::Memory { NO_MEMORY } else { TOO_MANY_CONNECTIONS };
+                let refusal = refuse(shard.runtime.now(), stream, reply);
+                shard.runtime.spawn(Containment::Session, refusal);
             }
         }
     }

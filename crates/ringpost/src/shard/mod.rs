@@ -12,6 +12,7 @@ mod intake;
 mod listener;
 mod outbound;
 mod pace;
+mod pressure;
 mod resolver;
 mod scheduler;
 mod segments;
@@ -34,11 +35,12 @@ use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
 
 use self::{
     activity::Activity, cache::ContentCache, commit::Commits, events::Events, intake::Intake,
-    listener::ListenerContext, resolver::Resolver, settle::Settlements, signal::Signal,
+    listener::ListenerContext, pressure::Pressure, resolver::Resolver, settle::Settlements,
+    signal::Signal,
 };
 use crate::{
     config::ConfigSnapshot,
-    control::ShardHealth,
+    control::{ShardHealth, Watermarks},
     runtime::{Runtime, Watch},
 };
 
@@ -80,6 +82,10 @@ pub(crate) struct Shard<R: Runtime> {
     own_host: RefCell<Host>,
 
     intake: Intake,
+    /// Room that the process shares with others.
+    watermarks: Arc<Watermarks>,
+    /// How close what is queued is to its limits, at the last tick.
+    queue_pressure: Cell<Pressure>,
     draining: Cell<bool>,
     sessions_open: Rc<Cell<usize>>,
     /// Inbound sessions that the shard's share of descriptors allows.

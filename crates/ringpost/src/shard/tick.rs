@@ -13,7 +13,7 @@ use ringpost_metrics::label::QueueState;
 use ringpost_queue::Admission;
 
 use super::{Shard, commit::is_quiet};
-use crate::{config::ConfigSnapshot, runtime::Runtime};
+use crate::{config::ConfigSnapshot, control::Level, runtime::Runtime};
 
 /// How often a shard looks at its inbox and its clock; also how long an outcome waits at most until
 /// it is written, which bounds what a crash can make us deliver twice.
@@ -65,6 +65,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             shard.with_engine(ringpost_delivery::Engine::handle_timeout);
             yield_now().await;
         }
+        shard.look_at_queue();
         shard.commits.check_stall(now, shard.queue.borrow().is_starved());
         shard.commits.look_after(now, TICK);
         shard.events.hand_over();
@@ -137,6 +138,7 @@ impl<R: Runtime> Shard<R> {
             Admission::Recovering if self.intake.is_lost() => QueueState::Damaged,
             Admission::Recovering => QueueState::Recovering,
             Admission::Open | Admission::Full if !self.intake.is_open() => QueueState::Recovering,
+            Admission::Open if self.pressure().level == Level::Stop => QueueState::Full,
             Admission::Open => QueueState::Open,
             Admission::Full => QueueState::Full,
             Admission::Poisoned => QueueState::Poisoned,

@@ -17,6 +17,7 @@ mod resources;
 mod self_check;
 mod signals;
 mod syncs;
+mod watermarks;
 
 use std::env;
 

@@ -86,6 +86,12 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "queue = { segment_size = '128MiB', size_max = '511MiB' }",
         "queue.size_max: less than 4 segments",
     ),
+    ("queue.free_space_min_percent = 91", "queue.free_space_min_percent: more than 90"),
+    ("queue.free_space_slow_percent = 91", "queue.free_space_slow_percent: more than 90"),
+    ("queue.messages_per_core_max = 0", "queue.messages_per_core_max: must not be zero"),
+    ("queue.recipients_per_core_max = 0", "queue.recipients_per_core_max: must not be zero"),
+    ("queue.slow_delay = '11s'", "queue.slow_delay: more than 10 s"),
+    ("server.memory_max = '63MiB'", "server.memory_max: less than 64MiB"),
     ("queue.lifetime = '5m'", "delivery.retry.0: not shorter than queue.lifetime"),
     ("delivery.helo_name = '[192.0.2.1]'", "delivery.helo_name: "),
     ("delivery.retry = []", "delivery.retry: no delay"),
@@ -143,8 +149,12 @@ fn each_contradiction_is_found_at_its_key() {
 
 #[test]
 fn what_the_machine_cannot_tell_has_to_be_set() {
-    let unknown =
-        SystemFacts { hostname: String::new(), cores: Vec::new(), name_servers: Vec::new() };
+    let unknown = SystemFacts {
+        hostname: String::new(),
+        cores: Vec::new(),
+        name_servers: Vec::new(),
+        memory: None,
+    };
     let problems = parse(MINIMAL, &unknown).unwrap_err();
     let reasons: Vec<&str> =
         problems.iter().filter_map(|problem| problem.reason.split(':').next()).collect();

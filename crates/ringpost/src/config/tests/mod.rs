@@ -13,6 +13,7 @@ fn facts() -> SystemFacts {
         hostname: String::from("Relay.Example.com"),
         cores: vec![0, 1, 2, 3],
         name_servers: vec!["192.0.2.53:53".parse().unwrap()],
+        memory: None,
     }
 }
 
