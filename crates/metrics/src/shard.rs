@@ -78,6 +78,16 @@ metric_table! {
         "Records that could not be read back as they were written.";
     queue_segment_failures: Counter = "ringpost_queue_segment_failures_total", Count,
         "Segments that could not be created, recycled or deleted.";
+    queue_replay_bytes: Gauge = "ringpost_queue_replay_bytes", Bytes,
+        "Log that a restart would have to read, beside the checkpoint.";
+    queue_checkpoint_bytes: Gauge = "ringpost_queue_checkpoint_bytes", Bytes,
+        "Size of the newest checkpoint; 0 if there is none.";
+    queue_checkpoints: Counter = "ringpost_queue_checkpoints_total", Count,
+        "Checkpoints of the index that were completed.";
+    queue_checkpoint_failures: Counter = "ringpost_queue_checkpoint_failures_total", Count,
+        "Checkpoints given up because they could not be written. Nothing is lost by that.";
+    checkpoints_damaged: Counter = "ringpost_queue_checkpoints_damaged_total", Count,
+        "Checkpoints that a start could not use because they were damaged.";
     messages_recovered: Counter = "ringpost_messages_recovered_total", Count,
         "Messages found in the log at start.";
     log_tail_truncated_bytes: Counter = "ringpost_log_tail_truncated_bytes_total", Bytes,

@@ -37,6 +37,8 @@ pub struct QueueStats {
     pub messages: u64,
     /// Recipients still to be delivered.
     pub recipients: u64,
+    /// Hosts at which these are.
+    pub hosts: u64,
     /// Messages of which chunks, but no commit record, have been appended.
     pub streaming: u64,
     /// Segments that are still needed, the one written to included.
@@ -51,6 +53,14 @@ pub struct QueueStats {
     pub live_bytes: u64,
     /// Octets gathered but not durable.
     pub pending_bytes: u64,
+    /// Octets of log that a restart would have to read.
+    pub replay_bytes: u64,
+    /// Octets of the newest checkpoint; 0 if there is none.
+    pub checkpoint_bytes: u64,
+    /// Checkpoints completed.
+    pub checkpoints_total: u64,
+    /// Checkpoints given up because of a failed write.
+    pub checkpoint_failures_total: u64,
     /// Batches that became durable: as many writes, and as many syncs.
     pub batches_total: u64,
     /// Octets of the batches that became durable, padding included.

@@ -27,6 +27,9 @@ pub struct QueueConfig {
     /// Segments that nothing needs kept for recycling before they are deleted. Default 4; fewer
     /// are kept when the log is near its limit.
     pub segments_free_max: usize,
+    /// Octets of log that a restart may have to read before a checkpoint is written. Default 256 MiB;
+    /// more when the queue is so large that checkpoints would be a fifth of all that is written.
+    pub checkpoint_interval: u64,
     /// Sealed segments from which on the live messages of the oldest are rewritten when less than
     /// half of the sealed log is live. Default 8. Below that, waiting is cheaper: most messages are
     /// delivered within seconds.
@@ -43,6 +46,7 @@ impl Default for QueueConfig {
             pending_size_max: 32 << 20,
             segments_ready: 1,
             segments_free_max: 4,
+            checkpoint_interval: 256 << 20,
             rewrite_segments_min: 8,
         }
     }

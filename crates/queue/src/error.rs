@@ -120,6 +120,12 @@ pub enum CorruptReason {
         /// The LSN found.
         found: Lsn,
     },
+    /// A checkpoint says that the log was longer.
+    #[error("the log ends before frame {}, which was durable", .end.0)]
+    Shortened {
+        /// The LSN of a frame that is missing.
+        end: Lsn,
+    },
     /// A record in an intact frame cannot be read.
     #[error("a record cannot be read")]
     Record(#[source] RecordError),

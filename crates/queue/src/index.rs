@@ -1,7 +1,9 @@
 //! What is kept in memory about each message: where it is, and how its recipients stand.
 
+use crate::hosts::{HostId, Hosts};
 use crate::id::{IdMap, MessageId};
-use crate::message::RecipientState;
+use crate::message::{Disposition, Purge, RecipientState, RecipientStatus};
+use crate::pages::PageMap;
 use crate::record::MessageHead;
 use crate::segment::SegmentSequence;
 
@@ -11,6 +13,37 @@ pub(crate) struct Location {
     pub(crate) segment: SegmentSequence,
     pub(crate) offset: u32,
     pub(crate) len: u32,
+}
+
+/// A [`Location`] in 12 octets: 37 bits of segment, 30 of offset, 29 of length.
+///
+/// A segment has at most 1 GiB, a record a quarter of that; and a log that has written 2³⁷ of even
+/// the smallest segments has written 9 EB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PackedLocation([u32; 3]);
+
+const OFFSET_BITS: u32 = 30;
+const LEN_BITS: u32 = 29;
+
+impl From<Location> for PackedLocation {
+    fn from(location: Location) -> Self {
+        let Location { segment, offset, len } = location;
+        let packed = u128::from(segment.0) << (OFFSET_BITS + LEN_BITS)
+            | u128::from(offset) << LEN_BITS
+            | u128::from(len);
+        Self([(packed >> 64) as u32, (packed >> 32) as u32, packed as u32])
+    }
+}
+
+impl From<PackedLocation> for Location {
+    fn from(PackedLocation([high, middle, low]): PackedLocation) -> Self {
+        let packed = u128::from(high) << 64 | u128::from(middle) << 32 | u128::from(low);
+        Self {
+            segment: SegmentSequence((packed >> (OFFSET_BITS + LEN_BITS)) as u64),
+            offset: (packed >> LEN_BITS) as u32 & ((1 << OFFSET_BITS) - 1),
+            len: packed as u32 & ((1 << LEN_BITS) - 1),
+        }
+    }
 }
 
 /// A record of a message.
@@ -29,52 +62,56 @@ pub(crate) enum Phase {
     Appended,
     /// It is in the queue.
     Durable,
-    /// The outcome of its last recipient is appended, but not durable.
+    /// What settled its last recipient is appended, but not durable.
     Settling,
 }
 
-/// The states of the recipients, without an allocation for the usual one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Recipients {
-    One(RecipientState),
-    Many(Box<[RecipientState]>),
+/// A recipient as the index has it: its state, and where its mailbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipientEntry {
+    /// When its next attempt is due, in milliseconds of Unix time.
+    pub due_unix_ms: u64,
+    /// Where its mailbox is. See [`Queue::host`](crate::Queue::host).
+    pub host: HostId,
+    /// Attempts made so far.
+    pub attempts: u16,
+    /// Whether, and how, it is settled.
+    pub status: RecipientStatus,
+    /// Whether the originator has been told that delivery is delayed.
+    pub warned: bool,
 }
 
-impl Recipients {
-    pub(crate) fn new(states: &[RecipientState]) -> Self {
-        match states {
-            [one] => Self::One(*one),
-            many => Self::Many(many.into()),
-        }
+impl RecipientEntry {
+    pub(crate) fn new(host: HostId, state: RecipientState) -> Self {
+        let RecipientState { due_unix_ms, attempts, status, warned } = state;
+        Self { due_unix_ms, host, attempts, status, warned }
     }
 
-    /// Makes so many recipients with the same state.
-    pub(crate) fn repeat(state: RecipientState, count: usize) -> Self {
-        if count == 1 { Self::One(state) } else { Self::Many(vec![state; count].into()) }
+    /// Its state, as a record has it.
+    pub fn state(&self) -> RecipientState {
+        let Self { due_unix_ms, attempts, status, warned, .. } = *self;
+        RecipientState { due_unix_ms, attempts, status, warned }
     }
 
-    pub(crate) fn as_slice(&self) -> &[RecipientState] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
+    pub(crate) fn set_state(&mut self, state: RecipientState) {
+        *self = Self::new(self.host, state);
     }
 
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [RecipientState] {
-        match self {
-            Self::One(one) => std::slice::from_mut(one),
-            Self::Many(many) => many,
-        }
-    }
-
-    pub(crate) fn queued(&self) -> u64 {
-        self.as_slice().iter().filter(|state| !state.status.is_settled()).count() as u64
+    pub(crate) fn apply(&mut self, disposition: Disposition) {
+        let mut state = self.state();
+        state.apply(disposition);
+        self.set_state(state);
     }
 }
 
-/// Where the chunks of a large message are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chunks(pub(crate) Box<[Location]>);
+/// What an entry has room for only elsewhere: it is usual to have one recipient and no chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct More {
+    /// All recipients, or none if there is only one.
+    recipients: Box<[RecipientEntry]>,
+    /// Where the chunks of a large message are.
+    chunks: Box<[PackedLocation]>,
+}
 
 /// A message in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,36 +119,131 @@ pub(crate) struct Entry {
     pub(crate) received_unix_ms: u64,
     pub(crate) expiry_unix_ms: u64,
     pub(crate) size: u64,
-    pub(crate) location: Location,
-    pub(crate) recipients: Recipients,
-    /// `None` unless it came in more than one piece, to keep the usual entry small.
-    pub(crate) chunks: Option<Box<Chunks>>,
+    only: RecipientEntry,
+    more: Option<Box<More>>,
+    location: PackedLocation,
     pub(crate) phase: Phase,
 }
 
 impl Entry {
-    pub(crate) fn chunks(&self) -> &[Location] {
-        self.chunks.as_ref().map_or(&[], |chunks| &chunks.0)
+    /// An entry with these recipients, at least one, and so many chunks at places to be filled in.
+    pub(crate) fn new(
+        head: &MessageHead,
+        recipients: Vec<RecipientEntry>,
+        location: Location,
+        phase: Phase,
+    ) -> Self {
+        let absent = RecipientEntry::new(HostId::NONE, RecipientState::default());
+        let only = recipients.first().copied().unwrap_or(absent);
+        let recipients = if recipients.len() == 1 { Vec::new() } else { recipients };
+        let mut entry = Self {
+            received_unix_ms: head.received_unix_ms,
+            expiry_unix_ms: head.expiry_unix_ms,
+            size: head.size,
+            only,
+            more: None,
+            location: location.into(),
+            phase,
+        };
+        if !recipients.is_empty() || head.chunks > 0 {
+            let chunks = vec![PackedLocation::default(); head.chunks as usize];
+            let more = More { recipients: recipients.into(), chunks: chunks.into() };
+            entry.more = Some(Box::new(more));
+        }
+        entry
     }
 
-    pub(crate) fn set_chunks(&mut self, chunks: Vec<Location>) {
-        self.chunks = (!chunks.is_empty()).then(|| Box::new(Chunks(chunks.into())));
+    pub(crate) fn recipients(&self) -> &[RecipientEntry] {
+        match &self.more {
+            Some(more) if !more.recipients.is_empty() => &more.recipients,
+            _ => std::slice::from_ref(&self.only),
+        }
     }
 
-    pub(crate) fn chunk_mut(&mut self, index: u32) -> Option<&mut Location> {
-        self.chunks.as_mut()?.0.get_mut(index as usize)
+    pub(crate) fn recipients_mut(&mut self) -> &mut [RecipientEntry] {
+        match &mut self.more {
+            Some(more) if !more.recipients.is_empty() => &mut more.recipients,
+            _ => std::slice::from_mut(&mut self.only),
+        }
+    }
+
+    /// Recipients that are not settled.
+    pub(crate) fn queued(&self) -> u64 {
+        let settled = |recipient: &&RecipientEntry| recipient.status.is_settled();
+        let recipients = self.recipients();
+        (recipients.len() - recipients.iter().filter(settled).count()) as u64
+    }
+
+    /// Notes what became of recipients; those that are settled stay so.
+    pub(crate) fn apply(&mut self, outcome: &crate::Outcome) {
+        let recipients = self.recipients_mut();
+        for (index, disposition) in &outcome.recipients {
+            if let Some(recipient) = recipients.get_mut(usize::from(index.0)) {
+                recipient.apply(*disposition);
+            }
+        }
+    }
+
+    /// Removes the recipients that a purge is for, of which `host` is the host, if it has one;
+    /// whether there were any.
+    pub(crate) fn remove_recipients(&mut self, purge: &Purge, host: Option<HostId>) -> bool {
+        if self.received_unix_ms >= purge.received_before_unix_ms {
+            return false;
+        }
+        let mut has_removed = false;
+        for recipient in self.recipients_mut() {
+            if !recipient.status.is_settled() && host.is_none_or(|host| host == recipient.host) {
+                recipient.status = RecipientStatus::Removed;
+                has_removed = true;
+            }
+        }
+        has_removed
+    }
+
+    pub(crate) fn location(&self) -> Location {
+        self.location.into()
+    }
+
+    /// Moves the message record; gives the place where it was.
+    pub(crate) fn set_location(&mut self, location: Location) -> Location {
+        std::mem::replace(&mut self.location, location.into()).into()
+    }
+
+    fn packed_chunks(&self) -> &[PackedLocation] {
+        self.more.as_ref().map_or(&[], |more| &more.chunks)
+    }
+
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.packed_chunks().len()
+    }
+
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Location> {
+        self.packed_chunks().iter().map(|chunk| (*chunk).into())
+    }
+
+    /// Moves a chunk; gives the place where it was. `None` if there is no such chunk.
+    pub(crate) fn set_chunk(&mut self, index: u32, location: Location) -> Option<Location> {
+        let chunk = self.more.as_mut()?.chunks.get_mut(index as usize)?;
+        Some(std::mem::replace(chunk, location.into()).into())
+    }
+
+    /// Fills in the places of all chunks.
+    pub(crate) fn set_chunks(&mut self, chunks: &[Location]) {
+        for (index, location) in (0..).zip(chunks) {
+            self.set_chunk(index, *location);
+        }
     }
 
     /// All records, in the order in which they are read: the message record first.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Piece, Location)> {
-        let chunks = (0..).map(Piece::Chunk).zip(self.chunks().iter().copied());
-        std::iter::once((Piece::Message, self.location)).chain(chunks)
+        let chunks = (0..).map(Piece::Chunk).zip(self.chunks());
+        std::iter::once((Piece::Message, self.location())).chain(chunks)
     }
 
     pub(crate) fn piece(&self, piece: Piece) -> Option<Location> {
         match piece {
-            Piece::Message => Some(self.location),
-            Piece::Chunk(index) => self.chunks().get(index as usize).copied(),
+            Piece::Message => Some(self.location()),
+            Piece::Chunk(index) => self.packed_chunks().get(index as usize).map(|at| (*at).into()),
         }
     }
 
@@ -121,7 +253,7 @@ impl Entry {
             received_unix_ms: self.received_unix_ms,
             expiry_unix_ms: self.expiry_unix_ms,
             size: self.size,
-            chunks: self.chunks().len() as u32,
+            chunks: self.chunk_count() as u32,
         }
     }
 }
@@ -151,7 +283,8 @@ impl Streaming {
 /// Everything in the queue.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) entries: IdMap<MessageId, Entry>,
+    pub(crate) entries: PageMap<Entry>,
+    pub(crate) hosts: Hosts,
     pub(crate) streaming: IdMap<MessageId, Streaming>,
     /// Durable messages, those settling included.
     pub(crate) messages: u64,
@@ -160,9 +293,18 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Takes an entry out, and its recipients off their hosts. Counts are the caller's.
+    pub(crate) fn remove(&mut self, id: MessageId) -> Option<Entry> {
+        let entry = self.entries.remove(id)?;
+        for recipient in entry.recipients() {
+            self.hosts.release(recipient.host);
+        }
+        Some(entry)
+    }
+
     /// Where a durable record of a message is, be the message in the queue or still coming in.
     pub(crate) fn piece(&self, id: MessageId, piece: Piece) -> Option<Location> {
-        match self.entries.get(&id) {
+        match self.entries.get(id) {
             Some(entry) if entry.phase != Phase::Appended => entry.piece(piece),
             // Until its commit record is durable.
             _ => {
@@ -174,7 +316,7 @@ impl Index {
 
     /// The same, unless the record is about to be released anyway.
     pub(crate) fn movable_piece(&self, id: MessageId, piece: Piece) -> Option<Location> {
-        let settling = self.entries.get(&id).is_some_and(|entry| entry.phase == Phase::Settling);
+        let settling = self.entries.get(id).is_some_and(|entry| entry.phase == Phase::Settling);
         if settling { None } else { self.piece(id, piece) }
     }
 }
@@ -190,29 +332,80 @@ pub struct MessageView<'a> {
     pub expiry_unix_ms: u64,
     /// Octets of content.
     pub size: u64,
-    /// The states of its recipients, in the order of the forward-paths.
-    pub recipients: &'a [RecipientState],
+    /// Its recipients, in the order of the forward-paths.
+    pub recipients: &'a [RecipientEntry],
+}
+
+impl<'a> MessageView<'a> {
+    pub(crate) fn new(id: MessageId, entry: &'a Entry) -> Self {
+        Self {
+            id,
+            received_unix_ms: entry.received_unix_ms,
+            expiry_unix_ms: entry.expiry_unix_ms,
+            size: entry.size,
+            recipients: entry.recipients(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn head(chunks: u32) -> MessageHead {
+        let id = MessageId::from_u64(1);
+        MessageHead { id, received_unix_ms: 1, expiry_unix_ms: 2, size: 3, chunks }
+    }
+
+    fn recipient(attempts: u16) -> RecipientEntry {
+        let state = RecipientState { attempts, ..RecipientState::default() };
+        RecipientEntry::new(HostId::NONE, state)
+    }
+
+    fn at(segment: u64) -> Location {
+        Location { segment: SegmentSequence(segment), offset: 4096, len: 9 }
+    }
 
     #[test]
     fn an_entry_is_small() {
-        // A table is at least 7/16 full, and has one octet of its own for each slot: 204 octets for
-        // a message of one recipient at worst, 102 at best.
-        assert!(size_of::<(MessageId, Entry)>() <= 88, "{}", size_of::<(MessageId, Entry)>());
-        assert_eq!(size_of::<RecipientState>(), 16);
+        // With its part of the page, and of the list of its segment, a message of one recipient
+        // takes less than 80 octets when its neighbours are in the queue as well.
+        assert_eq!(size_of::<Entry>(), 64);
+        assert_eq!(size_of::<RecipientEntry>(), 16);
+        assert_eq!(size_of::<PackedLocation>(), 12);
     }
 
     #[test]
     fn one_recipient_and_many_look_alike() {
-        for count in [1, 2, 50] {
-            let mut recipients = Recipients::repeat(RecipientState::default(), count);
-            assert_eq!((recipients.as_slice().len(), recipients.queued()), (count, count as u64));
-            recipients.as_mut_slice()[count - 1].apply(crate::Disposition::Bounced);
-            assert_eq!(recipients.queued(), count as u64 - 1);
+        for (count, chunks) in [(1, 0), (2, 0), (50, 0), (1, 3), (50, 3)] {
+            let recipients: Vec<_> = (0..count).map(recipient).collect();
+            let mut entry = Entry::new(&head(chunks), recipients.clone(), at(7), Phase::Durable);
+            assert_eq!((entry.recipients(), entry.queued()), (&recipients[..], u64::from(count)));
+            entry.recipients_mut()[usize::from(count) - 1].apply(Disposition::Bounced);
+            assert_eq!(entry.queued(), u64::from(count) - 1);
+            assert_eq!(
+                (entry.chunk_count(), entry.head(head(0).id)),
+                (chunks as usize, head(chunks))
+            );
+            assert_eq!(entry.set_location(at(8)), at(7));
+            assert_eq!(entry.set_chunk(chunks, at(9)), None);
+            entry.set_chunks(&vec![at(9); chunks as usize]);
+            let pieces: Vec<_> = entry.pieces().collect();
+            assert_eq!(pieces.len(), chunks as usize + 1);
+            assert!(pieces.iter().all(|(piece, at)| entry.piece(*piece) == Some(*at)));
+            assert_eq!((pieces[0].1, entry.chunks().all(|chunk| chunk == at(9))), (at(8), true));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn locations_round_trip(
+            segment in 0u64..1 << 37, offset in 0u32..1 << 30, len in 0u32..1 << 29,
+        ) {
+            let location = Location { segment: SegmentSequence(segment), offset, len };
+            prop_assert_eq!(Location::from(PackedLocation::from(location)), location);
         }
     }
 }

@@ -8,8 +8,8 @@
 //! - **The [`Queue`]** is a pure state machine over it. Commands append records to the gathering
 //!   batch and give a [`Ticket`]; polls say what to write where; a ticket of a batch that is durable is
 //!   redeemed for a [`Committed`], which is what a `250` needs.
-//! - **The index** keeps about 150 octets for a message of one recipient in memory: where its records
-//!   are and how its recipients stand. Envelopes and content are read back by [`ReadPlan`]s.
+//! - **The index** keeps about 80 octets for a message of one recipient in memory: where its records
+//!   are, where its recipients are, and how they stand. Envelopes and content are read back by [`ReadPlan`]s.
 //! - **Reclaim**: the log is first in, first out. Only its oldest segment is freed, when nothing in it
 //!   is live; live records that hold it back are copied to the tail.
 //! - **[Recovery](recover)** reads the log from the oldest needed segment on, and is the only way to
@@ -24,16 +24,19 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod checkpoint;
 mod codec;
 mod commit;
 mod config;
 pub mod due;
 mod error;
 pub mod frame;
+mod hosts;
 mod id;
 mod index;
 pub mod layout;
 mod message;
+mod pages;
 mod queue;
 mod read;
 mod reclaim;
@@ -47,15 +50,16 @@ pub use commit::{BatchNumber, Committed, Redeemed, Ticket};
 pub use config::{ConfigError, QueueConfig};
 pub use due::DueWheel;
 pub use error::{AppendError, CorruptReason, Corruption, ReadError, RecoveryError};
+pub use hosts::HostId;
 pub use id::{
     IdHasher, IdMap, MESSAGE_ID_TEXT_LEN, MessageId, ParseMessageIdError, SEQUENCE_BITS, ShardId,
 };
-pub use index::{MessageView, Piece};
+pub use index::{MessageView, Piece, RecipientEntry};
 pub use message::{
-    Disposition, NewMessage, Outcome, RecipientIndex, RecipientState, RecipientStatus,
-    StoredMessage,
+    Disposition, NewMessage, Outcome, Purge, Purged, RecipientIndex, RecipientState,
+    RecipientStatus, StoredMessage,
 };
-pub use queue::{Queue, Write};
+pub use queue::{CheckpointWrite, Queue, Write};
 pub use read::{ReadPlan, StoredPiece, decode_piece};
-pub use recovery::{Recovered, RecoveredMessage, recover};
+pub use recovery::{Recovered, recover};
 pub use segment::{LogIdentity, SegmentSequence, SegmentTask};

@@ -1,5 +1,6 @@
 //! What goes into the log and comes out of it: messages, recipients, outcomes.
 
+use ringpost_protocol::address::Host;
 use ringpost_protocol::envelope::Envelope;
 
 use crate::id::MessageId;
@@ -57,6 +58,24 @@ pub struct Outcome {
     pub recipients: Vec<(RecipientIndex, Disposition)>,
 }
 
+/// Which recipients an operator removes from the queue: those to which all of this applies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// Their mailbox is at this host. `None`: at any, or at none.
+    pub host: Option<Host>,
+    /// Their message was received before this time, in milliseconds of Unix time. `u64::MAX`: at any.
+    pub received_before_unix_ms: u64,
+}
+
+/// How much a purge has removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Purged {
+    /// Recipients removed.
+    pub recipients: u64,
+    /// Messages that left the queue with them.
+    pub messages: u64,
+}
+
 /// Whether a recipient is still to be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
@@ -70,11 +89,13 @@ pub enum RecipientStatus {
     Bounced = 2,
     /// Expired.
     Expired = 3,
+    /// Removed by an operator.
+    Removed = 4,
 }
 
 impl RecipientStatus {
     pub(crate) fn from_u8(number: u8) -> Option<Self> {
-        [Self::Queued, Self::Delivered, Self::Bounced, Self::Expired]
+        [Self::Queued, Self::Delivered, Self::Bounced, Self::Expired, Self::Removed]
             .into_iter()
             .find(|status| *status as u8 == number)
     }
@@ -151,7 +172,7 @@ mod tests {
             if let Some(status) = RecipientStatus::from_u8(number) {
                 assert_eq!(status as u8, number);
             } else {
-                assert!(number > 3);
+                assert!(number > 4);
             }
         }
     }

@@ -49,7 +49,7 @@ impl ReadPlan {
         let expected = match &record {
             Record::Chunk(chunk) => chunk.id == self.id && Piece::Chunk(chunk.index) == self.piece,
             Record::Message(message) => message.head.id == self.id && self.piece == Piece::Message,
-            Record::Outcome(_) => false,
+            Record::Outcome(_) | Record::Purge(_) => false,
         };
         if expected && len == self.len {
             Ok(record)
@@ -87,7 +87,9 @@ pub fn decode_piece(plan: &ReadPlan, mut bytes: Vec<u8>) -> Result<StoredPiece, 
             (Some(envelope), message.content.len())
         }
         Record::Chunk(chunk) => (None, chunk.content.len()),
-        Record::Outcome(_) => return Err(plan.corruption(RecordError::Field)),
+        Record::Outcome(_) | Record::Purge(_) => {
+            return Err(plan.corruption(RecordError::Field));
+        }
     };
     // The content is the end of the record.
     bytes.truncate(plan.len);

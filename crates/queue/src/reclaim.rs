@@ -19,8 +19,21 @@ pub(crate) struct Segment {
     pub(crate) pins: u64,
     /// Octets that these take.
     pub(crate) live_bytes: u64,
-    /// Every record of a message that was put here, live or not.
-    pub(crate) records: Vec<(MessageId, Piece)>,
+    /// Every message record that was put here, live or not.
+    messages: Vec<MessageId>,
+    /// The same for chunks.
+    chunks: Vec<(MessageId, u32)>,
+}
+
+impl Segment {
+    /// Record number `at` of those that were put here, live or not.
+    pub(crate) fn record(&self, at: usize) -> Option<(MessageId, Piece)> {
+        if let Some((id, index)) = self.chunks.get(at) {
+            return Some((*id, Piece::Chunk(*index)));
+        }
+        let id = self.messages.get(at - self.chunks.len())?;
+        Some((*id, Piece::Message))
+    }
 }
 
 /// A segment that is not needed any more.
@@ -50,8 +63,12 @@ impl Segments {
     /// Adds a segment that nothing more is written to.
     pub(crate) fn add_sealed(&mut self, sequence: SegmentSequence, size: u64) {
         self.open = false;
-        let records = Vec::new();
-        self.used.push_back(Segment { sequence, size, pins: 0, live_bytes: 0, records });
+        if let Some(sealed) = self.used.back_mut() {
+            sealed.messages.shrink_to_fit();
+            sealed.chunks.shrink_to_fit();
+        }
+        let (messages, chunks) = (Vec::new(), Vec::new());
+        self.used.push_back(Segment { sequence, size, pins: 0, live_bytes: 0, messages, chunks });
     }
 
     /// Adds a segment that is known to be dead, as found by recovery.
@@ -68,10 +85,14 @@ impl Segments {
         self.free.len()
     }
 
+    /// Octets of the files of those that are needed.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used.iter().map(|segment| segment.size).sum()
+    }
+
     /// Octets of the files of all segments here.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        let used: u64 = self.used.iter().map(|segment| segment.size).sum();
-        used + self.free.iter().map(|segment| segment.size).sum::<u64>()
+        self.used_bytes() + self.free.iter().map(|segment| segment.size).sum::<u64>()
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
@@ -83,15 +104,18 @@ impl Segments {
         self.used.get_mut(at)
     }
 
-    /// Notes that a live record is here.
-    pub(crate) fn pin(&mut self, id: MessageId, piece: Piece, location: Location) {
+    /// Notes that a live record is here; `false` if there is no such segment.
+    pub(crate) fn pin(&mut self, id: MessageId, piece: Piece, location: Location) -> bool {
         let len = u64::from(location.len);
-        if let Some(segment) = self.find(location.segment) {
-            segment.pins += 1;
-            segment.live_bytes += len;
-            segment.records.push((id, piece));
-            self.live_bytes += len;
+        let Some(segment) = self.find(location.segment) else { return false };
+        segment.pins += 1;
+        segment.live_bytes += len;
+        match piece {
+            Piece::Message => segment.messages.push(id),
+            Piece::Chunk(index) => segment.chunks.push((id, index)),
         }
+        self.live_bytes += len;
+        true
     }
 
     /// Notes that a record that was pinned is not live any more.
@@ -169,6 +193,20 @@ mod tests {
         assert_eq!(segments.advance(), Some(SegmentSequence(4)));
         assert_eq!((segments.free_len(), segments.len(), segments.live_bytes()), (2, 1, 0));
         assert_eq!(segments.oldest_free().map(|free| free.sequence), Some(SegmentSequence(1)));
+    }
+
+    #[test]
+    fn records_are_listed_live_or_not() {
+        let mut segments = Segments::default();
+        segments.open(SegmentSequence(1), 100);
+        assert!(segments.pin(ID, Piece::Message, at(1, 10)));
+        assert!(segments.pin(ID, Piece::Chunk(4), at(1, 10)));
+        assert!(!segments.pin(ID, Piece::Chunk(5), at(2, 10)));
+        segments.unpin(at(1, 10));
+        segments.open(SegmentSequence(2), 100);
+        let oldest = segments.oldest_sealed().unwrap();
+        let records: Vec<_> = (0..).map_while(|at| oldest.record(at)).collect();
+        assert_eq!(records, [(ID, Piece::Chunk(4)), (ID, Piece::Message)]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  size  every record
-//!      0     1  kind: 1 chunk, 2 message, 3 outcome
+//!      0     1  kind: 1 chunk, 2 message, 3 outcome, 4 purge
 //!      1     3  zero
 //!      4     4  length of the body
 //!      8     4  checksum (CRC-32C) of bytes 0 to 8 and of the body
@@ -25,8 +25,8 @@
 //!     41        body type as its keyword, reverse-path in wire form;
 //!               then for each recipient:
 //!               8 due, in milliseconds of Unix time; 2 attempts;
-//!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired; 128 more if the
-//!               originator has been told of the delay;
+//!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired, 4 removed; 128 more if
+//!               the originator has been told of the delay;
 //!               2 length of the forward-path; forward-path in wire form;
 //!               then the content that is in no chunk, to the end of the body
 //!
@@ -36,6 +36,10 @@
 //!               2 recipient index; 1 disposition: 1 delivered, 2 bounced, 3 expired, 4 deferred,
 //!               5 deferred and reported to the originator; 2 attempts; 8 due (both zero unless
 //!               deferred)
+//!
+//! offset  size  body of a purge: removes recipients of the messages before it in the log
+//!      0     8  received before, in milliseconds of Unix time
+//!      8        host as text, to the end of the body; empty for all
 //! ```
 //!
 //! All numbers are little-endian. The checksum of a record makes a message verifiable on its own
@@ -44,13 +48,16 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
+use ringpost_protocol::address::Host;
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use thiserror::Error;
 
 use crate::codec::{Fields, put};
 use crate::id::MessageId;
-use crate::message::{Disposition, Outcome, RecipientIndex, RecipientState, RecipientStatus};
+use crate::message::{
+    Disposition, Outcome, Purge, RecipientIndex, RecipientState, RecipientStatus,
+};
 
 /// Octets in front of the body of each record.
 pub const RECORD_HEADER_SIZE: usize = 12;
@@ -60,6 +67,7 @@ pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
 const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
+const KIND_PURGE: u8 = 4;
 /// Set in the status of a recipient whose originator has been told of the delay.
 const STATUS_WARNED: u8 = 0x80;
 
@@ -93,6 +101,8 @@ pub enum Record<'a> {
     Message(MessageRecord<'a>),
     /// What became of recipients.
     Outcome(Outcome),
+    /// Recipients are removed.
+    Purge(Purge),
 }
 
 /// A piece of the content of a message.
@@ -186,13 +196,23 @@ pub(crate) fn encode_message<P: Display>(
     for (path, state) in recipients {
         out.extend_from_slice(&state.due_unix_ms.to_le_bytes());
         out.extend_from_slice(&state.attempts.to_le_bytes());
-        out.push(state.status as u8 | if state.warned { STATUS_WARNED } else { 0 });
+        out.push(encode_status(state));
         let length_at = out.len();
         out.extend_from_slice(&[0, 0]);
         encode_text(out, length_at, &path);
     }
     out.extend_from_slice(content);
     finish(out, start);
+}
+
+/// The octet that stands for how a recipient stands.
+pub(crate) fn encode_status(state: RecipientState) -> u8 {
+    state.status as u8 | if state.warned { STATUS_WARNED } else { 0 }
+}
+
+/// The status that an octet stands for, and whether the originator has been told of the delay.
+pub(crate) fn decode_status(octet: u8) -> Option<(RecipientStatus, bool)> {
+    Some((RecipientStatus::from_u8(octet & !STATUS_WARNED)?, octet & STATUS_WARNED != 0))
 }
 
 /// Appends an outcome record to `out`.
@@ -213,6 +233,16 @@ pub(crate) fn encode_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
         out.push(number);
         out.extend_from_slice(&attempts.to_le_bytes());
         out.extend_from_slice(&due.to_le_bytes());
+    }
+    finish(out, start);
+}
+
+/// Appends a purge record to `out`.
+pub(crate) fn encode_purge(out: &mut Vec<u8>, purge: &Purge) {
+    let start = begin(out, KIND_PURGE);
+    out.extend_from_slice(&purge.received_before_unix_ms.to_le_bytes());
+    if let Some(host) = &purge.host {
+        out.extend_from_slice(host.to_string().as_bytes());
     }
     finish(out, start);
 }
@@ -274,6 +304,7 @@ pub(crate) fn decode_body(kind: u8, body: &[u8]) -> Result<Record<'_>, RecordErr
         KIND_CHUNK => decode_chunk(body).map(Record::Chunk),
         KIND_MESSAGE => decode_message(body).map(Record::Message),
         KIND_OUTCOME => decode_outcome(body).map(Record::Outcome),
+        KIND_PURGE => decode_purge(body).map(Record::Purge),
         _ => return Err(RecordError::Kind),
     }
     .ok_or(RecordError::Field)
@@ -301,13 +332,9 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     let reverse_path = fields.text(reverse_path_len)?;
     let mut recipients = Vec::with_capacity(count);
     for _ in 0..count {
-        let (due_unix_ms, attempts, status) = (fields.u64()?, fields.u16()?, fields.u8()?);
-        let state = RecipientState {
-            due_unix_ms,
-            attempts,
-            status: RecipientStatus::from_u8(status & !STATUS_WARNED)?,
-            warned: status & STATUS_WARNED != 0,
-        };
+        let (due_unix_ms, attempts) = (fields.u64()?, fields.u16()?);
+        let (status, warned) = decode_status(fields.u8()?)?;
+        let state = RecipientState { due_unix_ms, attempts, status, warned };
         let len = usize::from(fields.u16()?);
         recipients.push((fields.text(len)?, state));
     }
@@ -333,6 +360,16 @@ fn decode_outcome(body: &[u8]) -> Option<Outcome> {
         recipients.push((index, disposition));
     }
     fields.rest().is_empty().then_some(Outcome { id, recipients })
+}
+
+fn decode_purge(body: &[u8]) -> Option<Purge> {
+    let mut fields = Fields::new(body);
+    let received_before_unix_ms = fields.u64()?;
+    let host = match fields.text(fields.rest().len())? {
+        "" => None,
+        text => Some(Host::parse(text).ok()?),
+    };
+    Some(Purge { host, received_before_unix_ms })
 }
 
 #[cfg(test)]

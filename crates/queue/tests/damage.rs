@@ -37,11 +37,9 @@ fn small_log() -> (MemoryStorage, Vec<MessageId>) {
 
 fn recovered_ids(storage: &MemoryStorage) -> Result<(Vec<MessageId>, u64), RecoveryError> {
     let (mut driver, recovered) = Driver::recover(storage, small_config())?;
-    for message in &recovered.messages {
-        driver.read_message(message.id).unwrap();
-    }
-    let ids = recovered.messages.iter().map(|message| message.id).collect();
-    Ok((ids, recovered.tail_truncated_bytes))
+    let messages = driver.messages();
+    assert_eq!(messages.len() as u64, recovered.messages);
+    Ok((messages.into_iter().map(|message| message.id).collect(), recovered.tail_truncated_bytes))
 }
 
 fn reason(storage: &MemoryStorage) -> CorruptReason {
@@ -268,7 +266,7 @@ fn a_frame_that_lands_after_recovery_has_looked_is_superseded() {
     let late = storage.restarted(Survival::All);
     let storage = storage.restarted(Survival::Nothing);
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    assert_eq!(recovered.messages.len(), ids.len());
+    assert_eq!(recovered.messages as usize, ids.len());
     driver.pump();
     ids.push(driver.inject(1, 60).unwrap().id());
     driver.pump();
@@ -324,7 +322,7 @@ fn ids_do_not_come_again_when_their_records_are_gone() {
     driver.pump();
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
     // The newest one and a prepared one; the message record is in none of them.
-    assert_eq!((recovered.messages.len(), recovered.segments), (0, 2));
+    assert_eq!((recovered.messages, recovered.segments), (0, 2));
     assert!(driver.queue.next_id() > id);
 }
 
@@ -339,7 +337,7 @@ fn a_segment_with_a_torn_first_frame_is_kept_for_those_who_ask() {
     // One block of two.
     let storage = storage.restarted(Survival::Prefix(4096));
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    assert_eq!((recovered.messages.len(), recovered.tail_truncated_bytes), (0, 8192));
+    assert_eq!((recovered.messages, recovered.tail_truncated_bytes), (0, 8192));
     assert_eq!(driver.queue.stats().tail_truncated_bytes, 8192);
     assert_eq!(storage.names(), [first_segment()]);
     // And it is in nobody's way.
@@ -377,13 +375,13 @@ fn recovery_is_the_same_with_other_limits() {
         ..small_config()
     };
     let (mut grown, recovered) = Driver::recover(&storage, larger).unwrap();
-    assert_eq!(recovered.messages.len(), ids.len());
+    assert_eq!(recovered.messages as usize, ids.len());
     let more = grown.inject(1, 40_000).unwrap().id();
     grown.pump();
     // Smaller ones are not taken: the large message could not be moved any more.
     let (mut shrunk, recovered) = Driver::recover(&storage, small_config()).unwrap();
     assert_eq!(shrunk.queue.config().segment_size, 256 << 10);
-    assert_eq!(recovered.messages.len(), ids.len() + 1);
+    assert_eq!(recovered.messages as usize, ids.len() + 1);
     shrunk.pump();
     assert_eq!(shrunk.read_message(more).unwrap().content.concat().len(), 40_000);
     assert!(Queue::create(QueueConfig { segment_size: 1, ..small_config() }, IDENTITY).is_err());

@@ -134,8 +134,8 @@ fn a_full_disk_closes_the_door_and_opens_it_again() {
     assert_eq!(driver.queue.admission(), Admission::Full);
     storage.set_faults(Faults::default());
     ids.push(opens_within_a_second(&mut driver));
-    let (_, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    let found: Vec<_> = recovered.messages.iter().map(|message| message.id).collect();
+    let (driver, _) = Driver::recover(&storage, small_config()).unwrap();
+    let found = driver.message_ids();
     assert_eq!(found, ids);
 }
 
@@ -493,8 +493,8 @@ fn a_segment_that_cannot_be_reused_is_left_alone() {
     }
     assert!(failed.is_some());
     assert_eq!(driver.queue.stats().segment_failures_total, 1);
-    let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    let found: Vec<_> = recovered.messages.iter().map(|message| message.id).collect();
+    let (mut driver, _) = Driver::recover(&storage, small_config()).unwrap();
+    let found = driver.message_ids();
     assert_eq!(found, ids);
     // The next start takes them up again.
     let before = storage.names().len();

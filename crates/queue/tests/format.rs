@@ -6,16 +6,34 @@ mod support;
 
 use std::path::PathBuf;
 
+use ringpost_protocol::address::Host;
+use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_queue::checkpoint::CHECKPOINT_FILES;
 use ringpost_queue::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use ringpost_queue::storage::memory::MemoryStorage;
 use ringpost_queue::{
-    Disposition, MessageId, NewMessage, Outcome, RecipientIndex, SegmentSequence, ShardId,
+    Disposition, MessageId, NewMessage, Outcome, Purge, QueueConfig, RecipientIndex,
+    SegmentSequence, ShardId,
 };
-use support::{Driver, IDENTITY, content, envelope, small_config};
+use support::{Driver, IDENTITY, content, small_config};
 
 const BLOCK: usize = 4096;
-/// Blocks of the fixture; the rest of the segment is zeros.
-const BLOCKS: usize = 6;
+/// Blocks of each fixture; the rest of the segment is zeros.
+const BLOCKS: [usize; 2] = [6, 7];
+
+fn envelope(recipients: usize) -> Envelope {
+    let path = |index| ForwardPath::parse(&format!("<user{index}@example.test>")).unwrap();
+    Envelope::new(
+        ReversePath::parse("<sender@example.test>").unwrap(),
+        (0..recipients).map(path).collect(),
+        BodyType::SevenBit,
+    )
+}
+
+fn config() -> QueueConfig {
+    QueueConfig { checkpoint_interval: 1, ..small_config() }
+}
 
 fn path(below: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(below)
@@ -27,7 +45,7 @@ fn first_segment() -> String {
 
 /// A log with a record of each kind.
 fn write_log(storage: &MemoryStorage) -> Driver {
-    let mut driver = Driver::create(storage, small_config());
+    let mut driver = Driver::create(storage, config());
     driver.pump();
     let id = driver.queue.next_id();
     let whole = content(id, 5000);
@@ -52,17 +70,42 @@ fn write_log(storage: &MemoryStorage) -> Driver {
     ];
     driver.queue.append_outcome(&Outcome { id, recipients }, None).unwrap().batch();
     driver.pump();
-    let second = driver.inject(1, 700).unwrap().id();
+    let second = driver.queue.next_id();
+    let message = NewMessage {
+        id: second,
+        received_unix_ms: 1000,
+        expiry_unix_ms: 2000,
+        due_unix_ms: 1000,
+        envelope: &envelope(1),
+        content: &content(second, 700),
+        size: 700,
+    };
+    driver.queue.append_message(message).unwrap().batch();
     driver.pump();
     let _ = driver.settle(second, Disposition::Expired);
     driver.pump();
+    let host = Some(Host::parse("elsewhere.test").unwrap());
+    let purge = Purge { host, received_before_unix_ms: 1_700_000_000_000 };
+    driver.queue.append_purge(&purge).unwrap().0.batch();
+    driver.pump();
     driver
+}
+
+/// The same, and a frame behind the purge, and a checkpoint.
+fn write_checkpoint(storage: &MemoryStorage) {
+    let mut driver = write_log(storage);
+    let id = driver.inject(1, 10).unwrap().id();
+    driver.pump();
+    let _ = driver.settle(id, Disposition::Bounced);
+    driver.pump();
+    driver.checkpoints();
+    assert_eq!(driver.queue.stats().checkpoints_total, 1);
 }
 
 fn fixture(version: u16) -> Vec<u8> {
     let name = format!("tests/fixtures/format-{version}.segment");
     let mut file = std::fs::read(path(&name)).unwrap();
-    assert_eq!(file.len(), BLOCKS * BLOCK);
+    assert_eq!(file.len(), BLOCKS[usize::from(version) - 1] * BLOCK);
     file.resize(64 << 10, 0);
     file
 }
@@ -73,9 +116,15 @@ fn write_fixture() {
     let storage = MemoryStorage::new();
     write_log(&storage);
     let mut file = storage.contents(&first_segment()).unwrap();
-    assert!(file[BLOCKS * BLOCK..].iter().all(|byte| *byte == 0));
-    file.truncate(BLOCKS * BLOCK);
-    std::fs::write(path("tests/fixtures/format-2.segment"), file).unwrap();
+    let len = BLOCKS[usize::from(FORMAT_VERSION) - 1] * BLOCK;
+    assert!(file[len..].iter().all(|byte| *byte == 0));
+    file.truncate(len);
+    let name = |kind| path(&format!("tests/fixtures/format-{FORMAT_VERSION}.{kind}"));
+    std::fs::write(name("segment"), file).unwrap();
+    let storage = MemoryStorage::new();
+    write_checkpoint(&storage);
+    let file = storage.contents(CHECKPOINT_FILES[0]).unwrap();
+    std::fs::write(name("checkpoint"), file).unwrap();
 }
 
 #[test]
@@ -84,6 +133,28 @@ fn what_is_written_today_is_what_the_fixture_has() {
     write_log(&storage);
     let file = storage.contents(&first_segment()).unwrap();
     assert!(file == fixture(FORMAT_VERSION), "the format has changed: it needs a new version");
+    let storage = MemoryStorage::new();
+    write_checkpoint(&storage);
+    let file = storage.contents(CHECKPOINT_FILES[0]).unwrap();
+    assert!(file == checkpoint(FORMAT_VERSION), "the format has changed: it needs a new version");
+}
+
+fn checkpoint(version: u16) -> Vec<u8> {
+    std::fs::read(path(&format!("tests/fixtures/format-{version}.checkpoint"))).unwrap()
+}
+
+#[test]
+fn the_checkpoint_of_each_format_is_read() {
+    for version in 2..=FORMAT_VERSION {
+        let storage = MemoryStorage::new();
+        write_checkpoint(&storage);
+        storage.replace(CHECKPOINT_FILES[0], checkpoint(version));
+        let (driver, recovered) = Driver::recover(&storage, config()).unwrap();
+        assert_eq!(recovered.checkpoint_messages, Some(1));
+        // The last frame is read in any case.
+        assert_eq!((recovered.frames, recovered.messages), (1, 1));
+        assert_eq!(driver.message_ids(), [MessageId::new(ShardId(3), 1)]);
+    }
 }
 
 #[test]
@@ -97,9 +168,11 @@ fn is_read(version: u16) {
     let storage = MemoryStorage::new();
     storage.replace(&first_segment(), fixture(version));
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    assert_eq!((recovered.frames, recovered.records, recovered.tail_truncated_bytes), (4, 5, 0));
+    assert_eq!((recovered.frames, recovered.records), [(4, 5), (5, 6)][usize::from(version) - 1]);
+    assert_eq!(recovered.tail_truncated_bytes, 0);
     let id = MessageId::new(ShardId(3), 1);
-    let [message] = &recovered.messages[..] else { panic!("{:?}", recovered.messages) };
+    let messages = driver.messages();
+    let [message] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!((message.id, message.size, &message.envelope), (id, 5000, &envelope(2)));
     assert!(message.recipients[0].status.is_settled());
     assert_eq!(message.recipients[1].attempts, 2);

@@ -6,7 +6,7 @@ use crate::commit::{Batch, BatchNumber, Note, Ticket};
 use crate::error::AppendError;
 use crate::frame::FRAME_HEADER_SIZE;
 use crate::id::MessageId;
-use crate::index::{Entry, Location, Phase, Piece, Recipients};
+use crate::index::{Entry, Location, Phase, Piece, RecipientEntry};
 use crate::message::{NewMessage, Outcome, RecipientState};
 use crate::record::{self, CHUNK_OVERHEAD, ChunkRecord, MessageHead, Record};
 
@@ -65,9 +65,9 @@ impl Queue {
     /// [`Queue::abandon`] them.
     pub fn append_message(&mut self, message: NewMessage<'_>) -> Result<Ticket, AppendError> {
         self.check_room()?;
-        let entry = self.check_message(&message)?;
+        let head = self.check_message(&message)?;
         let start = self.begin_group();
-        let mut encoded = self.encode_message(&message, &entry);
+        let mut encoded = self.encode_message(&message, &head);
         // The group is in the last batch; a frame more is for the case that it gets its own.
         if encoded.is_ok() && !self.can_be_written(0, self.outcome_reserve()) {
             encoded = Err(AppendError::Full);
@@ -77,14 +77,14 @@ impl Queue {
             return Err(error);
         }
         self.end_group(start)?;
-        self.index.entries.insert(message.id, entry);
+        self.add_entry(&message, &head);
         Ok(Ticket { batch: self.gathering(), id: message.id })
     }
 
     /// Forgets the chunks of a message that will not be committed; its id is not to be used again.
     /// Does nothing after its commit record was appended.
     pub fn abandon(&mut self, id: MessageId) {
-        if self.index.entries.contains_key(&id) {
+        if self.index.entries.contains(id) {
             return;
         }
         let Some(streaming) = self.index.streaming.get_mut(&id) else { return };
@@ -116,8 +116,8 @@ impl Queue {
             None => None,
         };
         let start = self.begin_group();
-        if let Some((message, entry)) = &dsn
-            && let Err(error) = self.encode_message(message, entry)
+        if let Some((message, head)) = &dsn
+            && let Err(error) = self.encode_message(message, head)
         {
             self.roll_back(start);
             return Err(error);
@@ -128,18 +128,13 @@ impl Queue {
         }
         self.end_group(start)?;
         // From here on nothing fails.
-        if let Some((message, entry)) = dsn {
-            self.index.entries.insert(message.id, entry);
+        if let Some((message, head)) = dsn {
+            self.add_entry(&message, &head);
         }
-        if let Some(entry) = self.index.entries.get_mut(&id) {
-            let before = entry.recipients.queued();
-            for (index, disposition) in &outcome.recipients {
-                let states = entry.recipients.as_mut_slice();
-                if let Some(state) = states.get_mut(usize::from(index.0)) {
-                    state.apply(*disposition);
-                }
-            }
-            let after = entry.recipients.queued();
+        if let Some(entry) = self.index.entries.get_mut(id) {
+            let before = entry.queued();
+            entry.apply(outcome);
+            let after = entry.queued();
             self.index.recipients -= before - after;
             if after == 0 {
                 entry.phase = Phase::Settling;
@@ -163,7 +158,7 @@ impl Queue {
         Ok(())
     }
 
-    fn check_usable(&self) -> Result<(), AppendError> {
+    pub(super) fn check_usable(&self) -> Result<(), AppendError> {
         if self.poison.is_some() {
             return Err(AppendError::Poisoned);
         }
@@ -177,14 +172,14 @@ impl Queue {
     fn check_new(&self, id: MessageId) -> Result<(), AppendError> {
         let ours = id.shard() == self.identity.shard && id.sequence() < self.next_message_sequence;
         let abandoned = self.index.streaming.get(&id).is_some_and(|streaming| streaming.abandoned);
-        if !ours || abandoned || self.index.entries.contains_key(&id) {
+        if !ours || abandoned || self.index.entries.contains(id) {
             return Err(AppendError::UnknownMessage(id));
         }
         Ok(())
     }
 
-    /// Checks a message, and makes its entry.
-    fn check_message(&self, message: &NewMessage<'_>) -> Result<Entry, AppendError> {
+    /// Checks a message, and makes the numbers of its record.
+    fn check_message(&self, message: &NewMessage<'_>) -> Result<MessageHead, AppendError> {
         let id = message.id;
         self.check_new(id)?;
         let recipients = message.envelope.forward_paths.len();
@@ -200,29 +195,35 @@ impl Queue {
         if appended != message.size {
             return Err(AppendError::SizeMismatch { id, appended, size: message.size });
         }
-        let state = RecipientState { due_unix_ms: message.due_unix_ms, ..Default::default() };
-        let mut entry = Entry {
+        Ok(MessageHead {
+            id,
             received_unix_ms: message.received_unix_ms,
             expiry_unix_ms: message.expiry_unix_ms,
             size: message.size,
-            location: Location::default(),
-            recipients: Recipients::repeat(state, recipients),
-            chunks: None,
-            phase: Phase::Appended,
-        };
-        // The places are filled in when the commit record is durable.
-        entry.set_chunks(vec![Location::default(); chunks as usize]);
-        Ok(entry)
+            chunks,
+        })
+    }
+
+    /// Notes a message of which the commit record has been appended. Its places are filled in when
+    /// that is durable.
+    fn add_entry(&mut self, message: &NewMessage<'_>, head: &MessageHead) {
+        let state = first_state(message);
+        let hosts = &mut self.index.hosts;
+        let paths = message.envelope.forward_paths.iter();
+        let recipients =
+            paths.map(|path| RecipientEntry::new(hosts.acquire(path.host()), state)).collect();
+        let entry = Entry::new(head, recipients, Location::default(), Phase::Appended);
+        self.index.entries.insert(message.id, entry);
     }
 
     fn check_outcome(&self, outcome: &Outcome) -> Result<(), AppendError> {
-        let entry = self.index.entries.get(&outcome.id);
+        let entry = self.index.entries.get(outcome.id);
         // One that is not durable yet cannot have been delivered.
         let entry = entry
             .filter(|entry| entry.phase == Phase::Durable)
             .ok_or(AppendError::UnknownMessage(outcome.id))?;
         for (index, _) in &outcome.recipients {
-            let state = entry.recipients.as_slice().get(usize::from(index.0));
+            let state = entry.recipients().get(usize::from(index.0));
             if state.is_none_or(|state| state.status.is_settled()) {
                 return Err(AppendError::UnknownRecipient { id: outcome.id, index: *index });
             }
@@ -241,15 +242,22 @@ impl Queue {
     fn encode_message(
         &mut self,
         message: &NewMessage<'_>,
-        entry: &Entry,
+        head: &MessageHead,
     ) -> Result<(), AppendError> {
         let Some(batch) = self.pending.back_mut() else {
             return Err(AppendError::Poisoned);
         };
-        let envelope = message.envelope;
+        let (envelope, state) = (message.envelope, first_state(message));
         let start = batch.frame.len();
         place(batch, message.id, Piece::Message, |out| {
-            encode_entry(out, &entry.head(message.id), envelope, entry, message.content);
+            record::encode_message(
+                out,
+                head,
+                envelope.body.keyword(),
+                &envelope.reverse_path,
+                envelope.forward_paths.iter().map(|path| (path, state)),
+                message.content,
+            );
         });
         // Read back before it is too late: what could not be read after a restart must never be
         // acknowledged.
@@ -353,20 +361,7 @@ pub(super) fn place(
     batch.records += 1;
 }
 
-fn encode_entry(
-    out: &mut Vec<u8>,
-    head: &MessageHead,
-    envelope: &ringpost_protocol::envelope::Envelope,
-    entry: &Entry,
-    content: &[u8],
-) {
-    let states = entry.recipients.as_slice().iter().copied();
-    record::encode_message(
-        out,
-        head,
-        envelope.body.keyword(),
-        &envelope.reverse_path,
-        envelope.forward_paths.iter().zip(states),
-        content,
-    );
+/// The state of a recipient that has not been tried.
+fn first_state(message: &NewMessage<'_>) -> RecipientState {
+    RecipientState { due_unix_ms: message.due_unix_ms, ..RecipientState::default() }
 }

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 
+use ringpost_protocol::address::Host;
+
 use crate::admission::{Admission, Poison, QueueStats};
 use crate::commit::{Batch, BatchNumber, Committed, Note, Redeemed, Ticket};
 use crate::config::{ConfigError, QueueConfig};
 use crate::error::{Corruption, ReadError};
 use crate::frame::Lsn;
+use crate::hosts::HostId;
 use crate::id::MessageId;
 use crate::index::{Index, MessageView, Phase, Piece};
 use crate::message::StoredMessage;
@@ -17,6 +20,8 @@ use crate::record::RecordError;
 use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
 
 mod append;
+mod checkpoint;
+mod purge;
 mod retry;
 mod rewrite;
 mod room;
@@ -25,6 +30,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::CheckpointWrite;
+pub(crate) use checkpoint::Checkpoints;
 use retry::Retry;
 pub(crate) use rewrite::Rewrite;
 pub use write::Write;
@@ -56,14 +63,17 @@ const SPARE_BUFFERS: usize = 2;
 ///   [`message`](Self::message), [`redeem`](Self::redeem), [`plan_read`](Self::plan_read),
 ///   [`decode_message`](Self::decode_message), … change nothing.
 /// - B, facts: [`handle_write`](Self::handle_write), [`handle_segment`](Self::handle_segment),
-///   [`handle_rewrite`](Self::handle_rewrite). Each answers what a poll gave.
+///   [`handle_rewrite`](Self::handle_rewrite), [`handle_checkpoint`](Self::handle_checkpoint). Each
+///   answers what a poll gave.
 /// - C, commands: [`next_id`](Self::next_id), [`append_chunk`](Self::append_chunk),
 ///   [`append_message`](Self::append_message), [`abandon`](Self::abandon),
-///   [`append_outcome`](Self::append_outcome), [`retry_segments`](Self::retry_segments). After them
-///   poll.
+///   [`append_outcome`](Self::append_outcome), [`append_purge`](Self::append_purge),
+///   [`remove_purged`](Self::remove_purged), [`retry_segments`](Self::retry_segments),
+///   [`request_checkpoint`](Self::request_checkpoint). After them poll.
 /// - D, polls: [`poll_write`](Self::poll_write), [`poll_segment`](Self::poll_segment),
-///   [`poll_rewrite`](Self::poll_rewrite), each with at most one thing in progress. After each B or
-///   C poll the first two; the third is work for idle times.
+///   [`poll_rewrite`](Self::poll_rewrite), [`poll_checkpoint`](Self::poll_checkpoint), each with at
+///   most one thing in progress. After each B or C poll the first two; the others are work for idle
+///   times.
 #[derive(Debug)]
 pub struct Queue {
     config: QueueConfig,
@@ -71,6 +81,9 @@ pub struct Queue {
     index: Index,
     segments: Segments,
     rewrite: Rewrite,
+    checkpoints: Checkpoints,
+    /// Messages to be taken out of the index: their removal is durable.
+    purged: Vec<MessageId>,
 
     /// Batches to be written, the last of which gathers. Never empty.
     pending: VecDeque<Batch>,
@@ -124,6 +137,7 @@ pub(crate) struct Continuation {
     pub(crate) next_message_sequence: u64,
     /// The records of the last frame, to be written again.
     pub(crate) last_frame: Option<LastFrame>,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) tail_truncated_bytes: u64,
 }
 
@@ -156,6 +170,7 @@ impl Queue {
                 previous_segment: SegmentSequence(0),
                 next_message_sequence: 1,
                 last_frame: None,
+                checkpoints: Checkpoints::default(),
                 tail_truncated_bytes: 0,
             },
         ))
@@ -185,7 +200,10 @@ impl Queue {
     ) -> Self {
         let mut batch = Batch::new(BatchNumber(1), Vec::new());
         let mut frame_due = false;
+        let mut checkpoints = continuation.checkpoints;
         if let Some(last) = continuation.last_frame {
+            // There may be a purge in it.
+            checkpoints.not_before = batch.number;
             let base = batch.frame.len() as u32;
             batch.frame.extend_from_slice(&last.payload);
             batch.records = last.records;
@@ -203,6 +221,8 @@ impl Queue {
             index: continuation.index,
             segments: continuation.segments,
             rewrite: Rewrite::default(),
+            checkpoints,
+            purged: Vec::new(),
             pending_bytes: batch.payload_len(),
             pending: VecDeque::from([batch]),
             is_recovering: false,
@@ -273,6 +293,7 @@ impl Queue {
         QueueStats {
             messages: self.index.messages,
             recipients: self.index.recipients,
+            hosts: self.index.hosts.len() as u64,
             streaming: self.index.streaming.len() as u64,
             segments: self.segments.len() as u64,
             segments_ready: self.ready.len() as u64,
@@ -282,26 +303,28 @@ impl Queue {
                 + self.reusing.map_or(0, |free| free.size),
             live_bytes: self.segments.live_bytes(),
             pending_bytes: self.pending_bytes as u64,
+            replay_bytes: self.replay_bytes(),
+            checkpoint_bytes: self.checkpoints.newest.map_or(0, |(_, len)| len),
             ..self.stats
         }
     }
 
     /// The message of this id, if it is durable and not settled.
     pub fn message(&self, id: MessageId) -> Option<MessageView<'_>> {
-        let entry = self.index.entries.get(&id).filter(|entry| entry.phase == Phase::Durable)?;
-        Some(MessageView {
-            id,
-            received_unix_ms: entry.received_unix_ms,
-            expiry_unix_ms: entry.expiry_unix_ms,
-            size: entry.size,
-            recipients: entry.recipients.as_slice(),
-        })
+        let entry = self.index.entries.get(id).filter(|entry| entry.phase == Phase::Durable)?;
+        Some(MessageView::new(id, entry))
     }
 
-    /// The ids of all messages that are durable and not settled, in no order.
-    pub fn message_ids(&self) -> impl Iterator<Item = MessageId> {
-        let durable = self.index.entries.iter().filter(|(_, entry)| entry.phase == Phase::Durable);
-        durable.map(|(id, _)| *id)
+    /// All messages from an id on that are durable and not settled, in the order of ids.
+    pub fn messages_from(&self, first: MessageId) -> impl Iterator<Item = MessageView<'_>> {
+        let entries = self.index.entries.iter_from(first);
+        let durable = entries.filter(|(_, entry)| entry.phase == Phase::Durable);
+        durable.map(|(id, entry)| MessageView::new(id, entry))
+    }
+
+    /// The host of a recipient; `None` for a mailbox without one, as in `<Postmaster>`.
+    pub fn host(&self, id: HostId) -> Option<&Host> {
+        self.index.hosts.get(id)
     }
 
     /// The last batch that is durable; tickets of it and of all before it can be redeemed.
@@ -323,7 +346,7 @@ impl Queue {
     /// What to read for a message: its message record first, then its chunks in order. `None` if it
     /// is not in the queue.
     pub fn plan_read(&self, id: MessageId) -> Option<Vec<ReadPlan>> {
-        let entry = self.index.entries.get(&id).filter(|entry| entry.phase == Phase::Durable)?;
+        let entry = self.index.entries.get(id).filter(|entry| entry.phase == Phase::Durable)?;
         let plans = entry.pieces().map(|(piece, location)| ReadPlan::new(id, piece, location));
         Some(plans.collect())
     }
@@ -345,8 +368,8 @@ impl Queue {
         plans: &[ReadPlan],
         parts: Vec<Vec<u8>>,
     ) -> Result<StoredMessage, ReadError> {
-        let entry = self.index.entries.get(&id).ok_or(ReadError::Moved(id))?;
-        let count = entry.chunks().len() + 1;
+        let entry = self.index.entries.get(id).ok_or(ReadError::Moved(id))?;
+        let count = entry.chunk_count() + 1;
         let complete = plans.len() == count && parts.len() == count;
         if !complete || !plans.iter().all(|plan| plan.id == id && self.is_current(plan)) {
             return Err(ReadError::Moved(id));

@@ -5,7 +5,7 @@ use std::io;
 use super::{Queue, append::place, is_chunk};
 use crate::commit::BatchNumber;
 use crate::error::Corruption;
-use crate::index::Piece;
+use crate::index::{Entry, Piece, RecipientEntry};
 use crate::read::ReadPlan;
 use crate::record::{self, Record, RecordError};
 use crate::segment::SegmentSequence;
@@ -62,13 +62,15 @@ impl Queue {
             None => self.begin_run()?,
         };
         let oldest = self.segments.oldest_sealed().filter(|oldest| oldest.sequence == run.segment);
-        let records = oldest.map_or(&[][..], |oldest| &oldest.records);
-        let plan = records.iter().enumerate().skip(run.next).find_map(|(at, (id, piece))| {
-            run.next = at + 1;
-            let location = self.index.movable_piece(*id, *piece)?;
-            let here = location.segment == run.segment;
-            here.then(|| ReadPlan::new(*id, *piece, location))
-        });
+        let mut plan = None;
+        while plan.is_none()
+            && let Some((id, piece)) = oldest.and_then(|oldest| oldest.record(run.next))
+        {
+            run.next += 1;
+            let location = self.index.movable_piece(id, piece);
+            let here = location.filter(|location| location.segment == run.segment);
+            plan = here.map(|location| ReadPlan::new(id, piece, location));
+        }
         self.rewrite.run = plan.map(|_| run);
         if plan.is_none() {
             let again = BatchNumber(self.gathering().0 + RETRY_BATCHES);
@@ -127,8 +129,8 @@ impl Queue {
             }
             Record::Message(message) if plan.piece == Piece::Message => {
                 // With the states of now: what changed them may be in the segment that goes.
-                let states = self.index.entries.get(&plan.id).map(|entry| &entry.recipients);
-                let states = states.map_or(&[][..], |recipients| recipients.as_slice());
+                let states = self.index.entries.get(plan.id).map(Entry::recipients);
+                let states = states.unwrap_or_default();
                 if states.len() != message.recipients.len() {
                     let corruption = plan.corruption(RecordError::Field);
                     return Err(self.note_corruption(corruption));
@@ -139,7 +141,10 @@ impl Queue {
                     &message.head,
                     message.body,
                     &message.reverse_path,
-                    paths.collect::<Vec<_>>().into_iter().zip(states.iter().copied()),
+                    paths
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .zip(states.iter().map(RecipientEntry::state)),
                     message.content,
                 );
             }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Queue, SPARE_BUFFERS, check_written};
+use crate::checkpoint::Begin;
 use crate::commit::{Batch, BatchNumber, Note};
 use crate::frame::{self, BLOCK_SIZE, FrameHeader};
 use crate::id::MessageId;
@@ -31,9 +32,10 @@ pub(super) struct Tail {
 /// A batch on its way to the disk.
 #[derive(Debug)]
 pub(super) struct Flight {
-    number: BatchNumber,
+    pub(super) number: BatchNumber,
     records: u32,
     notes: Vec<Note>,
+    purged: Vec<MessageId>,
     payload_len: usize,
     offset: u64,
     pub(super) len: usize,
@@ -83,6 +85,7 @@ impl Queue {
             number: batch.number,
             records: batch.records,
             notes: batch.notes,
+            purged: batch.purged,
             payload_len,
             offset: tail.offset,
             len: bytes.len(),
@@ -123,12 +126,20 @@ impl Queue {
         let Some(tail) = &mut self.tail else { return };
         let segment = tail.segment;
         tail.offset += flight.len as u64;
+        self.checkpoints.last_frame = Some(Begin {
+            lsn: self.next_lsn,
+            segment,
+            offset: flight.offset,
+            previous_segment: self.previous_segment,
+            previous: self.previous,
+        });
         self.next_lsn.0 += 1;
         self.previous = flight.checksum;
         self.previous_segment = segment;
         self.durable_through = flight.number;
         self.durable_head = flight.head;
         self.durable_message_sequence = flight.message_sequence;
+        self.checkpoints.replay_bytes += flight.len as u64;
         self.stats.batches_total += 1;
         self.stats.batch_bytes_total += flight.len as u64;
         self.stats.records_total += u64::from(flight.records);
@@ -141,19 +152,24 @@ impl Queue {
                 Note::Settled { id } => self.settlement_is_durable(id),
             }
         }
-        // Segments that have become free may be reused when a frame says so: see to it that one
-        // comes, for none else may.
-        if self.segments.advance().is_some_and(|head| head > self.durable_head) {
-            self.frame_due = true;
-        }
+        self.purged.extend(flight.purged);
+        self.look_for_free_segments();
         if self.buffers.len() < SPARE_BUFFERS && bytes.capacity() <= 2 * self.config.batch_size_max
         {
             self.buffers.push(bytes);
         }
     }
 
+    /// Segments that have become free may be reused when a frame says so: sees to it that one comes,
+    /// for none else may.
+    pub(super) fn look_for_free_segments(&mut self) {
+        if self.segments.advance().is_some_and(|head| head > self.durable_head) {
+            self.frame_due = true;
+        }
+    }
+
     fn record_is_durable(&mut self, id: MessageId, piece: Piece, location: Location) {
-        let Some(entry) = self.index.entries.get_mut(&id) else {
+        let Some(entry) = self.index.entries.get_mut(id) else {
             // No commit record yet: a chunk that is coming in, or one that was abandoned.
             self.chunk_is_durable(id, piece, location);
             return;
@@ -166,24 +182,25 @@ impl Queue {
             (Phase::Appended, Piece::Message) => {
                 // Its chunks are in this frame or in earlier ones: all of them are known by now.
                 let streaming = self.index.streaming.remove(&id).unwrap_or_default();
-                assert!(streaming.chunks.len() == entry.chunks().len(), "no chunk is missing");
-                entry.set_chunks(streaming.chunks);
-                entry.phase = Phase::Durable;
-                entry.location = location;
+                assert!(streaming.chunks.len() == entry.chunk_count(), "no chunk is missing");
+                entry.set_chunks(&streaming.chunks);
+                // It may have been purged meanwhile, by a record that follows.
+                let is_purged = entry.queued() == 0;
+                entry.phase = if is_purged { Phase::Settling } else { Phase::Durable };
+                entry.set_location(location);
                 self.index.messages += 1;
-                self.index.recipients += entry.recipients.queued();
+                self.index.recipients += entry.queued();
                 self.segments.pin(id, piece, location);
                 return;
             }
             (Phase::Durable | Phase::Settling, _) => {}
         }
         // A copy: it is the one that counts from now on.
-        let place = match piece {
-            Piece::Message => Some(&mut entry.location),
-            Piece::Chunk(index) => entry.chunk_mut(index),
+        let old = match piece {
+            Piece::Message => Some(entry.set_location(location)),
+            Piece::Chunk(index) => entry.set_chunk(index, location),
         };
-        if let Some(place) = place {
-            let old = std::mem::replace(place, location);
+        if let Some(old) = old {
             self.segments.unpin(old);
             self.segments.pin(id, piece, location);
         }
@@ -214,8 +231,8 @@ impl Queue {
         self.segments.pin(id, piece, location);
     }
 
-    fn settlement_is_durable(&mut self, id: MessageId) {
-        let Some(entry) = self.index.entries.remove(&id) else { return };
+    pub(super) fn settlement_is_durable(&mut self, id: MessageId) {
+        let Some(entry) = self.index.remove(id) else { return };
         self.index.messages -= 1;
         for (_, location) in entry.pieces() {
             self.segments.unpin(location);

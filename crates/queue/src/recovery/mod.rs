@@ -10,55 +10,47 @@
 //! one or two that stand at or above it (the copied frame, and one that reached the disk after it had
 //! been looked for) are superseded.
 
-use ringpost_protocol::envelope::Envelope;
-
+use crate::checkpoint::Begin;
 use crate::config::QueueConfig;
 use crate::error::{CorruptReason, RecoveryError};
 use crate::frame::{BLOCK_SIZE, FRAME_HEADER_SIZE, FrameHeader, Lsn};
 use crate::id::MessageId;
-use crate::message::RecipientState;
-use crate::queue::{Continuation, LastFrame, Queue, SEQUENCE_GAP};
+use crate::queue::{Checkpoints, Continuation, LastFrame, Queue, SEQUENCE_GAP};
 use crate::reclaim::Segments;
 use crate::segment::{LogIdentity, SegmentSequence};
 use crate::storage::Storage;
 
 mod replay;
+mod restore;
 mod scan;
 mod verdict;
 
 use replay::Replay;
+use restore::{Restore, restore};
 use scan::{Found, SegmentScan};
 use verdict::{Beyond, Later, Place, Verdict, decide};
 
 /// Frames at or above the LSN at which a later segment begins: the copied one, and one in flight.
 const SUPERSEDED_MAX: u64 = 2;
 
-/// A message that recovery found, for the scheduler to be told of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecoveredMessage {
-    /// Its name.
-    pub id: MessageId,
-    /// When it was received, in milliseconds of Unix time.
-    pub received_unix_ms: u64,
-    /// When it is given up, in milliseconds of Unix time.
-    pub expiry_unix_ms: u64,
-    /// Octets of content.
-    pub size: u64,
-    /// Who gets it.
-    pub envelope: Envelope,
-    /// The states of its recipients, in the order of the forward-paths. At least one is queued.
-    pub recipients: Vec<RecipientState>,
-}
-
 /// What recovery found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
-    /// The messages in the queue, in the order of their ids.
-    pub messages: Vec<RecoveredMessage>,
-    /// Segments read.
+    /// Messages in the queue: those before `next_id` that
+    /// [`Queue::messages_from`](crate::Queue::messages_from) gives.
+    pub messages: u64,
+    /// The first id that a message of this run may have; `None` for a new log.
+    pub next_id: Option<MessageId>,
+    /// Segments of the log that are needed.
     pub segments: u64,
-    /// Frames replayed. 0: the log is new.
+    /// Messages that the newest checkpoint had; `None` if the log was read without one.
+    pub checkpoint_messages: Option<u64>,
+    /// Checkpoints that were not what had been written. All that they say is in the log too.
+    pub checkpoints_damaged: u64,
+    /// Frames replayed: those since the checkpoint, or all. 0: the log is new.
     pub frames: u64,
+    /// Octets of these frames.
+    pub frames_bytes: u64,
     /// Records replayed.
     pub records: u64,
     /// Octets of a last, unfinished write that were cut off. They were never acknowledged, unless the
@@ -78,14 +70,15 @@ struct Walk {
     /// The last frame that counts: number of its segment in the list, offset, header.
     last: Option<(usize, u64, FrameHeader)>,
     frames: u64,
+    frames_bytes: u64,
     tail_truncated_bytes: u64,
 }
 
 /// Reads the log of a shard, and makes the queue that goes on with it.
 ///
 /// What the log holds is not changed; only segments that were prepared and never used are deleted.
-/// An empty directory gives an empty queue ([`Recovered::frames`] is 0). Memory: the index, the
-/// envelopes of what is live, and about 1 MiB, or one frame if that is more.
+/// With a checkpoint, only the frames since its begin are read. An empty directory gives an empty
+/// queue ([`Recovered::frames`] is 0). Memory: the index, and about 1 MiB, or one frame if that is more.
 ///
 /// # Errors
 ///
@@ -118,11 +111,28 @@ pub async fn recover<S: Storage>(
     }
     check_head(&scans, head)?;
 
+    let Restore { newest, damaged, number_max } = restore(storage, identity).await?;
+    let mut checkpoints = Checkpoints::default();
+    checkpoints.number = number_max;
     let mut walk = Walk::new(head);
-    for at in 0..scans.len() {
-        walk.segment(&mut scans, at).await?;
+    let (mut start, mut offset) = (0, BLOCK_SIZE);
+    let mut end = None;
+    let mut checkpoint_messages = None;
+    if let Some(restored) = newest {
+        end = Some((restored.end(), restored.begin()));
+        checkpoint_messages = Some(restored.header.messages);
+        checkpoints.newest = Some((restored.slot, restored.header.blocks_len));
+        (start, offset) = walk.begin_at(&scans, restored.begin())?;
+        walk.replay = restored.replay;
+        walk.replay.forget_before(head);
     }
-    let Walk { replay, last, frames, expected, tail_truncated_bytes, .. } = walk;
+    for at in start..scans.len() {
+        walk.segment(&mut scans, at, offset).await?;
+        offset = BLOCK_SIZE;
+    }
+    let Walk { replay, last, frames, frames_bytes, expected, tail_truncated_bytes, .. } = walk;
+    check_end(end, expected)?;
+    checkpoints.replay_bytes = frames_bytes;
 
     let mut unused = Vec::new();
     for (at, scan) in scans.iter().enumerate() {
@@ -135,12 +145,21 @@ pub async fn recover<S: Storage>(
     }
 
     let (records, sequence_max) = (replay.records, replay.sequence_max);
-    let (index, messages) = replay.finish(&mut segments).map_err(|(reason, location)| {
+    let index = replay.finish(&mut segments).map_err(|(reason, location)| {
         let offset = u64::from(location.offset);
         RecoveryError::Corrupt { segment: location.segment, offset, reason }
     })?;
-    let recovered =
-        Recovered { messages, segments: scans.len() as u64, frames, records, tail_truncated_bytes };
+    let mut recovered = Recovered {
+        messages: index.messages,
+        next_id: None,
+        segments: scans.len() as u64,
+        checkpoint_messages,
+        checkpoints_damaged: damaged,
+        frames,
+        frames_bytes,
+        records,
+        tail_truncated_bytes,
+    };
     let mut continuation = Continuation {
         index,
         segments,
@@ -150,6 +169,7 @@ pub async fn recover<S: Storage>(
         previous_segment: SegmentSequence(0),
         next_message_sequence: sequence_max + 1,
         last_frame: None,
+        checkpoints,
         tail_truncated_bytes,
     };
     if let (Some((at, offset, header)), Some(_)) = (last, expected) {
@@ -162,6 +182,8 @@ pub async fn recover<S: Storage>(
         continuation.previous_segment = header.previous_segment;
         continuation.next_message_sequence =
             (sequence_max + 1).max(header.message_sequence) + SEQUENCE_GAP;
+        let next = continuation.next_message_sequence;
+        recovered.next_id = Some(MessageId::new(identity.shard, next));
         continuation.last_frame = Some(LastFrame { payload, records: header.records, notes });
     }
     remove_unused(storage, &unused).await?;
@@ -205,6 +227,20 @@ fn check_head<S: Storage>(
     Ok(())
 }
 
+/// The log must go as far as it is known to have gone when the checkpoint was completed.
+fn check_end(end: Option<(Lsn, Begin)>, expected: Option<(Lsn, u32)>) -> Result<(), RecoveryError> {
+    match end {
+        Some((end, begin)) if expected.is_none_or(|(next, _)| next <= end) => {
+            Err(RecoveryError::Corrupt {
+                segment: begin.segment,
+                offset: begin.offset,
+                reason: CorruptReason::Shortened { end },
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Deletes what was prepared for frames that never came. Their numbers are not used again, and their
 /// files are not written to: a write of a process that is dying may still be under way.
 async fn remove_unused<S: Storage>(
@@ -229,21 +265,41 @@ impl Walk {
             branch: None,
             last: None,
             frames: 0,
+            frames_bytes: 0,
             tail_truncated_bytes: 0,
         }
     }
 
-    /// Reads the frames of segment number `at`, and judges its end.
+    /// Where to begin with a checkpoint: number of the segment in the list, and offset in it.
+    fn begin_at<S: Storage>(
+        &mut self,
+        scans: &[SegmentScan<'_, S>],
+        begin: Begin,
+    ) -> Result<(usize, u64), RecoveryError> {
+        if begin.segment < self.head {
+            // Nothing in that segment counts any more: the log begins with its head.
+            return Ok((0, BLOCK_SIZE));
+        }
+        self.expected = Some((begin.lsn, begin.previous));
+        let at = scans.iter().position(|scan| scan.sequence == begin.segment);
+        at.map(|at| (at, begin.offset)).ok_or(RecoveryError::Corrupt {
+            segment: begin.segment,
+            offset: begin.offset,
+            reason: CorruptReason::MissingSegment,
+        })
+    }
+
+    /// Reads the frames of segment number `at` from `offset` on, and judges its end.
     async fn segment<S: Storage>(
         &mut self,
         scans: &mut [SegmentScan<'_, S>],
         at: usize,
+        mut offset: u64,
     ) -> Result<(), RecoveryError> {
         let (before, rest) = scans.split_at_mut(at + 1);
         let Some(scan) = before.last_mut() else { return Ok(()) };
         let later: Vec<FrameHeader> = rest.iter().filter_map(|scan| scan.first).collect();
         let limit = later.iter().map(|first| first.lsn).min();
-        let mut offset = BLOCK_SIZE;
         let place = loop {
             let expected = self.branch.or(self.expected).map(|(lsn, _)| lsn);
             let header = match scan.frame_at(offset, expected).await? {
@@ -317,6 +373,7 @@ impl Walk {
         self.branch = None;
         self.last = Some((at, offset, *header));
         self.frames += 1;
+        self.frames_bytes += header.frame_size();
         Ok(())
     }
 

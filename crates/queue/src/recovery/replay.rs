@@ -1,30 +1,25 @@
 //! Applying records in order: what they say, all together, is the queue.
 
-use ringpost_protocol::envelope::Envelope;
-
-use super::RecoveredMessage;
+use crate::checkpoint::Item;
 use crate::commit::Note;
 use crate::error::CorruptReason;
 use crate::frame::FrameHeader;
 use crate::id::{IdMap, MessageId};
-use crate::index::{Entry, Index, Location, Phase, Piece, Recipients};
-use crate::message::{Outcome, RecipientState};
+use crate::index::{Entry, Index, Location, Phase, Piece, RecipientEntry};
+use crate::message::{Outcome, Purge};
 use crate::reclaim::Segments;
 use crate::record::{self, CHUNK_OVERHEAD, ChunkRecord, MessageRecord, Record};
 use crate::segment::SegmentSequence;
 
-/// A message as far as it is known.
-struct Replayed {
-    entry: Entry,
-    envelope: Envelope,
-    /// Octets of content in the message record.
-    content_len: u64,
-}
-
 /// What the records read so far say.
+///
+/// Applying a record twice gives what applying it once gives, if all that came after it the first time
+/// comes again: so a replay may begin with an index that is newer than its first frame.
 #[derive(Default)]
 pub(super) struct Replay {
-    messages: IdMap<MessageId, Replayed>,
+    pub(super) index: Index,
+    /// Octets of content in the message record, for messages that have chunks as well.
+    content_lens: IdMap<MessageId, u64>,
     /// Chunks of messages of which no commit record has been seen.
     chunks: IdMap<MessageId, Vec<(u32, Location)>>,
     pub(super) records: u64,
@@ -35,7 +30,7 @@ pub(super) struct Replay {
 pub(super) type ReplayError = (CorruptReason, usize);
 
 /// Reads the records of a frame one after the other.
-fn each_record(
+pub(super) fn each_record(
     header: &FrameHeader,
     payload: &[u8],
     mut take: impl FnMut(Record<'_>, usize, usize) -> Result<(), CorruptReason>,
@@ -59,7 +54,7 @@ pub(super) fn notes(header: &FrameHeader, payload: &[u8]) -> Result<Vec<Note>, R
         let (id, piece) = match record {
             Record::Chunk(chunk) => (chunk.id, Piece::Chunk(chunk.index)),
             Record::Message(message) => (message.head.id, Piece::Message),
-            Record::Outcome(_) => return Ok(()),
+            Record::Outcome(_) | Record::Purge(_) => return Ok(()),
         };
         notes.push(Note::Placed { id, piece, offset: at as u32, len: len as u32 });
         Ok(())
@@ -67,7 +62,34 @@ pub(super) fn notes(header: &FrameHeader, payload: &[u8]) -> Result<Vec<Note>, R
     Ok(notes)
 }
 
+/// Octets of content in the chunks at these places; `None` if one cannot be a chunk.
+fn content_of_chunks(entry: &Entry) -> Option<u64> {
+    entry.chunks().map(|chunk| u64::from(chunk.len).checked_sub(CHUNK_OVERHEAD as u64)).sum()
+}
+
 impl Replay {
+    /// Takes what a checkpoint says, before any frame. `false` if it cannot be so.
+    pub(super) fn restore(&mut self, item: Item) -> bool {
+        match item {
+            Item::Message { id, entry } => {
+                if entry.chunk_count() > 0 {
+                    let in_chunks = content_of_chunks(&entry);
+                    let Some(rest) = in_chunks.and_then(|len| entry.size.checked_sub(len)) else {
+                        return false;
+                    };
+                    self.content_lens.insert(id, rest);
+                }
+                self.sequence_max = self.sequence_max.max(id.sequence());
+                self.index.entries.insert(id, entry).is_none()
+            }
+            Item::Streaming { id, chunks } => {
+                self.sequence_max = self.sequence_max.max(id.sequence());
+                let chunks = (0..).zip(chunks).collect();
+                self.chunks.insert(id, chunks).is_none()
+            }
+        }
+    }
+
     /// Applies a frame, the payload of which begins at `base` in its segment.
     pub(super) fn apply(
         &mut self,
@@ -86,19 +108,23 @@ impl Replay {
                     self.outcome(&outcome);
                     Ok(())
                 }
+                Record::Purge(purge) => {
+                    self.purge(&purge);
+                    Ok(())
+                }
             }
         })
     }
 
     fn chunk(&mut self, chunk: &ChunkRecord<'_>, location: Location) -> Result<(), CorruptReason> {
         self.sequence_max = self.sequence_max.max(chunk.id.sequence());
-        if let Some(message) = self.messages.get_mut(&chunk.id) {
-            let place = message.entry.chunk_mut(chunk.index);
-            *place.ok_or(CorruptReason::Message(chunk.id))? = location;
+        if let Some(entry) = self.index.entries.get_mut(chunk.id) {
+            let old = entry.set_chunk(chunk.index, location);
+            old.map(drop).ok_or(CorruptReason::Message(chunk.id))
         } else {
             self.chunks.entry(chunk.id).or_default().push((chunk.index, location));
+            Ok(())
         }
-        Ok(())
     }
 
     fn message(
@@ -106,117 +132,138 @@ impl Replay {
         message: &MessageRecord<'_>,
         location: Location,
     ) -> Result<(), CorruptReason> {
-        let id = message.head.id;
+        let head = &message.head;
+        let id = head.id;
         self.sequence_max = self.sequence_max.max(id.sequence());
-        let states: Vec<RecipientState> =
-            message.recipients.iter().map(|(_, state)| *state).collect();
-        if let Some(known) = self.messages.get_mut(&id) {
-            return known.replace(message, &states, location);
-        }
-        let mut entry = Entry {
-            received_unix_ms: message.head.received_unix_ms,
-            expiry_unix_ms: message.head.expiry_unix_ms,
-            size: message.head.size,
-            location,
-            recipients: Recipients::new(&states),
-            chunks: None,
-            phase: Phase::Durable,
+        let content_len = message.content.len() as u64;
+        let content_known = if head.chunks == 0 {
+            head.size
+        } else {
+            *self.content_lens.get(&id).unwrap_or(&content_len)
         };
         // No chunk is empty.
-        if u64::from(message.head.chunks) > message.head.size {
+        if content_len != content_known || u64::from(head.chunks) > head.size {
             return Err(CorruptReason::Message(id));
         }
-        let mut chunks = vec![Location::default(); message.head.chunks as usize];
-        for (index, place) in self.chunks.remove(&id).unwrap_or_default() {
-            // One beyond the last is from a stream under this id that was abandoned.
-            if let Some(chunk) = chunks.get_mut(index as usize) {
-                *chunk = place;
-            }
+        if let Some(known) = self.index.entries.get_mut(id) {
+            return replace(known, message, location);
         }
-        entry.set_chunks(chunks);
+        let chunks = self.chunks.remove(&id).unwrap_or_default();
         let envelope = message.envelope().map_err(CorruptReason::Record)?;
-        if entry.recipients.queued() > 0 {
-            let content_len = message.content.len() as u64;
-            self.messages.insert(id, Replayed { entry, envelope, content_len });
+        if message.recipients.iter().all(|(_, state)| state.status.is_settled()) {
+            return Ok(());
         }
+        let hosts = &mut self.index.hosts;
+        let paths = envelope.forward_paths.iter().zip(&message.recipients);
+        let recipients = paths
+            .map(|(path, (_, state))| RecipientEntry::new(hosts.acquire(path.host()), *state))
+            .collect();
+        let mut entry = Entry::new(head, recipients, location, Phase::Durable);
+        for (index, place) in chunks {
+            // One beyond the last is from a stream under this id that was abandoned.
+            entry.set_chunk(index, place);
+        }
+        if head.chunks > 0 {
+            self.content_lens.insert(id, content_len);
+        }
+        self.index.entries.insert(id, entry);
         Ok(())
     }
 
     fn outcome(&mut self, outcome: &Outcome) {
         // The message may be gone with its segment: then all of it was settled.
-        let Some(message) = self.messages.get_mut(&outcome.id) else { return };
-        let states = message.entry.recipients.as_mut_slice();
-        for (index, disposition) in &outcome.recipients {
-            if let Some(state) = states.get_mut(usize::from(index.0)) {
-                state.apply(*disposition);
-            }
-        }
-        if message.entry.recipients.queued() == 0 {
-            self.messages.remove(&outcome.id);
+        let Some(entry) = self.index.entries.get_mut(outcome.id) else { return };
+        entry.apply(outcome);
+        if entry.queued() == 0 {
+            self.index.remove(outcome.id);
+            self.content_lens.remove(&outcome.id);
         }
     }
 
-    /// Ends the replay: checks that each message is complete, and tells what is in the queue, in the
-    /// order of ids.
+    fn purge(&mut self, purge: &Purge) {
+        let host = purge.host.as_ref().map(|host| self.index.hosts.find(host));
+        if host == Some(None) {
+            return;
+        }
+        let host = host.flatten();
+        let gone: Vec<MessageId> = self
+            .index
+            .entries
+            .iter_mut()
+            .filter_map(|(id, entry)| {
+                (entry.remove_recipients(purge, host) && entry.queued() == 0).then_some(id)
+            })
+            .collect();
+        for id in gone {
+            self.index.remove(id);
+            self.content_lens.remove(&id);
+        }
+    }
+
+    /// Forgets what a checkpoint has of segments before the head of the log: it was settled since, or
+    /// moved, and then the copy in the log is newer, and what came before that may be gone. Its chunks may
+    /// have been moved before, and the copy of the message record alone since.
+    pub(super) fn forget_before(&mut self, head: SegmentSequence) {
+        let entries = self.index.entries.iter();
+        let gone = entries.filter(|(_, entry)| entry.location().segment < head);
+        for id in gone.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.content_lens.remove(&id);
+            if let Some(entry) = self.index.remove(id)
+                && entry.chunk_count() > 0
+            {
+                self.chunks.insert(id, (0..).zip(entry.chunks()).collect());
+            }
+        }
+    }
+
+    /// Ends the replay: checks that each message is complete, and gives what is in the queue.
     pub(super) fn finish(
-        self,
+        mut self,
         segments: &mut Segments,
-    ) -> Result<(Index, Vec<RecoveredMessage>), (CorruptReason, Location)> {
-        let mut messages: Vec<_> = self.messages.into_iter().collect();
-        messages.sort_unstable_by_key(|(id, _)| *id);
-        let mut index = Index::default();
-        let mut recovered = Vec::with_capacity(messages.len());
-        index.entries.reserve(messages.len());
-        for (id, Replayed { entry, envelope, content_len }) in messages {
-            let chunk_len =
-                |chunk: &Location| u64::from(chunk.len).checked_sub(CHUNK_OVERHEAD as u64);
-            let chunks: Option<u64> = entry.chunks().iter().map(chunk_len).sum();
-            if chunks.and_then(|len| len.checked_add(content_len)) != Some(entry.size) {
-                return Err((CorruptReason::Message(id), entry.location));
+    ) -> Result<Index, (CorruptReason, Location)> {
+        let index = &mut self.index;
+        for (id, entry) in index.entries.iter() {
+            let content_len = match entry.chunk_count() {
+                0 => Some(&entry.size),
+                _ => self.content_lens.get(&id),
+            };
+            let in_chunks = content_of_chunks(entry);
+            let size = content_len.zip(in_chunks).and_then(|(rest, len)| rest.checked_add(len));
+            if size != Some(entry.size) {
+                return Err((CorruptReason::Message(id), entry.location()));
             }
             for (piece, location) in entry.pieces() {
-                segments.pin(id, piece, location);
+                if !segments.pin(id, piece, location) {
+                    return Err((CorruptReason::MissingSegment, location));
+                }
             }
             index.messages += 1;
-            index.recipients += entry.recipients.queued();
-            recovered.push(RecoveredMessage {
-                id,
-                received_unix_ms: entry.received_unix_ms,
-                expiry_unix_ms: entry.expiry_unix_ms,
-                size: entry.size,
-                envelope,
-                recipients: entry.recipients.as_slice().to_vec(),
-            });
-            index.entries.insert(id, entry);
+            index.recipients += entry.queued();
         }
-        Ok((index, recovered))
+        Ok(self.index)
     }
 }
 
-impl Replayed {
-    /// Takes a later copy of the message record, which is the one that counts.
-    fn replace(
-        &mut self,
-        message: &MessageRecord<'_>,
-        states: &[RecipientState],
-        location: Location,
-    ) -> Result<(), CorruptReason> {
-        let id = message.head.id;
-        let known = self.entry.recipients.as_mut_slice();
-        let content_len = message.content.len() as u64;
-        if known.len() != states.len() || content_len != self.content_len {
-            return Err(CorruptReason::Message(id));
-        }
-        for (known, state) in known.iter_mut().zip(states) {
-            // What is settled stays so, whatever a copy says.
-            if !known.status.is_settled() {
-                *known = *state;
-            }
-        }
-        if message.head != self.entry.head(id) {
-            return Err(CorruptReason::Message(id));
-        }
-        self.entry.location = location;
-        Ok(())
+/// Takes a later copy of a message record, which is the one that counts.
+fn replace(
+    known: &mut Entry,
+    message: &MessageRecord<'_>,
+    location: Location,
+) -> Result<(), CorruptReason> {
+    let id = message.head.id;
+    let recipients = known.recipients_mut();
+    if recipients.len() != message.recipients.len() {
+        return Err(CorruptReason::Message(id));
     }
+    for (known, (_, state)) in recipients.iter_mut().zip(&message.recipients) {
+        // What is settled stays so, whatever a copy says.
+        if !known.status.is_settled() {
+            known.set_state(*state);
+        }
+    }
+    if message.head != known.head(id) {
+        return Err(CorruptReason::Message(id));
+    }
+    known.set_location(location);
+    Ok(())
 }

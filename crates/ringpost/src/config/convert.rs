@@ -63,6 +63,7 @@ impl ConfigSnapshot {
         let limits = QueueConfig {
             segment_size: queue.segment_size,
             disk_size_max: queue.size_max,
+            checkpoint_interval: queue.checkpoint_interval,
             ..defaults
         };
         let group_size_max = limits.group_size_max();

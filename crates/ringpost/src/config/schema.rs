@@ -231,6 +231,10 @@ pub struct QueueSection {
     /// How long the reply to MAIL is held back when a limit is near. Default: 100 ms; at most 10 s.
     #[serde(deserialize_with = "units::duration")]
     pub slow_delay: Duration,
+    /// Bytes of a log that a restart may have to read before a checkpoint of the index is written.
+    /// Default: 256 MiB.
+    #[serde(deserialize_with = "units::size")]
+    pub checkpoint_interval: u64,
     /// How long delivery is tried. Default: 5 d.
     #[serde(deserialize_with = "units::duration")]
     pub lifetime: Duration,
@@ -252,6 +256,7 @@ impl Default for QueueSection {
             messages_per_core_max: 10_000_000,
             recipients_per_core_max: 20_000_000,
             slow_delay: Duration::from_millis(100),
+            checkpoint_interval: 256 << 20,
             lifetime: Duration::from_hours(5 * 24),
             content_cache_size_max: 64 << 20,
         }

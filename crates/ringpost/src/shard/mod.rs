@@ -5,6 +5,7 @@
 
 mod activity;
 mod cache;
+mod checkpoint;
 mod commit;
 mod events;
 mod inbound;
@@ -64,6 +65,7 @@ pub(crate) struct Shard<R: Runtime> {
     segments: RefCell<HashMap<SegmentSequence, <R::Storage as Storage>::File>>,
     commits: Commits,
     segment_work: Signal,
+    checkpoint_work: Signal,
     /// Set when something was done with a segment, well or not.
     segment_done: Signal,
 

@@ -2,6 +2,7 @@
 
 use std::{io, rc::Rc};
 
+use futures_lite::future::yield_now;
 use ringpost_queue::{
     ReadPlan,
     segment::{SegmentTask, run_task},
@@ -20,6 +21,10 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             if let Some(task) = task {
                 shard.run_segment_task(task).await;
                 shard.segment_done.set();
+                continue;
+            }
+            if shard.with_queue_lazily(ringpost_queue::Queue::remove_purged) {
+                yield_now().await;
                 continue;
             }
             let plan = shard.queue.borrow_mut().poll_rewrite();

@@ -19,13 +19,13 @@ use futures_lite::future::{self, yield_now};
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::ShardMetrics;
 use ringpost_queue::{
-    ConfigError, LogIdentity, Queue, RecipientIndex, Recovered, RecoveryError, recover,
+    ConfigError, LogIdentity, MessageId, Queue, RecipientIndex, Recovered, RecoveryError, recover,
 };
 use thiserror::Error;
 
 use super::{
     Activity, ContentCache, Events, Intake, ListenerContext, ListeningShards, Resolver, Shard,
-    ShardMessage, Signal, commit, listener, resolver, segments, settle, tick,
+    ShardMessage, Signal, checkpoint, commit, listener, resolver, segments, settle, tick,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -172,6 +172,7 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         segments: RefCell::new(HashMap::new()),
         commits: commit::Commits::default(),
         segment_work: Signal::default(),
+        checkpoint_work: Signal::default(),
         segment_done: Signal::default(),
         engine: RefCell::new(engine),
         connections: RefCell::default(),
@@ -249,18 +250,22 @@ impl<R: Runtime> Shard<R> {
         let took = self.runtime.now() - began;
         let metrics = &self.metrics;
         metrics.recovery_duration.set(took.as_secs_f64());
-        metrics.messages_recovered.increment(recovered.messages.len() as u64);
+        metrics.messages_recovered.increment(recovered.messages);
+        metrics.checkpoints_damaged.increment(recovered.checkpoints_damaged);
         metrics.log_tail_truncated_bytes.increment(recovered.tail_truncated_bytes);
         tracing::info!(
             shard = self.number,
-            messages = recovered.messages.len(),
+            messages = recovered.messages,
             segments = recovered.segments,
+            from_checkpoint = recovered.checkpoint_messages,
+            bytes_read = recovered.frames_bytes,
             tail_truncated_bytes = recovered.tail_truncated_bytes,
             milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "log opened"
         );
         self.runtime.spawn(Containment::Process, commit::run(Rc::clone(self)));
         self.runtime.spawn(Containment::Process, segments::run(Rc::clone(self)));
+        self.runtime.spawn(Containment::Process, checkpoint::run(Rc::clone(self)));
         self.segment_work.set();
         self.commits.look();
         // The first senders need not wait for a segment to be filled with zeros. If it cannot be
@@ -286,29 +291,42 @@ impl<R: Runtime> Shard<R> {
 
     /// Tells the engine of what was queued when the last run ended.
     async fn schedule(self: &Rc<Self>, recovered: Recovered) {
-        let own_host = self.own_host.borrow().clone();
-        for (count, message) in recovered.messages.into_iter().enumerate() {
-            if count % SCHEDULED_PER_TURN == SCHEDULED_PER_TURN - 1 {
-                yield_now().await;
+        // What came in since is scheduled by its commit.
+        let Some(end) = recovered.next_id else { return };
+        let mut next = MessageId::from_u64(0);
+        loop {
+            let messages = self.queued_messages(next, end);
+            let Some(last) = messages.last() else { return };
+            next = MessageId::from_u64(last.id.to_u64() + 1);
+            for message in messages {
+                self.with_engine(|engine, now| engine.handle_message(now, message));
             }
-            let paths = message.envelope.forward_paths.iter();
-            let recipients = paths
-                .zip(message.recipients.iter().zip(0_u16..))
-                .filter(|(_, (state, _))| !state.status.is_settled())
-                .map(|(path, (state, index))| QueuedRecipient {
-                    index: RecipientIndex(index),
-                    host: path.host().unwrap_or(&own_host).clone(),
-                    attempts: state.attempts,
-                    due_unix_ms: Some(state.due_unix_ms),
-                })
-                .collect();
-            let queued = QueuedMessage {
+            yield_now().await;
+        }
+    }
+
+    /// The next messages of the index as the engine takes them.
+    fn queued_messages(&self, first: MessageId, end: MessageId) -> Vec<QueuedMessage> {
+        let queue = self.queue.borrow();
+        let own_host = self.own_host.borrow();
+        let messages = queue.messages_from(first).take_while(|message| message.id < end);
+        messages
+            .take(SCHEDULED_PER_TURN)
+            .map(|message| QueuedMessage {
                 id: message.id,
                 received_unix_ms: message.received_unix_ms,
                 expiry_unix_ms: message.expiry_unix_ms,
-                recipients,
-            };
-            self.with_engine(|engine, now| engine.handle_message(now, queued));
-        }
+                recipients: (0..)
+                    .zip(message.recipients)
+                    .filter(|(_, recipient)| !recipient.status.is_settled())
+                    .map(|(index, recipient)| QueuedRecipient {
+                        index: RecipientIndex(index),
+                        host: queue.host(recipient.host).unwrap_or(&own_host).clone(),
+                        attempts: recipient.attempts,
+                        due_unix_ms: Some(recipient.due_unix_ms),
+                    })
+                    .collect(),
+            })
+            .collect()
     }
 }

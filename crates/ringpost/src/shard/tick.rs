@@ -74,6 +74,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             shard.publish();
             shard.with_queue(ringpost_queue::Queue::retry_segments);
             shard.segment_work.set();
+            shard.checkpoint_work.set();
         }
         if stop_at.is_some_and(|at| shard.is_drained() || at <= now) {
             shard.events.hand_over();
@@ -87,6 +88,9 @@ impl<R: Runtime> Shard<R> {
     /// Begins to stop; how long the shard may take for it.
     fn begin_stop(&self) -> Duration {
         self.draining.set(true);
+        // The next start is spared what can be spared.
+        self.queue.borrow_mut().request_checkpoint();
+        self.checkpoint_work.set();
         self.runtime.notify_streams();
         self.intake.wake();
         // The rest of the time is for the process to end in.
@@ -98,6 +102,7 @@ impl<R: Runtime> Shard<R> {
             && self.outbound_open.get() == 0
             && self.settlements.is_empty()
             && is_quiet(&self.queue.borrow())
+            && !self.queue.borrow().has_checkpoint_work()
     }
 
     fn reload(self: &Rc<Self>, config: Arc<ConfigSnapshot>) {
@@ -131,6 +136,10 @@ impl<R: Runtime> Shard<R> {
         metrics.queue_rewrites.absolute(stats.rewritten_records_total);
         metrics.queue_corrupt_records.absolute(stats.corrupt_records_total);
         metrics.queue_segment_failures.absolute(stats.segment_failures_total);
+        metrics.queue_replay_bytes.set(stats.replay_bytes as f64);
+        metrics.queue_checkpoint_bytes.set(stats.checkpoint_bytes as f64);
+        metrics.queue_checkpoints.absolute(stats.checkpoints_total);
+        metrics.queue_checkpoint_failures.absolute(stats.checkpoint_failures_total);
         metrics.queue_bytes_max.set(queue.config().disk_size_max as f64);
         let state = match queue.admission() {
             // Told like this, because operators have to do the same about it.
