@@ -23,7 +23,10 @@ use signal_hook::{
 use crate::{
     cli::EXIT_CONFIG,
     config::{self, ConfigSnapshot, Scheduling, SystemFacts},
-    control::{self, ControlHandle, ControlOptions, EventSender, HealthState, event_channel},
+    control::{
+        self, AdminOptions, ControlHandle, ControlOptions, EventSender, HealthState,
+        admin::SOCKET_FILE, event_channel,
+    },
     runtime::glommio::{Executor, ExecutorOptions, start},
     shard::{self, ListeningShards, ShardMessage, ShardOptions, ShardReport},
 };
@@ -94,7 +97,13 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     let metrics = ControlMetrics::register();
     health.watermarks().configure(config.thresholds());
     control::watch(config.config().queue.directory.clone(), health.watermarks(), &metrics)?;
-    let options = ControlOptions { listen: config.config().control.listen, events: event_log };
+    let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
+    let admin = AdminOptions {
+        socket: config.config().queue.directory.join(SOCKET_FILE),
+        inboxes: inboxes.iter().map(|(inbox, _)| inbox.clone()).collect(),
+    };
+    let listen = config.config().control.listen;
+    let options = ControlOptions { listen, admin: Some(admin), events: event_log };
     let control = control::start(options, exposition, Arc::clone(&health), metrics)?;
     tracing::info!(address = %control.address(), "serving /metrics and /health");
 
@@ -108,7 +117,6 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         }
     })?;
     let reports = forward(&happen, Happening::Shard)?;
-    let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
     let listening = Arc::new(ListeningShards::new(usize::from(shards)));
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
         number,

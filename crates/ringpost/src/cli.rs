@@ -36,6 +36,26 @@ pub enum Command {
         #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
         file: PathBuf,
     },
+    /// Looks at the queue.
+    Queue {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: QueueCommand,
+    },
+}
+
+/// What to do with the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum QueueCommand {
+    /// Shows what is in the queue of the running server.
+    Status {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// Prints the server's answer as it is, in JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[cfg(test)]
@@ -52,7 +72,14 @@ mod tests {
     fn command_lines_are_read() {
         let run = |path: &str| Command::Run { config: path.into() };
         let check = |path: &str| Command::CheckConfig { file: path.into() };
-        let table: [(&[&str], Option<Command>); 8] = [
+        let status = |json| {
+            let config = "c.toml".into();
+            Command::Queue { command: QueueCommand::Status { config, json } }
+        };
+        let table: [(&[&str], Option<Command>); 11] = [
+            (&["queue", "status", "--config", "c.toml"], Some(status(false))),
+            (&["queue", "status", "--json", "--config", "c.toml"], Some(status(true))),
+            (&["queue"], None),
             (&["run"], Some(run(CONFIG_PATH))),
             (&["run", "--config", "a.toml"], Some(run("a.toml"))),
             (&["check-config", "b.toml"], Some(check("b.toml"))),

@@ -3,6 +3,7 @@
 //! The decisions live in the pure crates `ringpost-session`, `ringpost-queue` and
 //! `ringpost-delivery`; this crate does their I/O, one shard a core.
 
+pub mod admin;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

@@ -4,8 +4,8 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use ringpost::{
-    bootstrap,
-    cli::{Cli, Command},
+    admin, bootstrap,
+    cli::{Cli, Command, QueueCommand},
 };
 
 #[global_allocator]
@@ -14,6 +14,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => bootstrap::run(&config),
+        Command::Queue { command: QueueCommand::Status { config, json } } => {
+            show(admin::status(&config, json))
+        }
         Command::CheckConfig { file } => match bootstrap::check_config(&file) {
             Ok(summary) => {
                 let _ = writeln!(std::io::stdout(), "{}: ok: {summary}", file.display());
@@ -24,5 +27,19 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// Prints what a command has found, or why it has not.
+fn show(found: anyhow::Result<String>) -> ExitCode {
+    match found {
+        Ok(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

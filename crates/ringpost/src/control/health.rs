@@ -91,7 +91,7 @@ impl HealthState {
         for (index, shard) in self.shards.iter().enumerate() {
             let state = shard.state();
             if state != QueueState::Open {
-                let reason = shard.reason.get().map(|reason| format!(": {reason}"));
+                let reason = shard.reason().map(|reason| format!(": {reason}"));
                 let reason = reason.unwrap_or_default();
                 reasons.push(format!("shard {index} is {}{reason}", state.value()));
             }
@@ -114,6 +114,11 @@ impl ShardHealth {
     /// Says why the shard's storage cannot be used, until the next start; the first reason stays.
     pub fn set_reason(&self, reason: &str) {
         let _ = self.reason.set(reason.to_owned());
+    }
+
+    /// Why the shard's storage cannot be used, if it cannot.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.get().map(String::as_str)
     }
 
     /// Says that the shard runs.

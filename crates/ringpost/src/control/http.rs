@@ -1,12 +1,9 @@
-//! The HTTP listener: `/metrics` and `/health`, read-only.
+//! The HTTP listener: `/metrics` and `/health`, read-only. Its thread serves the admin socket too.
 
-use std::future::Future;
-use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::Pin;
+use std::net::TcpListener as StdListener;
+use std::os::unix::net::UnixListener as UnixSocket;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,21 +11,13 @@ use axum::extract::State;
 use axum::http::{Response, StatusCode, header};
 use axum::routing::get;
 use ringpost_metrics::{ControlMetrics, Exposition};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::Sleep;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 
+use super::admin::{self, AdminState};
+use super::connection::{Limited, PeerUser};
 use super::health::HealthState;
 use super::{ControlError, Worker};
-
-/// Open connections; further ones wait in the backlog.
-const CONNECTIONS_MAX: usize = 100;
-/// A connection is closed when for so long no part of a response could be sent: no request came, it came
-/// too slowly, or the response is not read.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause after a failed accept, most likely for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The running thread.
 #[derive(Debug)]
@@ -58,6 +47,7 @@ pub(super) fn spawn(
     exposition: Exposition,
     health: Arc<HealthState>,
     metrics: ControlMetrics,
+    admin: Option<(UnixSocket, AdminState)>,
 ) -> Result<HttpHandle, ControlError> {
     let failed = |source| ControlError::Thread { thread: "control", source };
     listener.set_nonblocking(true).map_err(failed)?;
@@ -66,21 +56,35 @@ pub(super) fn spawn(
         .enable_time()
         .build()
         .map_err(failed)?;
-    let listener = {
-        // Registers with the runtime's reactor.
-        let _guard = runtime.enter();
-        TcpListener::from_std(listener).map_err(failed)?
+    // Registers with the runtime's reactor.
+    let guard = runtime.enter();
+    let listener = TcpListener::from_std(listener).map_err(failed)?;
+    let admin = match admin {
+        Some((socket, state)) => {
+            socket.set_nonblocking(true).map_err(failed)?;
+            let socket = UnixListener::from_std(socket).map_err(failed)?;
+            Some((socket, admin::router(state)))
+        }
+        None => None,
     };
+    drop(guard);
     let (stop, stopped) = oneshot::channel();
     let router = router(Arc::new(Shared { exposition, health, metrics }));
     let worker = Worker::spawn("control", move || {
         runtime.block_on(async {
-            let listener = Limited { listener, free: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
             let serve = async {
-                if let Err(error) = axum::serve(listener, router).await {
+                if let Err(error) = axum::serve(Limited::new(listener), router).await {
                     tracing::error!("the control listener ended: {error}");
                 }
             };
+            if let Some((listener, router)) = admin {
+                tokio::spawn(async move {
+                    let service = router.into_make_service_with_connect_info::<PeerUser>();
+                    if let Err(error) = axum::serve(Limited::new(listener), service).await {
+                        tracing::error!("the control socket ended: {error}");
+                    }
+                });
+            }
             // A dropped handle is no wish to stop.
             let stopped = async {
                 if stopped.await.is_err() {
@@ -113,96 +117,14 @@ async fn serve_health(State(shared): State<Arc<Shared>>) -> Response<Body> {
     respond(status, "application/json", report.to_json().into())
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Body,
+) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let content_type = header::HeaderValue::from_static(content_type);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
-}
-
-/// A listener with at most [`CONNECTIONS_MAX`] connections, each with a deadline.
-struct Limited {
-    listener: TcpListener,
-    free: Arc<Semaphore>,
-}
-
-impl axum::serve::Listener for Limited {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            // The semaphore is never closed; if it were, no connection would be the right answer.
-            let Ok(permit) = Arc::clone(&self.free).acquire_owned().await else {
-                std::future::pending::<()>().await;
-                continue;
-            };
-            match self.listener.accept().await {
-                Ok((stream, address)) => return (Connection::new(stream, permit), address),
-                Err(error) => {
-                    tracing::warn!("the control listener cannot accept: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that ends when it makes no progress.
-struct Connection {
-    stream: TcpStream,
-    deadline: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(PROGRESS_TIMEOUT));
-        Self { stream, deadline, _permit: permit }
-    }
-
-    fn poll_deadline(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_deadline(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_deadline(context)?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        let deadline = tokio::time::Instant::now() + PROGRESS_TIMEOUT;
-        self.deadline.as_mut().reset(deadline);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -1,9 +1,12 @@
-//! The control side of the process: HTTP for operators, and the event log.
+//! The control side of the process: HTTP and the admin socket for operators, and the event log.
 //!
-//! Ordinary threads that the mail path never waits for. `control` serves `/metrics` and `/health`;
+//! Ordinary threads that the mail path never waits for. `control` serves `/metrics`, `/health`
+//! and the admin socket;
 //! `events` writes the event log, apart from the first because a write may wait for a disk. Shards reach
 //! them through atomics and a bounded channel only: both may stall or die, and mail goes on.
 
+pub mod admin;
+mod connection;
 mod event_log;
 mod health;
 mod http;
@@ -11,6 +14,7 @@ pub mod log;
 mod watermarks;
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +23,8 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ringpost_metrics::{ControlMetrics, Exposition};
 
+use admin::AdminState;
+pub use admin::{AdminOptions, AdminRequest};
 pub use event_log::{EventReceiver, EventSender, event_channel};
 pub use health::{HealthReport, HealthState, ShardHealth};
 pub use watermarks::{Level, SharedRoom, Thresholds, Watermarks, watch};
@@ -64,6 +70,8 @@ pub enum ControlError {
 pub struct ControlOptions {
     /// Address of the HTTP listener; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// The admin socket; `None` makes none.
+    pub admin: Option<AdminOptions>,
     /// The event log and the channel that fills it; `None` writes none.
     pub events: Option<(PathBuf, EventReceiver)>,
 }
@@ -98,13 +106,32 @@ pub fn start(
         Some((path, receiver)) => Some(event_log::spawn(path, receiver, metrics.clone())?),
         None => None,
     };
-    match http::spawn(listener, exposition, health, metrics) {
+    let admin = options.admin.and_then(|admin| open_admin(admin, &health));
+    match http::spawn(listener, exposition, health, metrics, admin) {
         Ok(http) => Ok(ControlHandle { address, http, events }),
         Err(error) => {
             if let Some(events) = events {
                 events.stop();
             }
             Err(error)
+        }
+    }
+}
+
+/// Opens the admin socket. A server without it still does all of its work.
+fn open_admin(
+    options: AdminOptions,
+    health: &Arc<HealthState>,
+) -> Option<(UnixListener, AdminState)> {
+    match admin::bind(&options.socket) {
+        Ok(listener) => {
+            let (inboxes, health) = (options.inboxes.into(), Arc::clone(health));
+            Some((listener, AdminState { inboxes, health }))
+        }
+        Err(error) => {
+            let socket = options.socket.display();
+            tracing::error!("cannot open {socket}, `ringpost queue` will not work: {error}");
+            None
         }
     }
 }

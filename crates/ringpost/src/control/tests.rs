@@ -23,7 +23,7 @@ fn start_control(events: Option<(PathBuf, EventReceiver)>) -> Control {
     let (recorder, exposition) = MetricsRecorder::new();
     let metrics = metrics_of(&recorder);
     let health = Arc::new(HealthState::new(1, Instant::now()));
-    let options = ControlOptions { listen: loopback(), events };
+    let options = ControlOptions { listen: loopback(), admin: None, events };
     let handle = start(options, exposition, Arc::clone(&health), metrics).unwrap();
     Control { handle, health }
 }
@@ -108,7 +108,7 @@ fn an_address_in_use_is_a_startup_error() {
     let address = taken.local_addr().unwrap();
     let (_, exposition) = MetricsRecorder::new();
     let health = Arc::new(HealthState::new(1, Instant::now()));
-    let options = ControlOptions { listen: address, events: None };
+    let options = ControlOptions { listen: address, admin: None, events: None };
     let error = start(options, exposition, health, ControlMetrics::noop()).unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on {address} (control.listen)"));
 }
@@ -120,7 +120,8 @@ fn an_event_log_that_cannot_be_opened_is_a_startup_error() {
     let (_sender, receiver) = event_channel(1);
     let (_, exposition) = MetricsRecorder::new();
     let health = Arc::new(HealthState::new(1, Instant::now()));
-    let options = ControlOptions { listen: loopback(), events: Some((path, receiver)) };
+    let events = Some((path, receiver));
+    let options = ControlOptions { listen: loopback(), admin: None, events };
     let error = start(options, exposition, health, ControlMetrics::noop()).unwrap_err();
     assert!(matches!(error, ControlError::EventLog { .. }), "{error}");
 }
@@ -165,4 +166,73 @@ fn stopping_writes_every_record_that_was_taken() {
     }
     control.handle.stop();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+}
+
+#[test]
+fn the_admin_socket_is_private_and_tells_which_shards_do_not_answer() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::admin::{QueueSummary, ShardQueue};
+    use crate::shard::ShardMessage;
+
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    // What an earlier process left behind is in nobody's way.
+    drop(UnixListener::bind(&socket).unwrap());
+    let queue = ShardQueue {
+        messages: 1,
+        recipients: 2,
+        segments: 3,
+        bytes: 4,
+        bytes_max: 5,
+        live_bytes: 6,
+    };
+    let (inbox, messages) = crossbeam_channel::bounded(4);
+    let (gone, _) = crossbeam_channel::bounded(4);
+    let answers = queue.clone();
+    thread::spawn(move || {
+        for message in messages {
+            match message {
+                ShardMessage::Admin(AdminRequest::Summary(reply)) => {
+                    reply.send(answers.clone()).unwrap();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    let (recorder, exposition) = MetricsRecorder::new();
+    let health = Arc::new(HealthState::new(2, Instant::now()));
+    health.shard(0).unwrap().set_state(QueueState::Open);
+    health.shard(1).unwrap().set_state(QueueState::Damaged);
+    health.shard(1).unwrap().set_reason("a flipped bit");
+    let options = ControlOptions {
+        listen: loopback(),
+        admin: Some(AdminOptions { socket: socket.clone(), inboxes: vec![inbox, gone] }),
+        events: None,
+    };
+    let handle = start(options, exposition, health, metrics_of(&recorder)).unwrap();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let ask = |head: &str| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(stream, "{head}\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    };
+    let response = ask("GET /queue/summary HTTP/1.1");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let summary: QueueSummary = serde_json::from_str(body).unwrap();
+    assert_eq!(summary.shards[0].queue, Some(queue));
+    assert_eq!(summary.shards[0].state, "open");
+    assert_eq!(summary.shards[1].queue, None);
+    assert_eq!(summary.shards[1].reason.as_deref(), Some("a flipped bit"));
+    assert_eq!(summary.reasons, ["shard 1 is damaged: a flipped bit"]);
+    // Not there, nor on the public side.
+    assert!(ask("GET /metrics HTTP/1.1").starts_with("HTTP/1.1 404 "));
+    let public = request(handle.address(), "GET /queue/summary HTTP/1.1");
+    assert!(public.starts_with("HTTP/1.1 404 "), "{public}");
+    handle.stop();
 }

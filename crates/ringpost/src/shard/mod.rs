@@ -4,6 +4,7 @@
 //! held across an `await`. The state machines decide, and each file here drives one of them.
 
 mod activity;
+mod admin;
 mod cache;
 mod checkpoint;
 mod commit;

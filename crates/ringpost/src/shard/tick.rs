@@ -13,7 +13,11 @@ use ringpost_metrics::label::QueueState;
 use ringpost_queue::Admission;
 
 use super::{Shard, commit::is_quiet};
-use crate::{config::ConfigSnapshot, control::Level, runtime::Runtime};
+use crate::{
+    config::ConfigSnapshot,
+    control::{AdminRequest, Level},
+    runtime::Runtime,
+};
 
 /// How often a shard looks at its inbox and its clock; also how long an outcome waits at most until
 /// it is written, which bounds what a crash can make us deliver twice.
@@ -26,10 +30,12 @@ const PUBLISH_PERIOD: Duration = Duration::from_millis(200);
 const TIMEOUTS_PER_TICK: usize = 16;
 
 /// What the rest of the process tells a shard.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum ShardMessage {
     /// Decide by this configuration from now on.
     Reload(Arc<ConfigSnapshot>),
+    /// Answer an operator.
+    Admin(AdminRequest),
     /// Take nothing new, finish what is begun, and end.
     Stop,
 }
@@ -52,6 +58,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
         while let Ok(message) = inbox.try_recv() {
             match message {
                 ShardMessage::Reload(config) => shard.reload(config),
+                ShardMessage::Admin(request) => shard.answer(request),
                 ShardMessage::Stop => {
                     stop_at.get_or_insert(now + shard.begin_stop());
                 }

@@ -3,6 +3,7 @@
 //! Each module is one promise, seen from outside. `docs/TESTING.md` says how to run one of them
 //! and what is skipped when.
 
+mod admin;
 mod books;
 mod bulk;
 mod delivery;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -26,7 +27,7 @@ fn refused(server: &mut Server, prefix: &[&str]) -> Result<String> {
     Ok(log)
 }
 
-/// Name, size and content of every file below `directory`.
+/// Name, size and content of every file, and the identity of every socket, below `directory`.
 fn fingerprint(directory: &Path) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
@@ -35,7 +36,12 @@ fn fingerprint(directory: &Path) -> Result<BTreeMap<String, u64>> {
             found.append(&mut fingerprint(&path)?);
         } else {
             let mut hasher = DefaultHasher::new();
-            hasher.write(&fs::read(&path)?);
+            if path.is_file() {
+                hasher.write(&fs::read(&path)?);
+            } else {
+                // A socket has no content, but it is another one when it is made anew.
+                hasher.write_u64(fs::metadata(&path)?.ino());
+            }
             found.insert(path.display().to_string(), hasher.finish());
         }
     }

@@ -1,0 +1,138 @@
+//! The commands that ask a running server, through the socket in its queue directory.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::{self, SystemFacts};
+use crate::control::admin::{QueueSummary, SOCKET_FILE};
+
+/// How long the server may take for an answer: longer than its shards may.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Octets of an answer that are read.
+const ANSWER_SIZE_MAX: u64 = 16 << 20;
+
+/// What `ringpost queue status` prints.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, or no server answers that uses its queue.
+pub fn status(config: &Path, json: bool) -> Result<String> {
+    let answer = ask(config, "GET", "/queue/summary")?;
+    if json {
+        return Ok(answer);
+    }
+    let summary = serde_json::from_str(&answer).context("the server's answer cannot be read")?;
+    Ok(table(&summary))
+}
+
+/// Sends a request to the server that uses the queue of a configuration; its answer.
+fn ask(config: &Path, method: &str, path: &str) -> Result<String> {
+    let snapshot = config::load(config, &SystemFacts::read())?;
+    let socket = snapshot.config().queue.directory.join(SOCKET_FILE);
+    let mut stream = UnixStream::connect(&socket).with_context(|| {
+        format!("no server answers at {}: does it run, and may you talk to it?", socket.display())
+    })?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: ringpost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).context("cannot ask the server")?;
+    let mut answer = String::new();
+    stream.take(ANSWER_SIZE_MAX).read_to_string(&mut answer).context("no answer came")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is cut off")?;
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        status => bail!("the server answers {}: {}", status.unwrap_or("nothing"), body.trim()),
+    }
+}
+
+/// The summary for a person.
+fn table(summary: &QueueSummary) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{:>5}  {:<11}{:>12}{:>12}{:>10}{:>12}{:>12}",
+        "shard", "state", "messages", "recipients", "segments", "log", "of at most"
+    );
+    let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+    let mut total = [0; 4];
+    for shard in &summary.shards {
+        let Some(queue) = &shard.queue else {
+            let _ = writeln!(out, "{:>5}  {:<11}  does not answer", shard.shard, shard.state);
+            continue;
+        };
+        let numbers = [queue.messages, queue.recipients, queue.segments, queue.bytes];
+        for (sum, number) in total.iter_mut().zip(numbers) {
+            *sum += number;
+        }
+        let _ = writeln!(
+            out,
+            "{:>5}  {:<11}{:>12}{:>12}{:>10}{:>12}{:>12}",
+            shard.shard,
+            shard.state,
+            queue.messages,
+            queue.recipients,
+            queue.segments,
+            mib(queue.bytes),
+            mib(queue.bytes_max)
+        );
+    }
+    let [messages, recipients, segments, bytes] = total;
+    let _ = writeln!(
+        out,
+        "{:>5}  {:<11}{messages:>12}{recipients:>12}{segments:>10}{:>12}",
+        "all",
+        "",
+        mib(bytes)
+    );
+    for reason in &summary.reasons {
+        let _ = writeln!(out, "{reason}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::admin::{ShardQueue, ShardSummary};
+
+    #[test]
+    fn the_table_has_a_line_for_each_shard_a_sum_and_what_is_wrong() {
+        let queue = ShardQueue {
+            messages: 12,
+            recipients: 34,
+            segments: 2,
+            bytes: 3 << 20,
+            bytes_max: 1 << 30,
+            live_bytes: 9,
+        };
+        let shard = |number, state: &str, queue| ShardSummary {
+            shard: number,
+            state: state.to_owned(),
+            reason: None,
+            queue,
+        };
+        let summary = QueueSummary {
+            shards: vec![
+                shard(0, "open", Some(queue.clone())),
+                shard(1, "open", Some(queue)),
+                shard(2, "poisoned", None),
+            ],
+            reasons: vec!["shard 2 is poisoned: EIO".to_owned()],
+        };
+        let expected = "\
+shard  state          messages  recipients  segments         log  of at most
+    0  open                 12          34         2       3 MiB    1024 MiB
+    1  open                 12          34         2       3 MiB    1024 MiB
+    2  poisoned     does not answer
+  all                       24          68         4       6 MiB
+shard 2 is poisoned: EIO
+";
+        assert_eq!(table(&summary), expected);
+    }
+}

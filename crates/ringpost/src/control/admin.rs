@@ -1,0 +1,166 @@
+//! The admin socket: what an operator may ask of the shards, and order them to do.
+//!
+//! A Unix socket in the queue directory that only the owner of the queue can open. A request goes to
+//! every shard through its inbox and is answered at its next tick; a shard that does not answer in
+//! time is reported as such.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{Response, StatusCode};
+use axum::routing::get;
+use crossbeam_channel::Sender;
+use ringpost_metrics::label::ClosedLabel;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::connection::PeerUser;
+use super::health::HealthState;
+use super::http::respond;
+use crate::shard::ShardMessage;
+
+/// Name of the socket in the queue directory.
+pub const SOCKET_FILE: &str = "control.sock";
+
+/// How long a shard may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the shards are asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AdminRequest {
+    /// What is in the queue.
+    Summary(oneshot::Sender<ShardQueue>),
+}
+
+/// What is in the queue of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardQueue {
+    /// Messages with at least one recipient that is not settled.
+    pub messages: u64,
+    /// Recipients that are not settled.
+    pub recipients: u64,
+    /// Segments of the log that hold records.
+    pub segments: u64,
+    /// Octets of the log's files.
+    pub bytes: u64,
+    /// Octets that the log may have.
+    pub bytes_max: u64,
+    /// Octets of the log that queued messages take.
+    pub live_bytes: u64,
+}
+
+/// One shard in a [`QueueSummary`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSummary {
+    /// Its number.
+    pub shard: usize,
+    /// What it can do, in the words of `ringpost_queue_state`.
+    pub state: String,
+    /// Why its storage cannot be used, if it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What is in it; absent when it did not answer in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<ShardQueue>,
+}
+
+/// The answer to `GET /queue/summary`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSummary {
+    /// All shards.
+    pub shards: Vec<ShardSummary>,
+    /// What is wrong, in the words of `/health`.
+    pub reasons: Vec<String>,
+}
+
+/// Where the socket is, and whom it asks.
+#[derive(Debug, Clone)]
+pub struct AdminOptions {
+    /// The path of the socket.
+    pub socket: PathBuf,
+    /// The inboxes of the shards, by their numbers.
+    pub inboxes: Vec<Sender<ShardMessage>>,
+}
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(super) struct AdminState {
+    pub(super) inboxes: Arc<[Sender<ShardMessage>]>,
+    pub(super) health: Arc<HealthState>,
+}
+
+/// Makes the socket, in place of one that an earlier process left behind.
+///
+/// The caller holds the lock of the queue directory: nobody else uses it.
+pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+pub(super) fn router(state: AdminState) -> Router {
+    Router::new().route("/queue/summary", get(serve_summary)).with_state(state)
+}
+
+async fn serve_summary(
+    State(state): State<AdminState>,
+    ConnectInfo(user): ConnectInfo<PeerUser>,
+) -> Response<Body> {
+    tracing::debug!(user = user.0, "summary of the queue");
+    let queues = state.ask(AdminRequest::Summary).await;
+    let report = state.health.report(Instant::now());
+    let shards = queues.into_iter().enumerate().map(|(shard, queue)| ShardSummary {
+        shard,
+        state: report.shards.get(shard).map_or("unknown", |state| state.value()).to_owned(),
+        reason: state.health.shard(shard).and_then(|health| health.reason().map(str::to_owned)),
+        queue,
+    });
+    answer(&QueueSummary { shards: shards.collect(), reasons: report.reasons.clone() })
+}
+
+impl AdminState {
+    /// Asks every shard; `None` for one that does not answer in time.
+    async fn ask<T>(&self, request: impl Fn(oneshot::Sender<T>) -> AdminRequest) -> Vec<Option<T>> {
+        let asked = self.inboxes.iter().map(|inbox| {
+            let (reply, answer) = oneshot::channel();
+            // A full inbox drops the sender, which answers as well.
+            let _ = inbox.try_send(ShardMessage::Admin(request(reply)));
+            answer
+        });
+        // All are asked before the first answer is waited for.
+        let asked: Vec<_> = asked.collect();
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        let mut answers = Vec::with_capacity(asked.len());
+        for answer in asked {
+            let answer = tokio::time::timeout_at(deadline, answer).await;
+            answers.push(answer.ok().and_then(Result::ok));
+        }
+        answers
+    }
+}
+
+fn answer(value: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            respond(StatusCode::OK, "application/json", body.into())
+        }
+        Err(error) => {
+            let text = format!("cannot write the answer: {error}\n");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text.into())
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What operators ask of a shard, answered at its tick.
+
+use super::Shard;
+use crate::{
+    control::{AdminRequest, admin::ShardQueue},
+    runtime::Runtime,
+};
+
+impl<R: Runtime> Shard<R> {
+    /// Answers a request. Who asked may have gone, and then nobody hears it.
+    pub(super) fn answer(&self, request: AdminRequest) {
+        match request {
+            AdminRequest::Summary(reply) => drop(reply.send(self.summary())),
+        }
+    }
+
+    fn summary(&self) -> ShardQueue {
+        let queue = self.queue.borrow();
+        let stats = queue.stats();
+        ShardQueue {
+            messages: stats.messages,
+            recipients: stats.recipients,
+            segments: stats.segments,
+            bytes: stats.disk_bytes,
+            bytes_max: queue.config().disk_size_max,
+            live_bytes: stats.live_bytes,
+        }
+    }
+}
