@@ -50,6 +50,25 @@ pub enum Event<'a> {
         /// Queue id of the DSN, or `None` when none is due (null reverse-path).
         dsn_id: Option<Text<'a>>,
     },
+    /// An operator removed recipients from the queue.
+    Purged(Removal<'a>),
+}
+
+/// What an operator removed from the queue of one shard.
+#[derive(Clone, Copy)]
+pub struct Removal<'a> {
+    /// A queue id of its own; no message has it.
+    pub id: Text<'a>,
+    /// The user who ordered it, by number, if the system told.
+    pub user: Option<u32>,
+    /// The host that the recipients were at; `None` for any.
+    pub host: Option<Text<'a>>,
+    /// Only messages received before, in milliseconds since 1970; `None` for all.
+    pub received_before_unix_ms: Option<u64>,
+    /// Recipients removed.
+    pub recipients: u64,
+    /// Messages that left the queue with them.
+    pub messages: u64,
 }
 
 /// How a message came in.
@@ -132,6 +151,7 @@ impl EventRecord<'_> {
                 settlement.encode(&mut object);
                 optional(&mut object, "dsn_id", *dsn_id);
             }
+            Event::Purged(removal) => removal.encode(&mut object),
         }
         object.close();
         out.push(b'\n');
@@ -147,7 +167,28 @@ impl Event<'_> {
             Self::Deferred { .. } => "deferred",
             Self::Bounced { .. } => "bounced",
             Self::Expired { .. } => "expired",
+            Self::Purged(_) => "purged",
         }
+    }
+}
+
+impl Removal<'_> {
+    fn encode(&self, object: &mut JsonObject<'_>) {
+        object.string("id", self.id);
+        if let Some(user) = self.user {
+            object.number("user", u64::from(user));
+        }
+        optional(object, "host", self.host);
+        if let Some(before) = self.received_before_unix_ms {
+            object.time("received_before", before);
+        }
+        object.number("recipients", self.recipients).number("messages", self.messages);
+    }
+}
+
+impl fmt::Debug for Removal<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Removal({} recipients)", self.recipients)
     }
 }
 

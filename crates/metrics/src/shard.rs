@@ -101,6 +101,8 @@ metric_table! {
         "Attempts that ended after the final dot without a reply: deferred, may be delivered twice.";
     dsns: Counter = "ringpost_dsns_total", Count,
         "Delivery status notifications put into the queue.";
+    recipients_purged: Counter = "ringpost_recipients_purged_total", Count,
+        "Recipients that an operator removed from the queue.";
     attempts: Counter = "ringpost_attempts_total", Count,
         "Attempts, counted for each recipient.";
     delivered_bytes: Counter = "ringpost_delivered_bytes_total", Bytes,

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cli::PurgeFilter;
 use crate::config::{self, SystemFacts};
-use crate::control::admin::{QueueSummary, SOCKET_FILE};
+use crate::control::admin::{PurgeOrder, PurgeSummary, QueueSummary, SOCKET_FILE};
+use crate::runtime::system_unix_ms;
 
 /// How long the server may take for an answer: longer than its shards may.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,7 +25,7 @@ const ANSWER_SIZE_MAX: u64 = 16 << 20;
 ///
 /// When the configuration cannot be read, or no server answers that uses its queue.
 pub fn status(config: &Path, json: bool) -> Result<String> {
-    let answer = ask(config, "GET", "/queue/summary")?;
+    let answer = ask(config, "GET", "/queue/summary", "")?;
     if json {
         return Ok(answer);
     }
@@ -31,8 +33,40 @@ pub fn status(config: &Path, json: bool) -> Result<String> {
     Ok(table(&summary))
 }
 
+/// What `ringpost queue purge` does and prints.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, no server answers that uses its queue, or a shard has not
+/// done it.
+pub fn purge(config: &Path, what: &PurgeFilter) -> Result<String> {
+    let before = what.older_than.map(|age| {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        system_unix_ms().saturating_sub(age)
+    });
+    let order =
+        PurgeOrder { all: what.all, domain: what.domain.clone(), received_before_unix_ms: before };
+    let answer = ask(config, "POST", "/queue/purge", &serde_json::to_string(&order)?)?;
+    let summary: PurgeSummary =
+        serde_json::from_str(&answer).context("the server's answer cannot be read")?;
+    let mut failures = Vec::new();
+    let (mut recipients, mut messages) = (0, 0);
+    for shard in &summary.shards {
+        recipients += shard.recipients;
+        messages += shard.messages;
+        if let Some(error) = &shard.error {
+            failures.push(format!("shard {}: {error}", shard.shard));
+        }
+    }
+    let done = format!("removed {recipients} recipient(s), and {messages} message(s) with them");
+    if !failures.is_empty() {
+        bail!("{done}, but not everywhere:\n{}", failures.join("\n"));
+    }
+    Ok(format!("{done}\n"))
+}
+
 /// Sends a request to the server that uses the queue of a configuration; its answer.
-fn ask(config: &Path, method: &str, path: &str) -> Result<String> {
+fn ask(config: &Path, method: &str, path: &str, body: &str) -> Result<String> {
     let snapshot = config::load(config, &SystemFacts::read())?;
     let socket = snapshot.config().queue.directory.join(SOCKET_FILE);
     let mut stream = UnixStream::connect(&socket).with_context(|| {
@@ -40,8 +74,11 @@ fn ask(config: &Path, method: &str, path: &str) -> Result<String> {
     })?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: ringpost\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).context("cannot ask the server")?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: ringpost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).context("cannot ask the server")?;
     let mut answer = String::new();
     stream.take(ANSWER_SIZE_MAX).read_to_string(&mut answer).context("no answer came")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is cut off")?;

@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::units::parse_duration;
 
 /// Where the configuration is when the command line does not say.
 pub const CONFIG_PATH: &str = "/etc/ringpost/ringpost.toml";
@@ -56,6 +58,30 @@ pub enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Removes mail from the queue of the running server. Nobody is told, it is gone for good.
+    Purge {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// What to remove.
+        #[command(flatten)]
+        what: PurgeFilter,
+    },
+}
+
+/// What a purge removes: what matches all that is given.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[group(required = true, multiple = true)]
+pub struct PurgeFilter {
+    /// Everything.
+    #[arg(long, conflicts_with_all = ["domain", "older_than"])]
+    pub all: bool,
+    /// Recipients at this domain or address literal.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Messages that were received longer ago than this, such as "2d" or "36h".
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub older_than: Option<Duration>,
 }
 
 #[cfg(test)]
@@ -76,7 +102,23 @@ mod tests {
             let config = "c.toml".into();
             Command::Queue { command: QueueCommand::Status { config, json } }
         };
-        let table: [(&[&str], Option<Command>); 11] = [
+        let purge = |all, domain: Option<&str>, hours: Option<u64>| {
+            let what = PurgeFilter {
+                all,
+                domain: domain.map(str::to_owned),
+                older_than: hours.map(Duration::from_hours),
+            };
+            Command::Queue { command: QueueCommand::Purge { config: CONFIG_PATH.into(), what } }
+        };
+        let table: [(&[&str], Option<Command>); 16] = [
+            (&["queue", "purge", "--all"], Some(purge(true, None, None))),
+            (
+                &["queue", "purge", "--domain", "a.b", "--older-than", "2d"],
+                Some(purge(false, Some("a.b"), Some(48))),
+            ),
+            (&["queue", "purge"], None),
+            (&["queue", "purge", "--all", "--domain", "a.b"], None),
+            (&["queue", "purge", "--older-than", "soon"], None),
             (&["queue", "status", "--config", "c.toml"], Some(status(false))),
             (&["queue", "status", "--json", "--config", "c.toml"], Some(status(true))),
             (&["queue"], None),

@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         Command::Queue { command: QueueCommand::Status { config, json } } => {
             show(admin::status(&config, json))
         }
+        Command::Queue { command: QueueCommand::Purge { config, what } } => {
+            show(admin::purge(&config, &what))
+        }
         Command::CheckConfig { file } => match bootstrap::check_config(&file) {
             Ok(summary) => {
                 let _ = writeln!(std::io::stdout(), "{}: ok: {summary}", file.display());

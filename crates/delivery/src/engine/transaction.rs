@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use ringpost_queue::RecipientIndex;
 use ringpost_session::client::{SessionFailure, TransactionReport};
 
 use super::{Engine, Job, Next};
@@ -91,6 +92,32 @@ impl Engine {
         let (work, started) = self.take_work(id, true)?;
         let attempt = self.attempt_of(id, started)?;
         self.settle_all(work, attempt, &outcome::job_failure())
+    }
+
+    /// Takes that recipients of the job have left the queue, as `stays` tells; returns those that are
+    /// left. The engine forgets the others. When none is left the connection asks again.
+    pub fn narrow_job(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        mut stays: impl FnMut(RecipientIndex) -> bool,
+    ) -> Vec<RecipientIndex> {
+        self.now = now;
+        let Some((work, started)) = self.take_work(id, true) else { return Vec::new() };
+        let mut kept = Vec::new();
+        for recipient in &work.recipients {
+            if stays(recipient.index) {
+                kept.push(*recipient);
+            } else {
+                self.destinations.remove_recipient(recipient.destination);
+            }
+        }
+        let left: Vec<_> = kept.iter().map(|recipient| recipient.index).collect();
+        if !kept.is_empty() {
+            let work = Work { recipients: kept, ..work };
+            self.set_phase(id, Phase::Busy { work, started });
+        }
+        left
     }
 
     fn take_work(&mut self, id: ConnectionId, usable: bool) -> Option<(Work, Instant)> {

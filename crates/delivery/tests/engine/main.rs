@@ -8,5 +8,6 @@
 )]
 
 mod chaos;
+mod purge;
 mod scenarios;
 mod world;

@@ -14,7 +14,7 @@ use crate::world::{Connect, Server, Transaction, World, config, name};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 
-fn to_smarthost(host: &str) -> DeliveryConfig {
+pub(crate) fn to_smarthost(host: &str) -> DeliveryConfig {
     let smarthost = Smarthost { host: host.into(), port: 25 };
     DeliveryConfig { routes: vec![Route { pattern: RoutePattern::Any, smarthost }], ..config() }
 }

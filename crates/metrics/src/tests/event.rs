@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::event::{Event, EventRecord, EventReply, Reception, Settlement};
+use crate::event::{Event, EventRecord, EventReply, Reception, Removal, Settlement};
 
 fn parse(record: &EventRecord<'_>) -> Value {
     let mut line = Vec::from(&b"kept\n"[..]);
@@ -76,7 +76,21 @@ fn each_type_has_its_own_fields() {
     let deferred = Event::Deferred { settlement: settlement(), due_unix_ms: 60_000 };
     let bounced = Event::Bounced { settlement: settlement(), dsn_id: Some(&"B2") };
     let expired = Event::Expired { settlement: settlement(), dsn_id: Some(&"C3") };
+    let host = "b.test";
+    let removal = Removal {
+        id: &"D4",
+        user: Some(1000),
+        host: Some(&host),
+        received_before_unix_ms: Some(60_000),
+        recipients: 3,
+        messages: 2,
+    };
+    let removed = parse(&EventRecord { time_unix_ms: 0, event: Event::Purged(removal) });
+    assert_eq!(removed["user"], 1000);
+    assert_eq!((&removed["recipients"], &removed["messages"]), (&3.into(), &2.into()));
     let table = [
+        (Event::Purged(removal), "purged", "host", "b.test"),
+        (Event::Purged(removal), "purged", "received_before", "1970-01-01T00:01:00.000Z"),
         (deferred, "deferred", "due", "1970-01-01T00:01:00.000Z"),
         (bounced, "bounced", "dsn_id", "B2"),
         (expired, "expired", "dsn_id", "C3"),

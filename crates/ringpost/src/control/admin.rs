@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{Response, StatusCode};
-use axum::routing::get;
+use axum::routing::{get, post};
 use crossbeam_channel::Sender;
 use ringpost_metrics::label::ClosedLabel;
+use ringpost_protocol::address::Host;
+use ringpost_queue::{Purge, Purged};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -39,6 +41,70 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum AdminRequest {
     /// What is in the queue.
     Summary(oneshot::Sender<ShardQueue>),
+    /// To remove mail from the queue.
+    Purge(PurgeRequest),
+}
+
+/// An order to remove mail from the queue.
+#[derive(Debug)]
+pub struct PurgeRequest {
+    /// What to remove.
+    pub purge: Purge,
+    /// Who ordered it, by number, if the system told.
+    pub user: Option<u32>,
+    /// Where the answer goes, when it is durable.
+    pub reply: oneshot::Sender<PurgeReply>,
+}
+
+/// How much was removed, durably; or why nothing, or not durably.
+pub type PurgeReply = Result<Purged, String>;
+
+/// The body of `POST /queue/purge`. What matches all that is given is removed; `all` must be true
+/// when nothing is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PurgeOrder {
+    /// Everything.
+    pub all: bool,
+    /// Recipients at this domain or address literal.
+    pub domain: Option<String>,
+    /// Messages received before this time, in milliseconds of Unix time.
+    pub received_before_unix_ms: Option<u64>,
+}
+
+impl PurgeOrder {
+    fn read(&self) -> Result<Purge, String> {
+        let is_empty = self.domain.is_none() && self.received_before_unix_ms.is_none();
+        if self.all != is_empty {
+            return Err("say what to remove: all, or a domain or an age".to_owned());
+        }
+        let host = self.domain.as_deref().map(Host::parse).transpose();
+        Ok(Purge {
+            host: host.map_err(|error| format!("not a domain: {error}"))?,
+            received_before_unix_ms: self.received_before_unix_ms.unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// What was removed from one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPurge {
+    /// Its number.
+    pub shard: usize,
+    /// Recipients removed.
+    pub recipients: u64,
+    /// Messages that left the queue with them.
+    pub messages: u64,
+    /// Why it did not do it, or may not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The answer to `POST /queue/purge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeSummary {
+    /// All shards.
+    pub shards: Vec<ShardPurge>,
 }
 
 /// What is in the queue of one shard.
@@ -112,7 +178,37 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 pub(super) fn router(state: AdminState) -> Router {
-    Router::new().route("/queue/summary", get(serve_summary)).with_state(state)
+    Router::new()
+        .route("/queue/summary", get(serve_summary))
+        .route("/queue/purge", post(serve_purge))
+        .with_state(state)
+}
+
+async fn serve_purge(
+    State(state): State<AdminState>,
+    ConnectInfo(user): ConnectInfo<PeerUser>,
+    body: Bytes,
+) -> Response<Body> {
+    let order = serde_json::from_slice::<PurgeOrder>(&body).map_err(|error| error.to_string());
+    let purge = match order.and_then(|order| order.read()) {
+        Ok(purge) => purge,
+        Err(error) => {
+            return respond(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n").into());
+        }
+    };
+    let order =
+        |reply| AdminRequest::Purge(PurgeRequest { purge: purge.clone(), user: user.0, reply });
+    let replies = state.ask(order).await;
+    let shards = replies.into_iter().enumerate().map(|(shard, reply)| {
+        let reply =
+            reply.unwrap_or_else(|| Err("it did not answer in time; it may do it yet".to_owned()));
+        let (purged, error) = match reply {
+            Ok(purged) => (purged, None),
+            Err(error) => (Purged::default(), Some(error)),
+        };
+        ShardPurge { shard, recipients: purged.recipients, messages: purged.messages, error }
+    });
+    answer(&PurgeSummary { shards: shards.collect() })
 }
 
 async fn serve_summary(

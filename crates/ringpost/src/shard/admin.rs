@@ -1,16 +1,21 @@
 //! What operators ask of a shard, answered at its tick.
 
+use std::rc::Rc;
+
 use super::Shard;
 use crate::{
     control::{AdminRequest, admin::ShardQueue},
-    runtime::Runtime,
+    runtime::{Containment, Runtime},
 };
 
 impl<R: Runtime> Shard<R> {
     /// Answers a request. Who asked may have gone, and then nobody hears it.
-    pub(super) fn answer(&self, request: AdminRequest) {
+    pub(super) fn answer(self: &Rc<Self>, request: AdminRequest) {
         match request {
             AdminRequest::Summary(reply) => drop(reply.send(self.summary())),
+            AdminRequest::Purge(request) => {
+                self.runtime.spawn(Containment::Process, Rc::clone(self).purge(request));
+            }
         }
     }
 

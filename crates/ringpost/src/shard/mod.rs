@@ -15,6 +15,7 @@ mod listener;
 mod outbound;
 mod pace;
 mod pressure;
+mod purge;
 mod resolver;
 mod scheduler;
 mod segments;
@@ -85,6 +86,8 @@ pub(crate) struct Shard<R: Runtime> {
     own_host: RefCell<Host>,
 
     intake: Intake,
+    /// Whether anything was ever purged: then what the engine knows is held against the queue.
+    has_purged: Cell<bool>,
     /// Room that the process shares with others.
     watermarks: Arc<Watermarks>,
     /// How close what is queued is to its limits, at the last tick.

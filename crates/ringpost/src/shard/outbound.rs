@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_lite::future::yield_now;
 use ringpost_delivery::{ConnectFailure, ConnectionId, Job, Next, Settlement};
 use ringpost_metrics::label::ConnectFailure as ConnectFailureLabel;
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
@@ -295,6 +296,20 @@ impl<R: Runtime> Outbound<R> {
 
     /// Starts the transaction of `job`; if its message cannot be had the job is deferred.
     async fn begin(&mut self, job: &Job) -> bool {
+        let narrowed;
+        let job = match self.narrow(job) {
+            None => job,
+            Some(left) if left.recipients.is_empty() => {
+                self.shard.cache.borrow_mut().remove(left.id);
+                // There may be very many of them.
+                yield_now().await;
+                return false;
+            }
+            Some(left) => {
+                narrowed = left;
+                &narrowed
+            }
+        };
         match self.shard.message(job.id).await {
             // Reading took its time: begin nothing of which the outcome could not be kept.
             Ok(_) if !self.shard.may_deliver() => {
@@ -308,6 +323,20 @@ impl<R: Runtime> Outbound<R> {
                 false
             }
         }
+    }
+
+    /// The job without the recipients that were purged; `None` when none was.
+    fn narrow(&self, job: &Job) -> Option<Job> {
+        let shard = &self.shard;
+        if !shard.has_purged.get()
+            || job.recipients.iter().all(|index| shard.is_queued(job.id, *index))
+        {
+            return None;
+        }
+        let connection = self.target.connection;
+        let stays = |index| shard.is_queued(job.id, index);
+        let recipients = shard.with_engine(|engine, now| engine.narrow_job(now, connection, stays));
+        Some(Job { recipients, ..job.clone() })
     }
 
     fn start(&mut self, job: &Job, message: Rc<CachedMessage>) -> bool {

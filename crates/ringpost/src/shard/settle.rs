@@ -88,6 +88,9 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
 }
 
 async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settlement) {
+    if shard.without_purged(settlement).is_some_and(|left| left.recipients.is_empty()) {
+        return;
+    }
     for attempt in 1..=READ_ATTEMPTS_MAX {
         match shard.message(settlement.id).await {
             Ok(message) => return shard.settle(settlement, &message, None),
@@ -147,6 +150,12 @@ impl<R: Runtime> Shard<R> {
         message: &CachedMessage,
         transaction: Option<Duration>,
     ) {
+        if let Some(left) = self.without_purged(settlement) {
+            if left.recipients.is_empty() {
+                return self.cache.borrow_mut().remove(settlement.id);
+            }
+            return self.settle(&left, message, transaction);
+        }
         // A fresh message is kept in memory for one attempt at each of its recipients.
         let received_unix_ms = {
             let queue = self.queue.borrow();

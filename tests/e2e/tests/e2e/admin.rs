@@ -2,11 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ringpost_e2e::injector::Load;
+use ringpost_e2e::injector::{Client, Load};
+use ringpost_e2e::message;
 use ringpost_e2e::process::{self, Server};
 use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::wait::{SOON, wait_until};
 
 /// Runs `ringpost queue`; whether it succeeded, and what it said.
 fn queue(server: &Server, arguments: &[&str]) -> Result<(bool, String)> {
@@ -51,6 +56,91 @@ fn the_status_of_the_queue_is_shown() -> Result<()> {
     assert!(!success && text.contains("no server answers"), "{text}");
     server.start()?;
     let (success, text) = queue(&server, &["status"])?;
+    ensure!(success, "{text}");
+    Ok(())
+}
+
+#[test]
+fn purged_mail_is_gone_and_stays_gone() -> Result<()> {
+    let sink = Sink::scripted(|step| match step {
+        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
+        _ => Answer::Accept,
+    })?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).set("queue", "shards", "2");
+    server.start()?;
+    for number in 0..20 {
+        let mut client = Client::connect(server.smtp())?;
+        let paths = ["<a@gone.test>", "<b@kept.test>", "<c@gone.test>"];
+        let content = message::build(&format!("both-{number}"), 300);
+        ensure!(client.message("<s@s.test>", &paths, &content)?.code == 250);
+        let content = message::build(&format!("gone-{number}"), 300);
+        ensure!(client.message("<s@s.test>", &["<d@GONE.test>"], &content)?.code == 250);
+    }
+    // Nothing is removed by mistake.
+    for wrong in [&["purge"][..], &["purge", "--domain", "not a domain"]] {
+        let (success, text) = queue(&server, wrong)?;
+        assert!(!success, "{text}");
+    }
+    let (success, text) = queue(&server, &["purge", "--older-than", "1d"])?;
+    ensure!(success && text.contains("removed 0 recipient(s), and 0 message(s)"), "{text}");
+    let (success, text) = queue(&server, &["purge", "--domain", "gone.test"])?;
+    ensure!(success && text.contains("removed 60 recipient(s), and 20 message(s)"), "{text}");
+    // At once, and for good: the process is killed before it could do any more about it.
+    server.kill()?;
+    server.start()?;
+    sink.set_script(|_| Answer::Accept);
+    server.wait_drained(SOON)?;
+    let mut arrived: Vec<_> =
+        sink.accepted().into_iter().flat_map(|message| message.forward_paths).collect();
+    arrived.sort();
+    arrived.dedup();
+    assert_eq!(arrived, ["<b@kept.test>"]);
+    assert_eq!(sink.accepted_count(), 20);
+    Ok(())
+}
+
+#[test]
+fn what_the_engine_knows_of_is_not_sent_after_a_purge() -> Result<()> {
+    // The sink takes no connection until the purge is done: fresh mail waits with its content.
+    let is_open = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&is_open);
+    let sink = Sink::scripted(move |step| {
+        while matches!(step, Step::Greeting) && !gate.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Answer::Accept
+    })?;
+    let server = Server::relaying_to(sink.address())?;
+    for number in 0..50 {
+        let mut client = Client::connect(server.smtp())?;
+        let paths = ["<a@gone.test>", "<b@kept.test>"];
+        let content = message::build(&format!("live-{number}"), 300);
+        ensure!(client.message("<s@s.test>", &paths, &content)?.code == 250);
+    }
+    let (success, text) = queue(&server, &["purge", "--domain", "gone.test"])?;
+    ensure!(success && text.contains("removed 50 recipient(s), and 0 message(s)"), "{text}");
+    is_open.store(true, Ordering::Relaxed);
+    server.wait_drained(SOON)?;
+    let accepted = sink.accepted();
+    assert_eq!(accepted.len(), 50);
+    assert!(accepted.iter().all(|message| message.forward_paths == ["<b@kept.test>"]));
+    let metrics = server.metrics()?;
+    assert_eq!(metrics.count("ringpost_recipients_purged_total"), 50);
+    assert_eq!(metrics.count("ringpost_recipients_waiting"), 0);
+    let user = rustix::process::geteuid().as_raw();
+    let purged: Vec<_> =
+        server.events()?.into_iter().filter(|event| event.kind == "purged").collect();
+    let removed: u64 = purged.iter().filter_map(|event| event.fields["recipients"].as_u64()).sum();
+    assert_eq!(removed, 50);
+    assert!(purged.iter().all(|event| event.fields["user"] == user), "{purged:?}");
+    assert!(purged.iter().all(|event| event.fields["host"] == "gone.test"), "{purged:?}");
+    // New mail for the same domain is no business of the purge.
+    let mut client = Client::connect(server.smtp())?;
+    let content = message::build("later", 300);
+    ensure!(client.message("<s@s.test>", &["<a@gone.test>"], &content)?.code == 250);
+    wait_until("new mail", SOON, || Ok(sink.accepted_count() == 51))?;
+    let (success, text) = queue(&server, &["purge", "--all"])?;
     ensure!(success, "{text}");
     Ok(())
 }

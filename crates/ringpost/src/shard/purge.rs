@@ -1,0 +1,91 @@
+//! Purges: mail that an operator removes from the queue.
+//!
+//! The queue forgets it with one record. The engine still knows of it, and so may connections: a job
+//! is held against the queue before it is begun, and an outcome before it is stored. So what was being
+//! sent when it was purged may arrive, and nothing else.
+
+use std::rc::Rc;
+
+use ringpost_delivery::Settlement;
+use ringpost_metrics::event::{Event, EventRecord, Removal};
+use ringpost_queue::{MessageId, Purge, Purged, RecipientIndex};
+
+use super::Shard;
+use crate::{
+    control::admin::{PurgeReply, PurgeRequest},
+    runtime::Runtime,
+};
+
+impl<R: Runtime> Shard<R> {
+    /// Carries a purge out, and answers when it is durable.
+    pub(super) async fn purge(self: Rc<Self>, request: PurgeRequest) {
+        let PurgeRequest { purge, user, reply } = request;
+        let answer = self.purge_durably(&purge).await;
+        if let Ok(purged) = &answer {
+            self.note_purge(&purge, user, *purged);
+        }
+        // Who asked may have gone; it is done all the same.
+        let _: Result<(), PurgeReply> = reply.send(answer);
+    }
+
+    async fn purge_durably(&self, purge: &Purge) -> PurgeReply {
+        // From here on jobs and outcomes are held against the queue.
+        self.has_purged.set(true);
+        let appended = self.with_queue(|queue| queue.append_purge(purge));
+        let (ticket, purged) = appended.map_err(|error| error.to_string())?;
+        self.segment_work.set();
+        match self.committed(ticket).await {
+            Ok(_) => Ok(purged),
+            Err(_) => Err("the storage of the shard has failed, or does not answer".to_owned()),
+        }
+    }
+
+    fn note_purge(&self, purge: &Purge, user: Option<u32>, purged: Purged) {
+        self.metrics.recipients_purged.increment(purged.recipients);
+        let host = purge.host.as_ref();
+        tracing::warn!(
+            shard = self.number,
+            user,
+            host = host.map(tracing::field::display),
+            recipients = purged.recipients,
+            messages = purged.messages,
+            "removed from the queue by an operator"
+        );
+        // A number of its own, so that a reader can tell a second purge from a repeat.
+        let id = self.with_queue_lazily(ringpost_queue::Queue::next_id);
+        let before = purge.received_before_unix_ms;
+        let event = Event::Purged(Removal {
+            id: &id,
+            user,
+            host: host.map(|host| host as _),
+            received_before_unix_ms: (before != u64::MAX).then_some(before),
+            recipients: purged.recipients,
+            messages: purged.messages,
+        });
+        self.events.emit(&EventRecord { time_unix_ms: self.runtime.unix_ms(), event });
+        self.events.hand_over();
+    }
+
+    /// Tells whether a recipient is still in the queue, to be delivered.
+    pub(super) fn is_queued(&self, id: MessageId, index: RecipientIndex) -> bool {
+        self.queue.borrow().message(id).is_some_and(|message| {
+            let state = message.recipients.get(usize::from(index.0));
+            state.is_some_and(|state| !state.status.is_settled())
+        })
+    }
+
+    /// What of a settlement is about recipients that are still in the queue; `None` when all of it
+    /// is, which it is unless something was purged.
+    pub(super) fn without_purged(&self, settlement: &Settlement) -> Option<Settlement> {
+        if !self.has_purged.get() {
+            return None;
+        }
+        let is_queued = |index| self.is_queued(settlement.id, index);
+        if settlement.recipients.iter().all(|settled| is_queued(settled.index)) {
+            return None;
+        }
+        let mut left = settlement.clone();
+        left.recipients.retain(|settled| is_queued(settled.index));
+        Some(left)
+    }
+}
