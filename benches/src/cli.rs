@@ -8,6 +8,7 @@ use anyhow::{bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::account::RECIPIENTS_MAX;
+use crate::commits::CommitOptions;
 use crate::message::{SEQUENCE_MAX, SIZE_MAX};
 use crate::sink::{Behaviour, SinkOptions};
 use crate::source::SourceOptions;
@@ -30,6 +31,8 @@ pub(crate) enum Tool {
     Sink(SinkArguments),
     /// Start a server, send mail through it, and account for every message.
     Demo(DemoArguments),
+    /// Measure how fast the log makes messages durable, beside bare writes.
+    Commits(CommitArguments),
 }
 
 /// Where a tool's executors run.
@@ -51,6 +54,45 @@ impl Placement {
         } else {
             self.cpus.iter().copied().map(Some).collect()
         }
+    }
+}
+
+/// Arguments of `ringpost-load commits`.
+#[derive(Debug, Args)]
+pub(crate) struct CommitArguments {
+    /// Directory on the disk to be measured; what is written there is removed again.
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Numbers of parallel writers.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,8,64,512")]
+    writers: Vec<usize>,
+    /// Sizes of a message in KiB, at most 4096.
+    #[arg(long, value_name = "KIB,…", value_delimiter = ',', default_value = "1,8,64")]
+    sizes: Vec<usize>,
+    /// Seconds that each case runs.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Report as one JSON array.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl CommitArguments {
+    /// The options they stand for.
+    ///
+    /// # Errors
+    ///
+    /// When a value is out of its bounds.
+    pub(crate) fn options(&self) -> anyhow::Result<CommitOptions> {
+        ensure!(self.sizes.iter().all(|size| (1..=4096).contains(size)), "--sizes are 1 to 4096");
+        let is_number = |writers: &usize| (1..=100_000).contains(writers);
+        ensure!(self.writers.iter().all(is_number), "--writers are 1 to 100000");
+        Ok(CommitOptions {
+            directory: self.directory.clone(),
+            writers: self.writers.clone(),
+            sizes: self.sizes.iter().map(|size| size * 1024).collect(),
+            duration: Duration::from_secs(self.seconds),
+        })
     }
 }
 

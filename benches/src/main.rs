@@ -1,11 +1,12 @@
 //! `ringpost-load`: the load tools that come with Ringpost.
 //!
 //! `source` and `sink` stand on either side of a server and keep account of every message by a
-//! unique id and a checksum; `demo` puts a Ringpost server between them. docs/BENCHMARKING.md says
-//! what they measure.
+//! unique id and a checksum; `demo` puts a Ringpost server between them; `commits` measures the log
+//! alone. docs/BENCHMARKING.md says what they measure.
 
 mod account;
 mod cli;
+mod commits;
 mod demo;
 mod message;
 mod report;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Tool::Source(arguments) => source::run(arguments),
         Tool::Sink(arguments) => sink::run(arguments),
         Tool::Demo(arguments) => demo::run(arguments),
+        Tool::Commits(arguments) => commits::run(arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
