@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
+    pin::pin,
     rc::Rc,
     task::{Poll, Waker},
     time::{Duration, Instant},
@@ -44,6 +45,10 @@ pub(super) struct Commits {
     /// When the last write began.
     began: Cell<Option<Instant>>,
     waiters: RefCell<Vec<(BatchNumber, Waker)>>,
+    /// Who need not wait any more, and is woken when the next write is on its way.
+    released: RefCell<Vec<Waker>>,
+    /// The last batch whose messages and events have been let go.
+    released_through: Cell<BatchNumber>,
     /// Since when somebody waits for the batch that gathers.
     gathering_since: Cell<Option<Instant>>,
     /// Whether a write is under way.
@@ -115,12 +120,19 @@ impl Commits {
         None
     }
 
-    /// Wakes who waits for a batch up to `durable`; everybody when the storage failed.
-    fn wake(&self, durable: BatchNumber, is_poisoned: bool) {
+    fn wake_released(&self) {
+        for waker in self.released.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// Notes that nobody need wait for a batch up to `durable`, or for any when the storage failed.
+    fn release(&self, durable: BatchNumber, is_poisoned: bool) {
+        let mut released = self.released.borrow_mut();
         self.waiters.borrow_mut().retain(|(batch, waker)| {
             let is_over = is_poisoned || *batch <= durable;
             if is_over {
-                waker.wake_by_ref();
+                released.push(waker.clone());
             }
             !is_over
         });
@@ -168,38 +180,61 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
+/// What the commit task does next.
+enum Next {
+    /// Write this batch.
+    Write(ringpost_queue::Write),
+    /// Wait for something to be appended, for so long at most.
+    Wait(Option<Duration>),
+}
+
 /// Writes batches for as long as the process lives.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     loop {
-        shard.commits.work.wait().await;
-        while shard.commits.has_work() {
-            while let Some(pause) = shard.gathering().pause(shard.runtime.now()) {
+        let write = match shard.next() {
+            Next::Write(write) => write,
+            Next::Wait(pause) => {
+                shard.let_go();
                 let appended = shard.commits.work.wait();
-                future::or(appended, shard.runtime.sleep(pause)).await;
+                match pause {
+                    Some(pause) => future::or(appended, shard.runtime.sleep(pause)).await,
+                    None => appended.await,
+                }
+                continue;
             }
-            shard.commits.is_due.set(false);
-            let Some(write) = shard.poll_write() else { break };
-            let began = shard.runtime.now();
-            shard.commits.began.set(Some(began));
-            shard.commits.gathering_since.set(None);
-            let Some(file) = shard.segments.borrow().get(&write.segment).cloned() else {
-                // The queue only writes to segments that a segment task has made.
-                tracing::error!(segment = write.segment.0, "a segment to write to is not open");
-                std::process::abort();
-            };
-            let records = shard.queue.borrow().stats().records_total;
-            let size = write.bytes.len();
-            shard.commits.is_writing.set(true);
-            shard.commits.writing_since.set(Some(began));
-            let (written, bytes) = shard.storage.write(&file, write.offset, write.bytes).await;
-            shard.metrics.commit_duration.record(shard.runtime.now() - began);
-            shard.commits.is_writing.set(false);
-            shard.commits.writing_since.set(None);
-            shard.commits.is_stalled.set(false);
-            shard.handle_written(written, bytes, size);
-            let durable = shard.queue.borrow().stats().records_total;
-            shard.metrics.commit_records.record((durable - records) as f64);
+        };
+        let began = shard.runtime.now();
+        shard.commits.began.set(Some(began));
+        shard.commits.gathering_since.set(None);
+        let Some(file) = shard.segments.borrow().get(&write.segment).cloned() else {
+            // The queue only writes to segments that a segment task has made.
+            tracing::error!(segment = write.segment.0, "a segment to write to is not open");
+            std::process::abort();
+        };
+        let records = shard.queue.borrow().stats().records_total;
+        let size = write.bytes.len();
+        shard.commits.is_writing.set(true);
+        shard.commits.writing_since.set(Some(began));
+        let mut writing = pin!(shard.storage.write(&file, write.offset, write.bytes));
+        let mut done = None;
+        if shard.has_to_let_go() {
+            // The disk gets its next work before those are woken who waited for the last: what they do
+            // now takes longer than to hand it over.
+            done = future::poll_once(writing.as_mut()).await;
+            future::yield_now().await;
+            shard.let_go();
         }
+        let (written, bytes) = match done {
+            Some(done) => done,
+            None => writing.await,
+        };
+        shard.metrics.commit_duration.record(shard.runtime.now() - began);
+        shard.commits.is_writing.set(false);
+        shard.commits.writing_since.set(None);
+        shard.commits.is_stalled.set(false);
+        shard.handle_written(written, bytes, size);
+        let durable = shard.queue.borrow().stats().records_total;
+        shard.metrics.commit_records.record((durable - records) as f64);
     }
 }
 
@@ -214,8 +249,33 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
-    fn poll_write(&self) -> Option<ringpost_queue::Write> {
-        self.queue.borrow_mut().poll_write()
+    fn next(&self) -> Next {
+        if !self.commits.has_work() {
+            return Next::Wait(None);
+        }
+        if let Some(pause) = self.gathering().pause(self.runtime.now()) {
+            return Next::Wait(Some(pause));
+        }
+        self.commits.is_due.set(false);
+        self.queue.borrow_mut().poll_write().map_or(Next::Wait(None), Next::Write)
+    }
+
+    /// Whether something waits for a batch that is durable.
+    fn has_to_let_go(&self) -> bool {
+        !self.commits.released.borrow().is_empty()
+            || self.commits.released_through.get() < self.queue.borrow().durable_through()
+    }
+
+    /// Lets go of all that waited for what is durable.
+    fn let_go(self: &Rc<Self>) {
+        self.commits.wake_released();
+        let durable = self.queue.borrow().durable_through();
+        self.commits.released_through.set(durable);
+        self.events.release(durable);
+        self.segment_work.set();
+        while let Some(message) = self.commits.next_to_schedule(durable) {
+            self.with_engine(|engine, now| engine.handle_message(now, message));
+        }
     }
 
     fn handle_written(
@@ -248,12 +308,7 @@ impl<R: Runtime> Shard<R> {
             self.metrics.commit_batches.increment(1);
             self.metrics.commit_bytes.increment(size as u64);
         }
-        self.commits.wake(durable, is_poisoned);
-        self.events.release(durable);
-        self.segment_work.set();
-        while let Some(message) = self.commits.next_to_schedule(durable) {
-            self.with_engine(|engine, now| engine.handle_message(now, message));
-        }
+        self.commits.release(durable, is_poisoned);
     }
 }
 
@@ -314,12 +369,16 @@ mod tests {
     #[test]
     fn who_waits_is_woken_by_its_own_batch_or_by_failure() {
         let (commits, woken) = with_waiter(2);
-        commits.wake(BatchNumber(1), false);
+        commits.release(BatchNumber(1), false);
+        commits.wake_released();
         assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (0, true));
-        commits.wake(BatchNumber(2), false);
+        commits.release(BatchNumber(2), false);
+        assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (0, false));
+        commits.wake_released();
         assert_eq!((woken.0.load(Ordering::Relaxed), commits.has_work()), (1, false));
         let (commits, woken) = with_waiter(2);
-        commits.wake(BatchNumber(1), true);
+        commits.release(BatchNumber(1), true);
+        commits.wake_released();
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 
