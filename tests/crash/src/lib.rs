@@ -7,6 +7,7 @@
 //! | [`faultfs`] | a file system that fails as it is told to and forgets what was not synced |
 //! | [`place`] | directories, and clearing away what a killed run left |
 //! | [`rng`] | seeded choices |
+//! | [`senders`] | clients by hand, which know the shards of their messages |
 //!
 //! Servers, load, sinks and accounts are those of the end-to-end tests. `docs/TESTING.md` says how to
 //! run it, and what is skipped when.
@@ -16,3 +17,4 @@ pub mod disk;
 pub mod faultfs;
 pub mod place;
 pub mod rng;
+pub mod senders;

@@ -55,6 +55,8 @@ pub struct Inode {
     pub gid: u32,
     /// Where it was last named, from the root, without a leading slash.
     pub path: String,
+    /// Whether programs see a name of it.
+    named: bool,
 }
 
 /// Something that was done and not yet synced.
@@ -102,6 +104,7 @@ impl Image {
             uid: 0,
             gid: 0,
             path: String::new(),
+            named: true,
         };
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
@@ -123,11 +126,12 @@ impl Image {
         self.capacity = capacity;
     }
 
-    /// Octets of all files, as programs see them.
+    /// Octets of all files, as programs see them: of those that are named or open.
     pub fn used(&self) -> u64 {
         self.nodes
-            .values()
-            .map(|inode| match &inode.body {
+            .iter()
+            .filter(|(node, inode)| inode.named || self.open.contains_key(*node))
+            .map(|(_, inode)| match &inode.body {
                 Body::File { live, .. } => live.len() as u64,
                 Body::Directory { .. } => 0,
             })
@@ -218,7 +222,7 @@ impl Image {
         let node = self.next;
         self.names(directory)?.insert(name.to_owned(), node);
         self.next += 1;
-        self.nodes.insert(node, Inode { body, mode, uid: 0, gid: 0, path });
+        self.nodes.insert(node, Inode { body, mode, uid: 0, gid: 0, path, named: true });
         self.note(Change::Name { directory, name: name.to_owned(), node });
         Ok(node)
     }
@@ -235,6 +239,7 @@ impl Image {
             _ => {}
         }
         self.names(directory)?.remove(name);
+        self.inode_mut(node)?.named = false;
         self.note(Change::Unname { directory, name: name.to_owned() });
         Ok(())
     }
@@ -245,8 +250,11 @@ impl Image {
         let path = join(&self.inode(directory)?.path, to);
         let names = self.names(directory)?;
         names.remove(from);
-        names.insert(to.to_owned(), node);
-        self.inode_mut(node)?.path = path;
+        if let Some(replaced) = names.insert(to.to_owned(), node) {
+            self.inode_mut(replaced)?.named = false;
+        }
+        let inode = self.inode_mut(node)?;
+        (inode.path, inode.named) = (path, true);
         let (from, to) = (from.to_owned(), to.to_owned());
         self.note(Change::Rename { directory, from, to, node });
         Ok(())
@@ -379,6 +387,15 @@ impl Image {
                 Body::File { live, durable } => live.clone_from(durable),
                 Body::Directory { live, durable } => live.clone_from(durable),
             }
+        }
+        let mut named = HashSet::from([ROOT]);
+        for inode in self.nodes.values() {
+            if let Body::Directory { live, .. } = &inode.body {
+                named.extend(live.values());
+            }
+        }
+        for (node, inode) in &mut self.nodes {
+            inode.named = named.contains(node);
         }
         self.collect();
         (pending.len(), survivors)

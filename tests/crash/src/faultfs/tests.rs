@@ -176,6 +176,12 @@ fn a_full_disk_takes_what_fits() {
     disk.with_image(|image| image.set_capacity(1_200));
     assert_eq!(file.write(&[3; 200]).unwrap(), 200);
     assert_eq!(fs::metadata(&path).unwrap().len(), 1_200);
+    // What is removed leaves room, but not while it is open.
+    fs::remove_file(&path).unwrap();
+    let other = disk.path().join("b");
+    assert!(fs::write(&other, [5; 10]).is_err());
+    drop(file);
+    wait::wait_until("room", wait::SOON, || Ok(fs::write(&other, [5; 10]).is_ok())).unwrap();
 }
 
 #[test]

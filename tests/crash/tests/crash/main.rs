@@ -4,6 +4,10 @@
 //! skipped when.
 
 mod cut;
+mod flips;
+mod full;
+mod hang;
+mod nth;
 
 use std::env;
 
