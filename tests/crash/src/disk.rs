@@ -69,7 +69,8 @@ impl Disk {
                     .arg(&image),
             )?;
             disk.block = Some(Block::mount(&image, &directory.join("ext4"))?);
-            peers::run(&mut Command::new("sync"))?;
+            // This file system alone: another one may be hanging, as a test wants it to.
+            peers::run(Command::new("sync").arg("--file-system").arg(disk.path()))?;
         }
         disk.faults.with_image(faultfs::Image::sync_all);
         Ok(disk)

@@ -119,7 +119,6 @@ fn deliveries_free_a_full_disk() -> Result<()> {
 }
 
 #[test]
-#[ignore = "after a start on a full disk nothing can be written, not even what was delivered"]
 fn a_full_disk_survives_a_power_cut() -> Result<()> {
     if let Some(reason) = Layer::File.missing() {
         return peers::skip(reason);

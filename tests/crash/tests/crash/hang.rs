@@ -120,7 +120,7 @@ fn a_slow_disk_makes_batches_grow() -> Result<()> {
     let delay = Duration::from_millis(200);
     bench.disk.faults.fault(Fault::every(Operation::Sync, Effect::Delay(delay)));
     let before = bench.server.metrics()?.count("ringpost_commit_batches_total");
-    let messages = 600;
+    let messages = 300;
     let book = Load::new(bench.server.smtp(), "slow", 32, Some(messages)).run()?;
     let batches = bench.server.metrics()?.count("ringpost_commit_batches_total") - before;
     let account = bench.account(&book)?;

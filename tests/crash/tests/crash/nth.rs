@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ringpost_crash::bench::{Bench, DISK_SIZE, take_slowly};
 use ringpost_crash::disk::Layer;
 use ringpost_crash::faultfs::{Effect, Errno, Fault, Operation, Survival};
@@ -125,13 +125,18 @@ fn strike(bench: &Bench, senders: &mut Senders, arm: Arm, nth: u64) -> Result<bo
     Ok(is_poisoned)
 }
 
-/// Waits until the server is healthy, or has ended.
+/// Waits until the server has started, if need be with a poisoned shard, or has ended.
 fn comes_up(bench: &mut Bench) -> Result<bool> {
     let mut is_up = false;
-    wait_until("a start or its end", SOON, || {
-        is_up = peers::is_healthy(bench.server.control());
+    let mut last = String::new();
+    let waited = wait_until("a start or its end", SOON, || {
+        if let Ok((status, health)) = metrics::fetch(bench.server.control(), "/health") {
+            is_up = status == 200 || health.contains("poisoned") || health.contains("damaged");
+            last = health;
+        }
         Ok(is_up || bench.server.wait_exit(Duration::ZERO).is_ok())
-    })?;
+    });
+    waited.with_context(|| format!("{last}{}", bench.server.log()))?;
     Ok(is_up)
 }
 
