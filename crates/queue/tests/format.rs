@@ -213,6 +213,19 @@ fn the_drawings_are_true() {
     assert_eq!(segment("size of the segment"), 64 << 10);
     assert_eq!(segment("checksum"), u64::from(crc32c::crc32c(&file[..4092])));
 
+    let file_of_checkpoint = checkpoint(FORMAT_VERSION);
+    let header = |name| field(&file_of_checkpoint, 0, "header of a checkpoint", name);
+    assert_eq!(header("magic"), u64::from_le_bytes(*b"RINGCKPT"));
+    assert_eq!(
+        (header("format version"), header("shard"), header("log id")),
+        (2, 3, IDENTITY.log_id)
+    );
+    assert_eq!((header("number"), header("begin"), header("end")), (1, 7, 7));
+    assert_eq!((header("segment in"), header("offset at")), (1, 8 * BLOCK as u64));
+    assert_eq!((header("octets of blocks"), header("messages")), (BLOCK as u64, 1));
+    let sum = crc32c::crc32c(&file_of_checkpoint[..4092]);
+    assert_eq!(header("checksum of bytes"), u64::from(sum));
+
     // The first frame takes two blocks, the second is behind it.
     let second = 3 * BLOCK;
     let frame = |name| field(&file, second, "frame", name);
