@@ -1,10 +1,11 @@
 //! Messages kept in memory between acceptance and the first delivery attempt.
 //!
 //! On the happy path a body is written to the log once and never read back: it goes out from
-//! here. The cache is bounded in bytes; a message that does not fit is read from the log when
-//! its turn comes. Nothing depends on a message being here.
+//! here. The cache is bounded in bytes, and the oldest messages make room for the newest: what has not
+//! gone out by then waits for something, and is read from the log when its turn comes. Nothing depends
+//! on a message being here.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use ringpost_protocol::envelope::Envelope;
 use ringpost_queue::MessageId;
@@ -35,30 +36,36 @@ const OVERHEAD: usize = 512;
 /// The messages in memory on one shard.
 #[derive(Debug)]
 pub(crate) struct ContentCache {
-    messages: HashMap<MessageId, Rc<CachedMessage>>,
+    /// In the order of their ids, which is that of their receipt.
+    messages: BTreeMap<MessageId, Rc<CachedMessage>>,
     memory_size: usize,
     memory_size_max: usize,
 }
 
 impl ContentCache {
     pub(crate) fn new(memory_size_max: usize) -> Self {
-        Self { messages: HashMap::new(), memory_size: 0, memory_size_max }
+        Self { messages: BTreeMap::new(), memory_size: 0, memory_size_max }
     }
 
     pub(crate) fn set_memory_size_max(&mut self, memory_size_max: usize) {
         self.memory_size_max = memory_size_max;
     }
 
-    /// Keeps a message if it fits; mail that is already here is closer to its delivery.
+    /// Keeps a message, in the place of the oldest ones if need be.
     pub(crate) fn insert(&mut self, id: MessageId, message: CachedMessage) {
         let size = message.memory_size();
-        if self.memory_size + size > self.memory_size_max {
+        if size > self.memory_size_max {
             return;
         }
         if let Some(replaced) = self.messages.insert(id, Rc::new(message)) {
             self.memory_size -= replaced.memory_size();
         }
         self.memory_size += size;
+        while self.memory_size > self.memory_size_max
+            && let Some((_, oldest)) = self.messages.pop_first()
+        {
+            self.memory_size -= oldest.memory_size();
+        }
     }
 
     pub(crate) fn get(&self, id: MessageId) -> Option<Rc<CachedMessage>> {
@@ -75,5 +82,42 @@ impl ContentCache {
     /// Bytes held, content and overhead.
     pub(crate) fn memory_size(&self) -> usize {
         self.memory_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_protocol::{
+        envelope::BodyType,
+        path::{ForwardPath, ReversePath},
+    };
+
+    use super::*;
+
+    fn message(size: usize) -> CachedMessage {
+        let path = ForwardPath::parse("<a@b.test>").unwrap();
+        let envelope = Envelope::new(ReversePath::Null, vec![path], BodyType::SevenBit);
+        CachedMessage { envelope, content: vec![vec![0; size]] }
+    }
+
+    #[test]
+    fn the_oldest_make_room_for_the_newest() {
+        let mut cache = ContentCache::new(4 * (1000 + OVERHEAD));
+        for number in 0..10 {
+            cache.insert(MessageId::from_u64(number), message(1000));
+        }
+        let kept: Vec<_> =
+            (0..10).filter(|number| cache.get(MessageId::from_u64(*number)).is_some()).collect();
+        assert_eq!((kept, cache.memory_size()), (vec![6, 7, 8, 9], 4 * (1000 + OVERHEAD)));
+        // One that fits nowhere drives nobody out.
+        cache.insert(MessageId::from_u64(10), message(10_000));
+        assert_eq!(cache.memory_size(), 4 * (1000 + OVERHEAD));
+        cache.insert(MessageId::from_u64(9), message(10));
+        cache.remove(MessageId::from_u64(8));
+        assert_eq!(cache.memory_size(), 2 * (1000 + OVERHEAD) + 10 + OVERHEAD);
+        for number in 0..10 {
+            cache.remove(MessageId::from_u64(number));
+        }
+        assert_eq!(cache.memory_size(), 0);
     }
 }
