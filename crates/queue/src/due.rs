@@ -1,11 +1,14 @@
 //! A timer wheel for very many things that wait for minutes to hours.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+
+use crate::blocks::BlockQueue;
 
 /// Milliseconds that one bucket spans.
 pub const DUE_STEP_MS: u64 = 1000;
 
-/// Things waiting for their time, in buckets of one second.
+/// Things waiting for their time, in buckets of one second. A bucket is a queue in blocks, so that
+/// millions of things in one bucket are never moved.
 ///
 /// Nothing comes out before its time, and each thing comes out at the first poll of the second after
 /// it: up to [`DUE_STEP_MS`] late. Things of one bucket come out in the order they went in. The clock
@@ -18,7 +21,7 @@ pub const DUE_STEP_MS: u64 = 1000;
 /// - D, polls: [`poll`](Self::poll), until it gives nothing.
 #[derive(Debug, Clone)]
 pub struct DueWheel<T> {
-    buckets: BTreeMap<u64, VecDeque<T>>,
+    buckets: BTreeMap<u64, BlockQueue<T>>,
     len: usize,
 }
 
@@ -52,7 +55,7 @@ impl<T> DueWheel<T> {
     /// Adds something that is due at `due_ms`.
     pub fn insert(&mut self, due_ms: u64, item: T) {
         // Rounded up, so that nothing is early.
-        self.buckets.entry(due_ms.div_ceil(DUE_STEP_MS)).or_default().push_back(item);
+        self.buckets.entry(due_ms.div_ceil(DUE_STEP_MS)).or_default().push_back(item, 0);
         self.len += 1;
     }
 

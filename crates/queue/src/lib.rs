@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod blocks;
 pub mod checkpoint;
 mod codec;
 mod commit;
@@ -46,6 +47,7 @@ pub mod segment;
 pub mod storage;
 
 pub use admission::{Admission, Poison, QueueStats};
+pub use blocks::BlockQueue;
 pub use commit::{BatchNumber, Committed, Redeemed, Ticket};
 pub use config::{ConfigError, QueueConfig};
 pub use due::DueWheel;
