@@ -15,7 +15,8 @@ use ringpost_session::client::Stage;
 pub struct Now {
     /// For time-outs and pauses.
     pub monotonic: Instant,
-    /// For due times and expiry: milliseconds since 1970.
+    /// What the wall clock shows, for times that are stored or told: milliseconds since 1970. It may
+    /// jump.
     pub unix_ms: u64,
 }
 
@@ -60,6 +61,13 @@ pub struct Attempt {
     pub finished: Instant,
 }
 
+impl Attempt {
+    /// One that came to no connection.
+    pub(crate) fn unmade(site: Rc<str>, at: Instant) -> Self {
+        Self { site, mx_host: None, address: None, started: at, finished: at }
+    }
+}
+
 /// The outcome of one recipient.
 #[derive(Debug, Clone)]
 pub struct Settled {
@@ -67,10 +75,15 @@ pub struct Settled {
     pub index: RecipientIndex,
     /// Attempts made, this one included.
     pub attempts: u16,
-    /// What the queue stores. Deferred recipients are in the engine's due wheel already.
+    /// What the queue stores. Deferred recipients wait in the engine already.
     pub disposition: Disposition,
     /// Why. When the disposition is `Expired`, why the last attempt failed.
     pub reason: Rc<Reason>,
+    /// Whether the originator is to be told of the delay, in the same commit. Only with `Deferred`,
+    /// and once for each recipient.
+    pub warns: bool,
+    /// When it is given up; milliseconds since 1970.
+    pub expiry_unix_ms: u64,
 }
 
 /// Outcomes of recipients of one message, for one commit.
@@ -80,6 +93,10 @@ pub struct Settlement {
     pub id: MessageId,
     /// The attempt that they come from.
     pub attempt: Attempt,
+    /// Whether the attempt was made for these recipients, and counts for them. Not so when they
+    /// waited for a site that is down and their time was over, or when a warning was due: then it
+    /// is the last attempt that the site has seen.
+    pub is_attempt: bool,
     /// At least one recipient, each once.
     pub recipients: Vec<Settled>,
 }

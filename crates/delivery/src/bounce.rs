@@ -1,14 +1,14 @@
-//! Writes the report to the originator about recipients that will not be delivered to.
+//! Writes the report to the originator about recipients that will not be delivered to, or are late.
 
 use std::fmt::Write as _;
 
-use ringpost_protocol::dsn::{Action, DsnRecipient, FailureReport};
+use ringpost_protocol::dsn::{Action, DeliveryReport, DsnRecipient};
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId};
 
-use crate::attempt::Settlement;
+use crate::attempt::{Settled, Settlement};
 
 /// What a report needs to know beside the settlement.
 #[derive(Debug, Clone, Copy)]
@@ -27,52 +27,41 @@ pub struct BounceContext<'a> {
     pub original_header: &'a [u8],
 }
 
-/// Returns envelope and content of the report about the bounced and expired recipients of
+/// Returns envelope and content of the report about the bounced, expired and late recipients of
 /// `settlement`.
 ///
 /// `None` when there is nobody to tell: no such recipient, or a message that is itself a report
 /// (RFC 5321 §4.5.5: null reverse-path).
-pub fn failure_report(
-    context: &BounceContext<'_>,
-    settlement: &Settlement,
-) -> Option<(Envelope, Vec<u8>)> {
+pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(Envelope, Vec<u8>)> {
     let ReversePath::Mailbox(originator) = &context.envelope.reverse_path else { return None };
-    let mut texts = Vec::new();
-    for settled in &settlement.recipients {
-        let reason = &settled.reason;
-        let (status, text) = match settled.disposition {
-            Disposition::Bounced => (reason.status, reason.text.to_string()),
-            Disposition::Expired => {
-                let mut text = String::from("delivery time expired");
-                if !reason.text.is_empty() {
-                    let _ = write!(text, "; last failure: {}", reason.text);
-                }
-                // RFC 3463 §3.5: 4.7 is delivery time expired; failed for good by now.
-                (EnhancedStatusCode::new(5, 4, 7), text)
-            }
-            Disposition::Delivered | Disposition::Deferred { .. } => continue,
-        };
-        let index = usize::from(settled.index.0);
-        let Some(path) = context.envelope.forward_paths.get(index) else { continue };
-        texts.push((path, status, text, &**reason));
-    }
+    let texts: Vec<(&ForwardPath, &Settled, Told)> = settlement
+        .recipients
+        .iter()
+        .filter_map(|settled| {
+            let index = usize::from(settled.index.0);
+            Some((context.envelope.forward_paths.get(index)?, settled, told(settled)?))
+        })
+        .collect();
     if texts.is_empty() {
         return None;
     }
     let recipients: Vec<DsnRecipient<'_>> = texts
         .iter()
-        .map(|(path, status, text, reason)| DsnRecipient {
+        .map(|(path, settled, told)| DsnRecipient {
             forward_path: path,
-            action: Action::Failed,
-            status: *status,
+            action: told.action,
+            status: told.status,
             remote_mta: settlement.attempt.mx_host.as_deref(),
-            diagnostic: reason.reply.as_ref(),
-            reason: text,
-            last_attempt_unix_seconds: Some(context.now_unix_ms / 1000),
+            diagnostic: settled.reason.reply.as_ref(),
+            reason: &told.text,
+            // Without an attempt now, one was made before, but nobody remembers when.
+            last_attempt_unix_seconds: settlement.is_attempt.then_some(context.now_unix_ms / 1000),
+            will_retry_until_unix_seconds: (told.action == Action::Delayed)
+                .then_some(settled.expiry_unix_ms / 1000),
         })
         .collect();
     let mut content = Vec::new();
-    FailureReport {
+    DeliveryReport {
         reporting_mta: context.hostname,
         queue_id: &settlement.id.to_string(),
         report_id: &context.report_id.to_string(),
@@ -88,6 +77,35 @@ pub fn failure_report(
     Some((Envelope::new(ReversePath::Null, vec![to], body), content))
 }
 
+/// What the originator is told about a recipient.
+struct Told {
+    action: Action,
+    status: EnhancedStatusCode,
+    text: String,
+}
+
+/// `None` when there is nothing to tell.
+fn told(settled: &Settled) -> Option<Told> {
+    let reason = &settled.reason;
+    let text = reason.text.to_string();
+    match settled.disposition {
+        Disposition::Bounced => Some(Told { action: Action::Failed, status: reason.status, text }),
+        Disposition::Expired => {
+            let mut words = String::from("delivery time expired");
+            if !text.is_empty() {
+                let _ = write!(words, "; last failure: {text}");
+            }
+            // RFC 3463 §3.5: 4.7 is delivery time expired; failed for good by now.
+            let status = EnhancedStatusCode::new(5, 4, 7);
+            Some(Told { action: Action::Failed, status, text: words })
+        }
+        Disposition::Deferred { .. } if settled.warns => {
+            Some(Told { action: Action::Delayed, status: reason.status, text })
+        }
+        Disposition::Delivered | Disposition::Deferred { .. } => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -98,7 +116,7 @@ mod tests {
     use ringpost_queue::RecipientIndex;
 
     use super::*;
-    use crate::attempt::{Attempt, Reason, Settled};
+    use crate::attempt::{Attempt, Reason};
 
     fn settled(index: u16, disposition: Disposition, said: Option<&str>) -> Settled {
         let reply = said.map(|text| {
@@ -113,7 +131,14 @@ mod tests {
             outcome_unknown: false,
         };
         let index = RecipientIndex(index);
-        Settled { index, attempts: 1, disposition, reason: Rc::new(reason) }
+        Settled {
+            index,
+            attempts: 1,
+            disposition,
+            reason: Rc::new(reason),
+            warns: false,
+            expiry_unix_ms: 1_700_400_000_000,
+        }
     }
 
     fn settlement(recipients: Vec<Settled>) -> Settlement {
@@ -125,7 +150,7 @@ mod tests {
             started: now,
             finished: now,
         };
-        Settlement { id: MessageId::from_u64(1), attempt, recipients }
+        Settlement { id: MessageId::from_u64(1), attempt, is_attempt: true, recipients }
     }
 
     fn envelope(reverse_path: &str) -> Envelope {
@@ -134,7 +159,7 @@ mod tests {
         Envelope::new(ReversePath::parse(reverse_path).unwrap(), paths, BodyType::SevenBit)
     }
 
-    fn report(envelope: &Envelope, recipients: Vec<Settled>) -> Option<(Envelope, String)> {
+    fn written(envelope: &Envelope, recipients: Vec<Settled>) -> Option<(Envelope, String)> {
         let context = BounceContext {
             hostname: "relay.test",
             report_id: MessageId::from_u64(2),
@@ -143,7 +168,7 @@ mod tests {
             envelope,
             original_header: b"Subject: hello\r\n\r\nthe rest\r\n",
         };
-        let (envelope, content) = failure_report(&context, &settlement(recipients))?;
+        let (envelope, content) = report(&context, &settlement(recipients))?;
         Some((envelope, String::from_utf8(content).unwrap()))
     }
 
@@ -160,7 +185,7 @@ mod tests {
     #[test]
     fn the_originator_is_told_about_bounced_and_expired_recipients() {
         let (envelope, content) =
-            report(&envelope("<me@origin.test>"), all_dispositions()).unwrap();
+            written(&envelope("<me@origin.test>"), all_dispositions()).unwrap();
         assert!(envelope.reverse_path.is_null());
         let to: Vec<String> = envelope.forward_paths.iter().map(ToString::to_string).collect();
         assert_eq!(to, ["<me@origin.test>"]);
@@ -178,9 +203,22 @@ mod tests {
     }
 
     #[test]
+    fn the_originator_is_told_about_late_recipients_when_it_is_time() {
+        let due = Disposition::Deferred { attempts: 1, due_unix_ms: 1, warned: true };
+        let late = Settled { warns: true, ..settled(0, due, None) };
+        let told_before = settled(1, due, None);
+        let (_, content) = written(&envelope("<me@origin.test>"), vec![late, told_before]).unwrap();
+        let status = DeliveryStatus::parse(content.as_bytes()).unwrap();
+        let [one] = &*status.recipients else { panic!("{status:?}") };
+        assert_eq!((&*one.final_recipient, &*one.action), ("a@b.test", "delayed"));
+        assert_eq!(one.status, Some(EnhancedStatusCode::new(4, 1, 1)));
+        assert_eq!(one.will_retry_until.as_deref(), Some("Sun, 19 Nov 2023 13:20:00 +0000"));
+    }
+
+    #[test]
     fn nobody_is_told_about_a_report_or_about_nothing() {
-        assert!(report(&envelope("<>"), all_dispositions()).is_none());
+        assert!(written(&envelope("<>"), all_dispositions()).is_none());
         let delivered = vec![settled(0, Disposition::Delivered, None)];
-        assert!(report(&envelope("<me@origin.test>"), delivered).is_none());
+        assert!(written(&envelope("<me@origin.test>"), delivered).is_none());
     }
 }

@@ -12,7 +12,7 @@ pub struct DeliveryConfig {
     /// Our own host name, lower case. An MX set that names it ends at us (RFC 5321 §5.1), so
     /// hosts at and behind it are left out. Default: empty, which matches nothing.
     pub hostname: Box<str>,
-    /// Smarthosts by domain; the first route that matches decides, exact domains before `*`.
+    /// Ways and times by domain; the first route that matches decides, exact domains before `*`.
     /// Default: none; everything goes by MX.
     pub routes: Vec<Route>,
     /// Port of the hosts that MX records and address literals name. Default: 25.
@@ -27,8 +27,11 @@ pub struct DeliveryConfig {
     pub idle_timeout: Duration,
     /// How long the driver waits for a connection. Default: 30 s.
     pub connect_timeout: Duration,
-    /// When deferred recipients are tried again.
+    /// When deferred recipients are tried again, if their route does not say otherwise.
     pub retry: RetrySchedule,
+    /// After which time the originator of a message is told that it is delayed (RFC 3464 §2.3.3),
+    /// if the route does not say otherwise. Default: zero, never.
+    pub delay_warning: Duration,
     /// First wait after all hosts of a site failed, or one address did; doubles with each
     /// further failure. Default: 5 s.
     pub backoff_min: Duration,
@@ -58,6 +61,7 @@ impl Default for DeliveryConfig {
             idle_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(30),
             retry: RetrySchedule::default(),
+            delay_warning: Duration::ZERO,
             backoff_min: Duration::from_secs(5),
             backoff_max: Duration::from_mins(5),
             addresses_tried_max: 5,
@@ -69,13 +73,28 @@ impl Default for DeliveryConfig {
     }
 }
 
-/// Sends the mail for a domain, or for all, to a smarthost.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Decides about the mail for a domain, or for all.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// The domain that it is for.
     pub pattern: RoutePattern,
-    /// Where its mail goes.
-    pub smarthost: Smarthost,
+    /// Where its mail goes; `None` means by MX.
+    pub smarthost: Option<Smarthost>,
+    /// When its deferred recipients are tried again; `None` means as [`DeliveryConfig::retry`] says.
+    pub retry: Option<RetrySchedule>,
+    /// How long its recipients are tried, from reception on. It only ever shortens the lifetime that
+    /// the message came with, which `None` leaves alone.
+    pub lifetime: Option<Duration>,
+    /// As [`DeliveryConfig::delay_warning`], which `None` means.
+    pub delay_warning: Option<Duration>,
+}
+
+impl Route {
+    /// Makes a route to a smarthost, with the times of all mail.
+    pub fn to(pattern: RoutePattern, smarthost: Smarthost) -> Self {
+        let smarthost = Some(smarthost);
+        Self { pattern, smarthost, retry: None, lifetime: None, delay_warning: None }
+    }
 }
 
 /// Which domains a route is for.

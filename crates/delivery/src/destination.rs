@@ -6,17 +6,21 @@ use std::time::Instant;
 use ringpost_protocol::address::Host;
 
 use crate::random::{Random, SeededMap, SeededState};
-use crate::site::SiteId;
+use crate::route::{RouteId, Routes};
+use crate::site::{LastFailure, SiteId};
 use crate::table::Table;
-use crate::work::{DestinationId, Work};
+use crate::waiting::Waiting;
+use crate::work::DestinationId;
 
 /// What is known about where a destination's mail goes.
 #[derive(Debug)]
 pub(crate) enum DestinationState {
     /// Nothing, or too long ago.
     Unknown,
-    /// The MX lookup is under way; this work waits for it.
-    Resolving { waiting: Vec<Work> },
+    /// The MX lookup is under way.
+    Resolving,
+    /// The MX lookup failed, and is made again later.
+    Parked { until: Instant },
     /// To this site, until the answer expires (`None`: never).
     Site { site: SiteId, until: Option<Instant> },
 }
@@ -26,9 +30,22 @@ pub(crate) struct Destination {
     pub(crate) host: Host,
     /// Text form of `host`, as routes and the resolver want it.
     pub(crate) name: Rc<str>,
+    pub(crate) route: RouteId,
     pub(crate) state: DestinationState,
+    /// Work that waits for the MX lookup, or for its next try.
+    pub(crate) waiting: Waiting,
+    /// MX lookups in a row that failed.
+    pub(crate) failures: u32,
+    pub(crate) last_failure: Option<LastFailure>,
     /// Recipients in the engine that are here.
     pub(crate) recipients: usize,
+}
+
+impl Destination {
+    /// Tells whether work waits here because the DNS did not tell the way.
+    pub(crate) fn is_parking(&self) -> bool {
+        matches!(self.state, DestinationState::Parked { .. })
+    }
 }
 
 /// All destinations with recipients, each once.
@@ -48,7 +65,7 @@ impl Destinations {
     }
 
     /// Returns the destination of `host`, and counts one recipient there.
-    pub(crate) fn add_recipient(&mut self, host: &Host) -> DestinationId {
+    pub(crate) fn add_recipient(&mut self, host: &Host, routes: &Routes) -> DestinationId {
         let known = match host {
             // The common case, without making the text first.
             Host::Domain(domain) => self.by_name.get(domain.as_str()),
@@ -63,8 +80,12 @@ impl Destinations {
         let name: Rc<str> = host.to_string().into();
         let id = DestinationId(self.table.insert(Destination {
             host: host.clone(),
+            route: routes.find(&name),
             name: Rc::clone(&name),
             state: DestinationState::Unknown,
+            waiting: Waiting::default(),
+            failures: 0,
+            last_failure: None,
             recipients: 1,
         }));
         self.by_name.insert(name, id);
@@ -88,6 +109,11 @@ impl Destinations {
 
     pub(crate) fn by_name(&self, name: &str) -> Option<DestinationId> {
         self.by_name.get(name).copied()
+    }
+
+    /// All destinations.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Destination> {
+        self.table.iter().map(|(_, destination)| destination)
     }
 
     pub(crate) fn ids(&self) -> Vec<DestinationId> {

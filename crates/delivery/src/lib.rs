@@ -34,6 +34,7 @@
 
 pub mod attempt;
 pub mod bounce;
+mod clock;
 pub mod config;
 mod destination;
 pub mod dns;
@@ -46,6 +47,7 @@ pub mod retry;
 pub mod route;
 mod site;
 mod table;
+mod waiting;
 mod work;
 
 pub use attempt::{Attempt, Now, Reason, Settled, Settlement};
@@ -53,8 +55,8 @@ pub use config::{
     AddressFamily, AddressPolicy, DeliveryConfig, Route, RoutePattern, SessionRefusal, Smarthost,
 };
 pub use engine::{
-    Action, Engine, EngineStats, Job, Next, QueuedMessage, QueuedRecipient, SiteView,
+    Action, Engine, EngineStats, Job, Next, QueuedMessage, QueuedRecipient, SiteChange, SiteView,
 };
 pub use pool::{ConnectFailure, ConnectionId};
-pub use retry::RetrySchedule;
+pub use retry::{RetryDelays, RetrySchedule};
 pub use site::{Counts, SiteKind, SiteState};

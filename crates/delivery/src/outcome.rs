@@ -10,10 +10,10 @@
 //! | session | lost, timed out or senseless within a transaction | all: deferred | gone | – | – |
 //! | session | dead before a reused one was answered | untouched: tried again at once | gone | – | – |
 //! | address | no connection, or session refused before it was ready | untouched | gone | tried | when the last one failed |
-//! | site | every address failed | all waiting: deferred | – | – | throttled |
+//! | site | every address failed | the first: deferred; the others wait | – | – | throttled |
 //! | site | every address refused the session with 5xx | all waiting: bounced (by switch) | – | – | throttled |
 //! | destination | its owner's DNS says that there is no way | all waiting: bounced | – | – | – |
-//! | destination | DNS does not answer, or not sensibly | all waiting: deferred | – | – | – |
+//! | destination | DNS does not answer, or not sensibly | the first: deferred; the others wait | – | – | – |
 //!
 //! Nothing temporary bounces, and what a stranger can forge or break by accident is temporary:
 //! a 421, a broken dialogue, a failing name server. A deferred recipient whose message is past

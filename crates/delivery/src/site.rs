@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::attempt::Attempt;
 use crate::config::DeliveryConfig;
 use crate::dns::DnsFailure;
 use crate::mx::RankedHost;
+use crate::outcome::Verdict;
 use crate::pool::{ConnectionId, Walk};
 use crate::random::Random;
-use crate::work::ReadyQueue;
+use crate::waiting::Waiting;
 
 /// Index of a site in the engine's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,7 +52,7 @@ pub(crate) struct SiteKey {
 pub enum SiteState {
     /// Connections are opened as work asks for them.
     Ready,
-    /// Every host failed: work waits, nothing is opened.
+    /// Every host failed: work is parked, nothing is opened.
     Throttled {
         /// When one connection may try again.
         until: Instant,
@@ -203,6 +205,13 @@ impl Counts {
     }
 }
 
+/// Why nothing could be sent to a place.
+#[derive(Debug, Clone)]
+pub(crate) struct LastFailure {
+    pub(crate) attempt: Attempt,
+    pub(crate) verdict: Verdict,
+}
+
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) key: SiteKey,
@@ -213,7 +222,10 @@ pub(crate) struct Site {
     pub(crate) state: SiteState,
     /// Times in a row that every host failed.
     pub(crate) failures: u32,
-    pub(crate) ready: ReadyQueue,
+    /// Why the last attempt to reach it failed, while it is down.
+    pub(crate) last_failure: Option<LastFailure>,
+    /// Work that may start, or is parked here while no connection is to be had.
+    pub(crate) ready: Waiting,
     /// Idle connections; the one used last is woken first, so that surplus ones go.
     pub(crate) idle: Vec<ConnectionId>,
     pub(crate) counts: Counts,
@@ -242,7 +254,8 @@ impl Site {
             addresses_expire: None,
             state: SiteState::Ready,
             failures: 0,
-            ready: ReadyQueue::default(),
+            last_failure: None,
+            ready: Waiting::default(),
             idle: Vec::new(),
             counts: Counts::default(),
             window: usize::MAX,
@@ -259,6 +272,11 @@ impl Site {
         site.hosts[0].addresses.push(Address::new(ip));
         site.addresses = Addresses::Known { until: None };
         site
+    }
+
+    /// Tells whether work waits here because the site is down.
+    pub(crate) fn is_parking(&self) -> bool {
+        self.state != SiteState::Ready
     }
 
     /// Tells whether the addresses must be looked up before a connection is opened.

@@ -1,10 +1,10 @@
-//! Recipients of one message on their way to one place, and the queue they wait in.
-
-use std::collections::VecDeque;
+//! Recipients of one message on their way to one place.
 
 use ringpost_queue::{MessageId, RecipientIndex};
 
-/// Index of a destination in the engine's table.
+use crate::clock::Stamp;
+
+/// Index of a destination in the engine's table; below 2³¹.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DestinationId(pub(crate) u32);
 
@@ -14,7 +14,79 @@ pub(crate) struct Recipient {
     pub(crate) index: RecipientIndex,
     /// Attempts made so far.
     pub(crate) attempts: u16,
-    pub(crate) destination: DestinationId,
+    /// The destination, and in the last bit whether the originator was told of the delay.
+    place: u32,
+}
+
+impl Recipient {
+    pub(crate) fn new(
+        index: RecipientIndex,
+        attempts: u16,
+        destination: DestinationId,
+        warned: bool,
+    ) -> Self {
+        Self { index, attempts, place: destination.0 << 1 | u32::from(warned) }
+    }
+
+    pub(crate) fn destination(self) -> DestinationId {
+        DestinationId(self.place >> 1)
+    }
+
+    /// Whether the originator was told of the delay.
+    pub(crate) fn is_warned(self) -> bool {
+        self.place & 1 == 1
+    }
+
+    /// The same after another attempt, or a warning.
+    pub(crate) fn with(self, attempts: u16, warned: bool) -> Self {
+        Self::new(self.index, attempts, self.destination(), warned)
+    }
+}
+
+/// Recipients, without an allocation for the usual one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recipients {
+    One(Recipient),
+    Many(Box<[Recipient]>),
+}
+
+impl Recipients {
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Recipient] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Recipient> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many.into_vec(),
+        }
+    }
+}
+
+impl Default for Recipients {
+    fn default() -> Self {
+        Self::Many(Box::default())
+    }
+}
+
+impl From<Vec<Recipient>> for Recipients {
+    fn from(recipients: Vec<Recipient>) -> Self {
+        match *recipients {
+            [one] => Self::One(one),
+            _ => Self::Many(recipients.into()),
+        }
+    }
 }
 
 /// Recipients of one message that travel together.
@@ -25,159 +97,60 @@ pub(crate) struct Recipient {
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) message: MessageId,
-    pub(crate) expiry_unix_ms: u64,
+    /// From when lifetimes and delays count: when it was received, or let go.
+    pub(crate) since: Stamp,
+    /// When the message is given up, whatever the lifetime of a route.
+    pub(crate) expiry: Stamp,
+    pub(crate) recipients: Recipients,
     /// How often a connection died under it before it was tried.
     pub(crate) returns: u8,
-    pub(crate) recipients: Vec<Recipient>,
 }
 
 impl Work {
-    /// Splits into parts of one destination each.
-    pub(crate) fn by_destination(mut self) -> Vec<Self> {
-        let single = self
-            .recipients
-            .first()
-            .is_none_or(|first| self.recipients.iter().all(|r| r.destination == first.destination));
-        if single {
-            return vec![self];
+    /// Calls `part` with the parts of one destination each.
+    pub(crate) fn by_destination(self, mut part: impl FnMut(Self)) {
+        let recipients = self.recipients.as_slice();
+        let Some(first) = recipients.first() else { return };
+        if recipients.iter().all(|one| one.destination() == first.destination()) {
+            return part(self);
         }
-        self.recipients.sort_by_key(|recipient| recipient.destination);
-        self.recipients
-            .chunk_by(|one, next| one.destination == next.destination)
-            .map(|recipients| Self { recipients: recipients.to_vec(), ..self.without_recipients() })
-            .collect()
+        let mut work = self;
+        let mut recipients = std::mem::take(&mut work.recipients).into_vec();
+        recipients.sort_by_key(|recipient| recipient.destination());
+        for group in recipients.chunk_by(|one, next| one.destination() == next.destination()) {
+            part(work.with(group.to_vec()));
+        }
     }
 
-    fn without_recipients(&self) -> Self {
+    /// The same message with other recipients.
+    pub(crate) fn with(&self, recipients: Vec<Recipient>) -> Self {
         Self {
             message: self.message,
-            expiry_unix_ms: self.expiry_unix_ms,
+            since: self.since,
+            expiry: self.expiry,
+            recipients: recipients.into(),
             returns: self.returns,
-            recipients: Vec::new(),
         }
-    }
-}
-
-/// Work that may start, first in first out; each entry is one transaction.
-#[derive(Debug, Default)]
-pub(crate) struct ReadyQueue {
-    works: VecDeque<Work>,
-}
-
-impl ReadyQueue {
-    pub(crate) fn len(&self) -> usize {
-        self.works.len()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.works.is_empty()
-    }
-
-    /// Adds work at the end. Recipients of the message that came last join its transaction, as
-    /// far as `recipients_max` allows.
-    pub(crate) fn push(&mut self, mut work: Work, recipients_max: usize) {
-        let recipients_max = recipients_max.max(1);
-        if let Some(last) = self.works.back_mut()
-            && last.message == work.message
-            && last.returns == work.returns
-        {
-            let room = recipients_max.saturating_sub(last.recipients.len());
-            let joining = room.min(work.recipients.len());
-            last.recipients.extend(work.recipients.drain(..joining));
-        }
-        while work.recipients.len() > recipients_max {
-            let rest = work.recipients.split_off(recipients_max);
-            let next = Work { recipients: rest, ..work.without_recipients() };
-            self.works.push_back(std::mem::replace(&mut work, next));
-        }
-        if !work.recipients.is_empty() {
-            self.works.push_back(work);
-        }
-    }
-
-    /// Puts work back where it was taken.
-    pub(crate) fn push_front(&mut self, work: Work) {
-        if !work.recipients.is_empty() {
-            self.works.push_front(work);
-        }
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<Work> {
-        self.works.pop_front()
-    }
-
-    /// Takes everything.
-    pub(crate) fn take(&mut self) -> VecDeque<Work> {
-        std::mem::take(&mut self.works)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn work(message: u64, indices: std::ops::Range<u16>, destinations: u32) -> Work {
-        let recipients = indices
-            .map(|index| Recipient {
-                index: RecipientIndex(index),
-                attempts: 0,
-                destination: DestinationId(u32::from(index) % destinations),
-            })
-            .collect();
-        Work { message: MessageId::from_u64(message), expiry_unix_ms: 9, returns: 0, recipients }
-    }
-
-    fn sizes(queue: &mut ReadyQueue) -> Vec<(u64, usize)> {
-        std::iter::from_fn(|| queue.pop())
-            .map(|work| (work.message.to_u64(), work.recipients.len()))
-            .collect()
+    #[test]
+    fn work_is_small() {
+        // Millions of these wait for a destination that is down.
+        assert!(size_of::<Work>() <= 48, "{}", size_of::<Work>());
+        assert_eq!(size_of::<Recipient>(), 8);
     }
 
     #[test]
-    fn recipients_of_one_message_join_up_to_the_limit() {
-        let mut queue = ReadyQueue::default();
-        queue.push(work(1, 0..3, 1), 5);
-        queue.push(work(1, 3..7, 1), 5);
-        queue.push(work(2, 0..1, 1), 5);
-        queue.push(work(1, 7..8, 1), 5);
-        queue.push(work(3, 0..12, 1), 5);
-        queue.push(work(4, 0..0, 1), 5);
-        assert_eq!(sizes(&mut queue), [(1, 5), (1, 2), (2, 1), (1, 1), (3, 5), (3, 5), (3, 2)]);
-    }
-
-    #[test]
-    fn work_that_came_back_is_not_joined() {
-        let mut queue = ReadyQueue::default();
-        queue.push_front(Work { returns: 1, ..work(1, 0..1, 1) });
-        queue.push(work(1, 1..2, 1), 5);
-        assert_eq!(sizes(&mut queue), [(1, 1), (1, 1)]);
-    }
-
-    proptest! {
-        #[test]
-        fn nobody_is_lost_or_doubled(
-            counts in proptest::collection::vec(0..30_u16, 0..10),
-            limit in 0..9_usize,
-            destinations in 1..5_u32,
-        ) {
-            let mut queue = ReadyQueue::default();
-            let mut next = 0;
-            for count in counts {
-                for part in work(1, next..next + count, destinations).by_destination() {
-                    let first = part.recipients.first().map(|one| one.destination);
-                    prop_assert!(part.recipients.iter().all(|one| Some(one.destination) == first));
-                    queue.push(part, limit);
-                }
-                next += count;
-            }
-            let mut seen = Vec::new();
-            while let Some(work) = queue.pop() {
-                prop_assert!((1..=limit.max(1)).contains(&work.recipients.len()));
-                seen.extend(work.recipients.iter().map(|one| one.index.0));
-            }
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..next).collect::<Vec<_>>());
-        }
+    fn a_recipient_keeps_what_it_was_made_of() {
+        let recipient = Recipient::new(RecipientIndex(7), 3, DestinationId(99), false);
+        assert_eq!((recipient.destination(), recipient.is_warned()), (DestinationId(99), false));
+        let warned = recipient.with(4, true);
+        assert_eq!((warned.destination(), warned.is_warned()), (DestinationId(99), true));
+        assert_eq!((warned.index, warned.attempts), (RecipientIndex(7), 4));
     }
 }

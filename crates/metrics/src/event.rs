@@ -36,6 +36,13 @@ pub enum Event<'a> {
         /// When it is tried again, in milliseconds since 1970.
         due_unix_ms: u64,
     },
+    /// The originator was told that a recipient is late; it is still being tried.
+    Delayed {
+        /// The last attempt that was made for it, or that its site has seen.
+        settlement: Settlement<'a>,
+        /// Queue id of the DSN.
+        dsn_id: Option<Text<'a>>,
+    },
     /// A recipient failed for good.
     Bounced {
         /// The attempt and its outcome.
@@ -147,7 +154,9 @@ impl EventRecord<'_> {
                 settlement.encode(&mut object);
                 object.time("due", *due_unix_ms);
             }
-            Event::Bounced { settlement, dsn_id } | Event::Expired { settlement, dsn_id } => {
+            Event::Delayed { settlement, dsn_id }
+            | Event::Bounced { settlement, dsn_id }
+            | Event::Expired { settlement, dsn_id } => {
                 settlement.encode(&mut object);
                 optional(&mut object, "dsn_id", *dsn_id);
             }
@@ -165,6 +174,7 @@ impl Event<'_> {
             Self::Received(_) => "received",
             Self::Delivered(_) => "delivered",
             Self::Deferred { .. } => "deferred",
+            Self::Delayed { .. } => "delayed",
             Self::Bounced { .. } => "bounced",
             Self::Expired { .. } => "expired",
             Self::Purged(_) => "purged",

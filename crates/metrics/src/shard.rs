@@ -101,6 +101,8 @@ metric_table! {
         "Attempts that ended after the final dot without a reply: deferred, may be delivered twice.";
     dsns: Counter = "ringpost_dsns_total", Count,
         "Delivery status notifications put into the queue.";
+    delay_warnings: Counter = "ringpost_delay_warnings_total", Count,
+        "Recipients of whose delay the originator was told.";
     recipients_purged: Counter = "ringpost_recipients_purged_total", Count,
         "Recipients that an operator removed from the queue.";
     attempts: Counter = "ringpost_attempts_total", Count,
@@ -129,8 +131,12 @@ metric_table! {
         "Transactions that went back untried because a kept connection was gone.";
     recipients_waiting: Gauge = "ringpost_recipients_waiting", Count,
         "Recipients that wait for their due time: deferred, or not to be sent before it.";
+    recipients_parked: Gauge = "ringpost_recipients_parked", Count,
+        "Recipients that wait for a site that is down, or for the DNS after a failure.";
     sites_throttled: Gauge = "ringpost_sites_throttled", Count,
         "Sites with work that waits because every host failed.";
+    destinations_parked: Gauge = "ringpost_destinations_parked", Count,
+        "Destinations with work that waits because the DNS did not tell where it goes.";
     sites: Gauge = "ringpost_sites", Count,
         "Sites known to the shard.";
     destinations: Gauge = "ringpost_destinations", Count,

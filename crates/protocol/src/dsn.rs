@@ -52,14 +52,16 @@ pub struct DsnRecipient<'a> {
     pub reason: &'a str,
     /// When delivery was last attempted.
     pub last_attempt_unix_seconds: Option<u64>,
+    /// Until when it will be tried again; only with [`Action::Delayed`] (RFC 3464 §2.3.9).
+    pub will_retry_until_unix_seconds: Option<u64>,
 }
 
-/// A report to the originator that a message was not delivered to some recipients.
+/// A report to the originator that a message was not delivered to some recipients, or not yet.
 ///
 /// Its own envelope has to have the null reverse-path, and a message that has the null reverse-path is
 /// never reported on (RFC 5321 §4.5.5): the caller sees to both.
 #[derive(Debug, Clone, Copy)]
-pub struct FailureReport<'a> {
+pub struct DeliveryReport<'a> {
     /// Our host name.
     pub reporting_mta: &'a str,
     /// The queue id of the message reported on.
@@ -72,14 +74,14 @@ pub struct FailureReport<'a> {
     pub arrival_unix_seconds: u64,
     /// The reverse-path of the message, to which the report goes.
     pub reverse_path: &'a ReversePath,
-    /// The recipients that failed.
+    /// The recipients that failed or are late.
     pub recipients: &'a [DsnRecipient<'a>],
     /// The content of the message, or the start of it: its header section is repeated, up to
     /// [`DSN_HEADER_SIZE_MAX`] octets of whole fields.
     pub original_header: &'a [u8],
 }
 
-impl FailureReport<'_> {
+impl DeliveryReport<'_> {
     /// Appends the report as the content of a message: lines end with CRLF and have at most 998
     /// octets, no octet is above 127 but those of the original header section, and dots are not
     /// stuffed.
@@ -101,7 +103,12 @@ impl FailureReport<'_> {
         let host = word(self.reporting_mta);
         line(out, format_args!("From: Mail Delivery System <MAILER-DAEMON@{host}>"));
         line(out, format_args!("To: {}", self.reverse_path));
-        line(out, format_args!("Subject: Undelivered Mail Returned to Sender"));
+        let subject = if self.any(Action::Failed) {
+            "Undelivered Mail Returned to Sender"
+        } else {
+            "Delayed Mail (still being tried)"
+        };
+        line(out, format_args!("Subject: {subject}"));
         date(out, "Date", self.unix_seconds);
         line(out, format_args!("Message-ID: <{}.dsn@{host}>", word(self.report_id)));
         line(out, format_args!("MIME-Version: 1.0"));
@@ -118,8 +125,28 @@ impl FailureReport<'_> {
     fn write_explanation(&self, out: &mut Vec<u8>) {
         let host = word(self.reporting_mta);
         line(out, format_args!("This is the mail system at host {host}."));
-        line(out, format_args!("\r\nYour message could not be delivered to these recipients:"));
-        for recipient in self.recipients {
+        if self.any(Action::Failed) {
+            line(out, format_args!("\r\nYour message could not be delivered to these recipients:"));
+            self.explain(Action::Failed, out);
+        }
+        if self.any(Action::Delayed) {
+            line(
+                out,
+                format_args!(
+                    "\r\nYour message could not yet be delivered to these recipients. It is still being\r\n\
+                     tried, and you need not send it again:"
+                ),
+            );
+            self.explain(Action::Delayed, out);
+        }
+    }
+
+    fn any(&self, action: Action) -> bool {
+        self.recipients.iter().any(|recipient| recipient.action == action)
+    }
+
+    fn explain(&self, action: Action, out: &mut Vec<u8>) {
+        for recipient in self.recipients.iter().filter(|one| one.action == action) {
             line(out, format_args!("\r\n{}", recipient.forward_path));
             let reason = escape(recipient.reason);
             match (recipient.remote_mta, recipient.diagnostic) {
@@ -157,6 +184,9 @@ impl FailureReport<'_> {
             }
             if let Some(unix_seconds) = recipient.last_attempt_unix_seconds {
                 date(out, "Last-Attempt-Date", unix_seconds);
+            }
+            if let Some(unix_seconds) = recipient.will_retry_until_unix_seconds {
+                date(out, "Will-Retry-Until", unix_seconds);
             }
         }
     }

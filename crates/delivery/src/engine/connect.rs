@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use ringpost_session::client::SessionFailure;
 
-use super::{Action, Engine};
+use super::parking::{Place, Timer};
+use super::{Action, Engine, SiteChange};
 use crate::attempt::{Now, Settlement};
 use crate::config::SessionRefusal;
 use crate::outcome::{self, Meaning, Verdict};
 use crate::pool::{ConnectFailure, Connection, ConnectionId, OpenFailure, Phase, Walk};
-use crate::site::{Addresses, Candidate, SiteId, SiteState, backoff};
+use crate::site::{Addresses, Candidate, LastFailure, SiteId, SiteState, backoff};
 
 impl Engine {
     /// Takes that a connection could not be made; it is over.
@@ -52,6 +53,13 @@ impl Engine {
             }
             site.failures = 0;
             site.state = SiteState::Ready;
+            if site.last_failure.take().is_some() {
+                self.actions.push_back(Action::SiteChanged(SiteChange {
+                    site: Rc::clone(&site.key.name),
+                    reason: None,
+                    recipients: site.ready.recipients(),
+                }));
+            }
         }
     }
 
@@ -127,7 +135,7 @@ impl Engine {
         let Some(site) = self.sites.get_mut(id.0) else { return false };
         if let SiteState::Throttled { until } = site.state {
             if until > now {
-                self.site_timers.insert((until, id));
+                self.timers.insert((until, Timer::Open(id)));
                 return false;
             }
             site.state = SiteState::Probing;
@@ -156,12 +164,10 @@ impl Engine {
                 match site.skipped_until() {
                     Some(until) if until > now => {
                         site.state = SiteState::Throttled { until };
-                        self.site_timers.insert((until, id));
+                        self.timers.insert((until, Timer::Open(id)));
+                        self.watch(Place::Site(id));
                     }
-                    _ => {
-                        site.state = SiteState::Ready;
-                        self.doom_without_address(id);
-                    }
+                    _ => self.fail_without_address(id),
                 }
                 false
             }
@@ -209,7 +215,8 @@ impl Engine {
             if site.counts.established() + site.counts.opening == 0 {
                 let until = now + backoff(config, 1, random);
                 site.state = SiteState::Throttled { until };
-                self.dispatch(id);
+                self.timers.insert((until, Timer::Open(id)));
+                self.watch(Place::Site(id));
             }
             return;
         }
@@ -239,19 +246,15 @@ impl Engine {
             // Others are still trying, or hosts are still to be found.
             return;
         }
-        site.failures += 1;
-        let until = now + backoff(config, site.failures, random);
-        site.state = SiteState::Throttled { until };
         let refused = walk.all_refused && !walk.is_partial;
         let meaning = match config.session_refusal {
             SessionRefusal::Bounce if refused => Meaning::Bounced,
             _ => Meaning::Deferred,
         };
-        let (works, name) = (site.ready.take(), Rc::clone(&site.key.name));
+        let name = Rc::clone(&site.key.name);
         let reason = outcome::with_class_of(meaning, &failure.reason);
-        self.stats.sites_failed += 1;
         let attempt = self.attempt_over(&connection.mx_host, connection.address, name, now);
-        self.doom_with(attempt, works, Verdict { meaning, reason });
+        self.site_failed(id, LastFailure { attempt, verdict: Verdict { meaning, reason } });
     }
 
     /// Changes the phase of a connection and the counts of its site.

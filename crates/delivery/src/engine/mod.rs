@@ -1,6 +1,8 @@
 //! The scheduler of one shard: takes messages and events, gives jobs, outcomes and actions.
 
 mod connect;
+mod intake;
+mod parking;
 mod resolve;
 mod settle;
 mod stats;
@@ -14,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use ringpost_protocol::address::Host;
 use ringpost_queue::due::DueWheel;
-use ringpost_queue::{MessageId, RecipientIndex};
+use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
 
+use self::parking::{Place, Timer};
 use self::settle::Doomed;
 pub use self::stats::{EngineStats, SiteView};
-use crate::attempt::{Now, Settlement};
+use crate::attempt::{Now, Reason};
+use crate::clock::{Clock, Stamp};
 use crate::config::DeliveryConfig;
 use crate::destination::{DestinationState, Destinations};
 use crate::dns::{DnsAction, QueryToken, Resolver};
@@ -27,7 +31,7 @@ use crate::random::{Random, SeededMap, SeededState};
 use crate::route::Routes;
 use crate::site::{Site, SiteId, SiteKey};
 use crate::table::Table;
-use crate::work::{DestinationId, Recipient, Work};
+use crate::work::{DestinationId, Work};
 
 /// A message with recipients to deliver to.
 #[derive(Debug, Clone)]
@@ -51,8 +55,11 @@ pub struct QueuedRecipient {
     pub host: Host,
     /// Attempts made so far, in earlier lives of the server included.
     pub attempts: u16,
-    /// When it is due; `None` means now.
+    /// When it is due; `None` means now. Before the first attempt that is when the message was asked
+    /// to be let go.
     pub due_unix_ms: Option<u64>,
+    /// Whether the originator was told of the delay.
+    pub warned: bool,
 }
 
 /// One transaction to make.
@@ -120,8 +127,22 @@ pub enum Action {
     },
     /// Work is there for an idle connection: call [`Engine::next_job`].
     Wake(ConnectionId),
-    /// Commit outcomes that were decided without a transaction.
-    Settle(Settlement),
+    /// The message will wait, nobody knows how long, because its site is down: its content need not
+    /// be kept at hand.
+    Parked(MessageId),
+    /// A site went down, or came up again; for logs.
+    SiteChanged(SiteChange),
+}
+
+/// A change that an operator may want to know of.
+#[derive(Debug, Clone)]
+pub struct SiteChange {
+    /// The site's name.
+    pub site: Rc<str>,
+    /// Why it went down; `None` when it came up.
+    pub reason: Option<Rc<Reason>>,
+    /// Recipients that wait there.
+    pub recipients: usize,
 }
 
 /// The delivery scheduler of one shard, as a sans-IO state machine.
@@ -137,7 +158,9 @@ pub enum Action {
 ///   [`handle_timeout`](Self::handle_timeout).
 /// - C, commands: [`next_job`](Self::next_job), [`reconfigure`](Self::reconfigure).
 /// - D, what to do: [`poll_action`](Self::poll_action) until `None`, then
-///   [`poll_timeout`](Self::poll_timeout), after each call of B or C.
+///   [`poll_timeout`](Self::poll_timeout), after each call of B or C. And, whenever there is time for
+///   it, [`poll_settlement`](Self::poll_settlement): outcomes without a transaction, of which there may
+///   be very many, wait here until the driver can commit them.
 ///
 /// A connection's life, with the calls that lead on:
 ///
@@ -153,7 +176,9 @@ pub enum Action {
 /// the driver's task: whatever ends a connection must call `handle_closed` or
 /// `handle_connect_failed`, once; further calls for it do nothing.
 ///
-/// Time is monotonic and given in each call; wall time is for due times and may jump.
+/// Time is monotonic and given in each call. The wall clock, given with it, is for what is stored and
+/// told, and may jump: what waits here keeps its distance on the monotonic clock. No call does more
+/// than a bounded amount of work, however much waits.
 #[derive(Debug)]
 pub struct Engine {
     config: Arc<DeliveryConfig>,
@@ -161,26 +186,34 @@ pub struct Engine {
     random: Random,
     /// The time of the last call, for what is done on polling.
     now: Now,
+    clock: Clock,
     resolver: Resolver,
     destinations: Destinations,
     sites: Table<Site>,
     site_by_key: SeededMap<SiteKey, SiteId>,
     /// Sites that wait for addresses of a host.
     address_waiters: SeededMap<Rc<str>, Vec<SiteId>>,
-    /// When to look at sites with work that must wait.
-    site_timers: BTreeSet<(Instant, SiteId)>,
+    /// When to see to places with work that must wait.
+    timers: BTreeSet<(Instant, Timer)>,
     connections: SeededMap<ConnectionId, Connection>,
     next_connection: u64,
     due: DueWheel<Work>,
     deferred: usize,
+    /// Work whose way is to be found anew, after a change of the configuration.
+    astray: BlockQueue<Work>,
     doomed: VecDeque<Doomed>,
+    /// Works in `doomed`.
+    unsettled: usize,
     actions: VecDeque<Action>,
     sweep_at: Option<Instant>,
     stats: EngineStats,
 }
 
-/// Due work taken up in one call of [`Engine::handle_timeout`].
-const DUE_BATCH_MAX: usize = 256;
+/// Works taken up in one call of [`Engine::handle_timeout`]: of those due, and of those astray.
+const BATCH_MAX: usize = 256;
+
+/// Places seen to in one call of [`Engine::handle_timeout`].
+const TIMERS_MAX: usize = 64;
 
 /// How often unused destinations and sites are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
@@ -196,55 +229,24 @@ impl Engine {
             destinations: Destinations::new(&mut random),
             random,
             now,
+            clock: Clock::new(now),
             resolver,
             sites: Table::new(),
             site_by_key: SeededMap::with_hasher(state.clone()),
             address_waiters: SeededMap::with_hasher(state.clone()),
-            site_timers: BTreeSet::new(),
+            timers: BTreeSet::new(),
             connections: SeededMap::with_hasher(state),
             next_connection: 0,
             due: DueWheel::new(),
             deferred: 0,
+            astray: BlockQueue::new(),
             doomed: VecDeque::new(),
+            unsettled: 0,
             actions: VecDeque::new(),
             sweep_at: None,
             stats: EngineStats::default(),
             config,
         }
-    }
-
-    /// Takes a message: recipients that are due go on their way, the others wait.
-    pub fn handle_message(&mut self, now: Now, message: QueuedMessage) {
-        self.now = now;
-        let mut recipients: Vec<(u64, Recipient)> = message
-            .recipients
-            .into_iter()
-            .map(|queued| {
-                let destination = self.destinations.add_recipient(&queued.host);
-                let due = queued.due_unix_ms.filter(|due| *due > now.unix_ms).unwrap_or(0);
-                (due, Recipient { index: queued.index, attempts: queued.attempts, destination })
-            })
-            .collect();
-        recipients.sort_by_key(|(due, recipient)| (*due, recipient.destination));
-        let groups = recipients
-            .chunk_by(|(due, one), (due_next, next)| {
-                due == due_next && one.destination == next.destination
-            })
-            .map(|group| {
-                let due = group.first().map_or(0, |(due, _)| *due);
-                (due, group.iter().map(|(_, recipient)| *recipient).collect::<Vec<_>>())
-            });
-        for (due, recipients) in groups {
-            let work = Work {
-                message: message.id,
-                expiry_unix_ms: message.expiry_unix_ms,
-                returns: 0,
-                recipients,
-            };
-            if due == 0 { self.route(work) } else { self.wait(due, work) }
-        }
-        self.sweep_at.get_or_insert(now.monotonic + SWEEP_INTERVAL);
-        self.drain_answers();
     }
 
     /// Takes a datagram that came from a name server.
@@ -269,20 +271,21 @@ impl Engine {
         self.now = now;
         self.resolver.handle_timeout(now.monotonic);
         self.drain_answers();
-        while let Some(&(at, site)) = self.site_timers.first() {
+        for _ in 0..TIMERS_MAX {
+            let Some(&(at, timer)) = self.timers.first() else { break };
             if at > now.monotonic {
                 break;
             }
-            self.site_timers.pop_first();
-            self.dispatch(site);
+            self.timers.pop_first();
+            self.see_to(at, timer);
         }
-        for _ in 0..DUE_BATCH_MAX {
-            let Some(work) = self.due.poll(now.unix_ms) else { break };
+        let stamp = self.stamp();
+        for _ in 0..BATCH_MAX {
+            let Some(work) = self.due.poll(stamp.0) else { break };
             self.deferred = self.deferred.saturating_sub(work.recipients.len());
-            for part in work.by_destination() {
-                self.route(part);
-            }
+            work.by_destination(|part| self.route(part));
         }
+        self.lead_back();
         self.drain_answers();
         if self.sweep_at.is_some_and(|at| at <= now.monotonic) {
             self.sweep();
@@ -290,32 +293,36 @@ impl Engine {
     }
 
     /// Decides from now on by `config`. Connections and jobs go on as they are; waiting work is
-    /// routed anew.
+    /// routed anew, bit by bit.
     pub fn reconfigure(&mut self, now: Now, config: Arc<DeliveryConfig>) {
         self.now = now;
         self.routes = Routes::new(&config);
         self.resolver.reconfigure(config.dns.clone());
         self.config = config;
-        let mut works = Vec::new();
         for id in self.destinations.ids() {
             let Some(destination) = self.destinations.get_mut(id) else { continue };
-            match std::mem::replace(&mut destination.state, DestinationState::Unknown) {
-                DestinationState::Resolving { waiting } => works.extend(waiting),
-                DestinationState::Site { site, .. } => self.release_site(site),
-                DestinationState::Unknown => {}
+            destination.route = self.routes.find(&destination.name);
+            let state = std::mem::replace(&mut destination.state, DestinationState::Unknown);
+            self.astray.append(destination.waiting.take());
+            if let DestinationState::Site { site, .. } = state {
+                self.release_site(site);
             }
         }
         for index in self.sites.indices() {
             if let Some(site) = self.sites.get_mut(index) {
-                works.extend(site.ready.take());
+                self.astray.append(site.ready.take());
             }
         }
-        for work in works {
-            for part in work.by_destination() {
-                self.route(part);
-            }
-        }
+        self.lead_back();
         self.drain_answers();
+    }
+
+    /// Finds the way anew for some of the work that is astray.
+    fn lead_back(&mut self) {
+        for _ in 0..BATCH_MAX {
+            let Some(work) = self.astray.pop_front() else { break };
+            work.by_destination(|part| self.route(part));
+        }
     }
 
     /// Returns the next thing to do.
@@ -323,54 +330,63 @@ impl Engine {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if let Some(action) = self.resolver.poll_action() {
-            return Some(match action {
-                DnsAction::SendDatagram { server, bytes } => Action::SendDatagram { server, bytes },
-                DnsAction::QueryTcp { token, server, bytes } => {
-                    Action::QueryTcp { token, server, bytes }
-                }
-            });
-        }
-        self.settle_doomed().map(Action::Settle)
+        self.resolver.poll_action().map(|action| match action {
+            DnsAction::SendDatagram { server, bytes } => Action::SendDatagram { server, bytes },
+            DnsAction::QueryTcp { token, server, bytes } => {
+                Action::QueryTcp { token, server, bytes }
+            }
+        })
     }
 
     /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = self.due.next_due().map(|due| {
-            let wait = due.saturating_sub(self.now.unix_ms);
-            self.now.monotonic + Duration::from_millis(wait)
-        });
-        let site = self.site_timers.first().map(|(at, _)| *at);
-        [self.resolver.poll_timeout(), due, site, self.sweep_at].into_iter().flatten().min()
+        let now = self.now.monotonic;
+        let due = self.due.next_due().map(|due| self.clock.instant(now, Stamp(due)));
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let astray = (!self.astray.is_empty()).then_some(now);
+        let resolver = self.resolver.poll_timeout();
+        [resolver, due, timer, astray, self.sweep_at].into_iter().flatten().min()
     }
 
-    fn wait(&mut self, due_unix_ms: u64, work: Work) {
+    /// The engine's time.
+    fn stamp(&self) -> Stamp {
+        self.clock.stamp(self.now.monotonic)
+    }
+
+    fn wait(&mut self, due: Stamp, work: Work) {
         self.deferred += work.recipients.len();
-        self.due.insert(due_unix_ms, work);
+        self.due.insert(due.0, work);
     }
 
     /// Sends work of one destination on its way.
     fn route(&mut self, work: Work) {
-        let Some(first) = work.recipients.first() else { return };
-        let id: DestinationId = first.destination;
+        let Some(first) = work.recipients.as_slice().first() else { return };
+        let id: DestinationId = first.destination();
         let now = self.now.monotonic;
-        let Some(destination) = self.destinations.get_mut(id) else { return };
-        match &mut destination.state {
-            DestinationState::Resolving { waiting } => return waiting.push(work),
-            DestinationState::Site { site, until } if until.is_none_or(|until| until > now) => {
-                let site = *site;
-                return self.enqueue(site, work);
+        let Some(destination) = self.destinations.get(id) else { return };
+        match destination.state {
+            DestinationState::Resolving | DestinationState::Parked { .. } => {
+                self.park(Place::Destination(id), work);
             }
-            DestinationState::Site { .. } | DestinationState::Unknown => {}
+            DestinationState::Site { site, until } if until.is_none_or(|until| until > now) => {
+                self.enqueue(site, work);
+            }
+            DestinationState::Site { .. } | DestinationState::Unknown => {
+                self.park(Place::Destination(id), work);
+                self.resolve_destination(id);
+            }
         }
-        self.resolve_destination(id, work);
     }
 
     fn enqueue(&mut self, id: SiteId, work: Work) {
-        if let Some(site) = self.sites.get_mut(id.0) {
-            site.ready.push(work, self.config.recipients_per_transaction_max);
-            self.dispatch(id);
+        let (message, attempts) =
+            (work.message, work.recipients.as_slice().first().map_or(0, |first| first.attempts));
+        self.park(Place::Site(id), work);
+        // Only the content of fresh mail is at hand anywhere.
+        if attempts == 0 && self.sites.get(id.0).is_some_and(Site::is_parking) {
+            self.actions.push_back(Action::Parked(message));
         }
+        self.dispatch(id);
     }
 
     /// Forgets destinations without recipients, and sites without use.

@@ -2,28 +2,34 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::parking::{Place, Timer};
+use super::settle::Fate;
+use crate::attempt::Attempt;
 use crate::config::Smarthost;
 use crate::destination::DestinationState;
 use crate::dns::{Answer, LookupResult, Question, RecordKind, special_addresses};
 use crate::mx::{self, RankedHost, Selection};
-use crate::outcome::{self, Unroutable};
+use crate::outcome::{self, Meaning, Unroutable, Verdict};
 use crate::route::NextHop;
-use crate::site::{Addresses, Lookups, Site, SiteHost, SiteId, SiteKey, SiteKind};
-use crate::work::{DestinationId, Work};
+use crate::site::{
+    Addresses, LastFailure, Lookups, Site, SiteHost, SiteId, SiteKey, SiteKind, SiteState, backoff,
+};
+use crate::work::DestinationId;
+
+/// Longest wait before a destination is looked up again after the DNS gave no answer.
+const LOOKUP_BACKOFF_MAX: Duration = Duration::from_mins(1);
 
 impl Engine {
-    /// Finds the site of a destination; `work` goes there, or waits for the answer.
-    pub(super) fn resolve_destination(&mut self, id: DestinationId, work: Work) {
+    /// Finds the site of a destination; what waits for it goes there, now or with the answer.
+    pub(super) fn resolve_destination(&mut self, id: DestinationId) {
         let Some(destination) = self.destinations.get_mut(id) else { return };
         let name = Rc::clone(&destination.name);
-        let next_hop = self.routes.next_hop(&destination.host, &name);
-        let waiting = DestinationState::Resolving { waiting: vec![work] };
-        if let DestinationState::Site { site, .. } =
-            std::mem::replace(&mut destination.state, waiting)
-        {
+        let next_hop = self.routes.next_hop(destination.route, &destination.host);
+        let before = std::mem::replace(&mut destination.state, DestinationState::Resolving);
+        if let DestinationState::Site { site, .. } = before {
             self.release_site(site);
         }
         match next_hop {
@@ -38,7 +44,7 @@ impl Engine {
                     let site = self.site(key, |key| Site::with_address(key, ip));
                     self.lead_to(id, site, None);
                 } else {
-                    self.doom_destination(id, &outcome::unroutable(Unroutable::AddressRefused));
+                    self.doom_destination(id, outcome::unroutable(Unroutable::AddressRefused));
                 }
             }
             NextHop::Mx => {
@@ -74,7 +80,7 @@ impl Engine {
 
     fn handle_mx(&mut self, id: DestinationId, result: &LookupResult, expires: Instant) {
         let Some(destination) = self.destinations.get(id) else { return };
-        if !matches!(destination.state, DestinationState::Resolving { .. }) {
+        if !matches!(destination.state, DestinationState::Resolving) {
             return;
         }
         let name = Rc::clone(&destination.name);
@@ -91,7 +97,7 @@ impl Engine {
             }
             Ok(Answer::NoData | Answer::Addresses(_)) => Ok(vec![RankedHost { rank: 0, name }]),
             Ok(Answer::NoName) => Err(Unroutable::NoName),
-            Err(failure) => return self.doom_destination(id, &outcome::dns_failure(*failure)),
+            Err(failure) => return self.doom_destination(id, outcome::dns_failure(*failure)),
         };
         match hosts {
             Ok(hosts) => {
@@ -103,7 +109,7 @@ impl Engine {
                 let site = self.site(key, |key| Site::new(key, hosts));
                 self.lead_to(id, site, Some(expires));
             }
-            Err(why) => self.doom_destination(id, &outcome::unroutable(why)),
+            Err(why) => self.doom_destination(id, outcome::unroutable(why)),
         }
     }
 
@@ -132,25 +138,36 @@ impl Engine {
     /// Makes `site` the one of a destination, and sends what waited there.
     fn lead_to(&mut self, id: DestinationId, site: SiteId, until: Option<Instant>) {
         let Some(destination) = self.destinations.get_mut(id) else { return };
-        let state = DestinationState::Site { site, until };
-        let before = std::mem::replace(&mut destination.state, state);
+        destination.state = DestinationState::Site { site, until };
+        destination.failures = 0;
+        destination.last_failure = None;
         if let Some(site) = self.sites.get_mut(site.0) {
             site.destinations += 1;
         }
-        if let DestinationState::Resolving { waiting } = before {
-            for work in waiting {
-                self.enqueue(site, work);
-            }
-        }
+        self.move_to_site(id, site);
     }
 
-    fn doom_destination(&mut self, id: DestinationId, verdict: &outcome::Verdict) {
+    /// Decides about a destination to which there is no way: for good, and all that waits bounces; or
+    /// for now, and it waits on.
+    fn doom_destination(&mut self, id: DestinationId, verdict: Verdict) {
+        let now = self.now.monotonic;
         let Some(destination) = self.destinations.get_mut(id) else { return };
-        let name = Rc::clone(&destination.name);
-        let before = std::mem::replace(&mut destination.state, DestinationState::Unknown);
-        if let DestinationState::Resolving { waiting } = before {
-            self.doom(name, waiting.into(), verdict);
+        let failure =
+            LastFailure { attempt: Attempt::unmade(Rc::clone(&destination.name), now), verdict };
+        if failure.verdict.meaning == Meaning::Bounced {
+            destination.state = DestinationState::Unknown;
+            let works = destination.waiting.take();
+            return self.doom(failure, Fate::Attempted, works);
         }
+        destination.failures += 1;
+        let wait = backoff(&self.config, destination.failures, &mut self.random);
+        let until = now + wait.min(LOOKUP_BACKOFF_MAX);
+        destination.state = DestinationState::Parked { until };
+        destination.last_failure = Some(failure.clone());
+        self.timers.insert((until, Timer::Resolve(id)));
+        let first = destination.waiting.pop();
+        self.doom_first(failure, first);
+        self.watch(Place::Destination(id));
     }
 
     /// Starts the lookups of a site's hosts. Cached answers are in place on return.
@@ -260,8 +277,8 @@ impl Engine {
         }
     }
 
-    /// Settles a site's work when none of its hosts has an address.
-    pub(super) fn doom_without_address(&mut self, id: SiteId) {
+    /// Decides about a site's work when none of its hosts has an address.
+    pub(super) fn fail_without_address(&mut self, id: SiteId) {
         let Some(site) = self.sites.get_mut(id.0) else { return };
         let failure = site.hosts.iter().find_map(|host| host.lookups.failure);
         let refused = site.hosts.iter().any(|host| host.lookups.refused);
@@ -271,8 +288,14 @@ impl Engine {
             (None, SiteKind::Mx) if refused => outcome::unroutable(Unroutable::AddressRefused),
             (None, SiteKind::Mx) => outcome::unroutable(Unroutable::NoAddress),
         };
-        let works = site.ready.take();
-        let name = Rc::clone(&site.key.name);
-        self.doom(name, works, &verdict);
+        let attempt = Attempt::unmade(Rc::clone(&site.key.name), self.now.monotonic);
+        let failure = LastFailure { attempt, verdict };
+        if failure.verdict.meaning == Meaning::Bounced {
+            // The DNS has told, and may tell something else next time: no reason to wait.
+            site.state = SiteState::Ready;
+            let works = site.ready.take();
+            return self.doom(failure, Fate::Attempted, works);
+        }
+        self.site_failed(id, failure);
     }
 }

@@ -1,107 +1,190 @@
 //! Turns verdicts into outcomes, and puts deferred recipients into the due wheel.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
-use ringpost_queue::Disposition;
+use ringpost_queue::{BlockQueue, Disposition};
 
 use super::Engine;
-use crate::attempt::{Attempt, Settled, Settlement};
+use crate::attempt::{Attempt, Now, Settled, Settlement};
+use crate::clock::Stamp;
 use crate::outcome::{Meaning, Verdict};
+use crate::site::LastFailure;
 use crate::work::{Recipient, Work};
 
-/// Work that shares one verdict; settled bit by bit as the driver polls.
+/// What is to become of work without a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The attempt was made for it, as far as it came.
+    Attempted,
+    /// Its time was over while it waited for a place that is down.
+    Expired,
+    /// It waits on, and its originator is told. The work here is a copy.
+    Warned,
+}
+
+/// Work that shares one fate; settled bit by bit, as the driver polls.
 #[derive(Debug)]
 pub(super) struct Doomed {
-    attempt: Attempt,
-    verdict: Verdict,
-    works: VecDeque<Work>,
+    failure: LastFailure,
+    fate: Fate,
+    works: BlockQueue<Work>,
 }
 
 impl Engine {
-    /// Gives all of `works` the verdict, without a connection.
-    pub(super) fn doom(&mut self, name: Rc<str>, works: VecDeque<Work>, verdict: &Verdict) {
-        let now = self.now.monotonic;
-        let attempt =
-            Attempt { site: name, mx_host: None, address: None, started: now, finished: now };
-        self.doom_with(attempt, works, verdict.clone());
-    }
-
-    pub(super) fn doom_with(&mut self, attempt: Attempt, works: VecDeque<Work>, verdict: Verdict) {
+    /// Gives all of `works` the same fate.
+    pub(super) fn doom(&mut self, failure: LastFailure, fate: Fate, works: BlockQueue<Work>) {
         if !works.is_empty() {
-            self.doomed.push_back(Doomed { attempt, verdict, works });
+            self.unsettled += works.len();
+            self.doomed.push_back(Doomed { failure, fate, works });
         }
     }
 
-    /// Settles one piece of doomed work.
-    pub(super) fn settle_doomed(&mut self) -> Option<Settlement> {
+    /// Returns the outcome of some work that was decided about without a transaction. Where nothing
+    /// is left `None`, until the next event.
+    ///
+    /// What is not polled waits here in little memory, so the driver polls when it can commit.
+    pub fn poll_settlement(&mut self, now: Now) -> Option<Settlement> {
+        self.now = now;
         loop {
-            let doomed = self.doomed.front_mut()?;
-            let Some(work) = doomed.works.pop_front() else {
-                self.doomed.pop_front();
-                continue;
+            let mut doomed = self.doomed.pop_front()?;
+            let Some(work) = doomed.works.pop_front() else { continue };
+            self.unsettled = self.unsettled.saturating_sub(1);
+            let (failure, fate) = (doomed.failure.clone(), doomed.fate);
+            // All in turn: a few do not wait for the end of very many.
+            self.doomed.push_back(doomed);
+            let LastFailure { attempt, verdict } = failure;
+            let settlement = match fate {
+                Fate::Attempted => {
+                    let recipients = work.recipients.as_slice().to_vec();
+                    let verdicts = recipients.into_iter().map(|one| (one, verdict.clone()));
+                    self.settle(&work, attempt, verdicts)
+                }
+                Fate::Expired => Some(self.settle_expired(&work, attempt, &verdict)),
+                Fate::Warned => Some(self.settle_warned(&work, attempt, &verdict)),
             };
-            let (attempt, verdict) = (doomed.attempt.clone(), doomed.verdict.clone());
-            let Work { message, expiry_unix_ms, recipients, .. } = work;
-            let verdicts = recipients.into_iter().map(|recipient| (recipient, verdict.clone()));
-            let settlement = self.settle(message, expiry_unix_ms, attempt, verdicts);
             if settlement.is_some() {
                 return settlement;
             }
         }
     }
 
+    /// Tells whether [`poll_settlement`](Self::poll_settlement) has something.
+    pub fn has_settlements(&self) -> bool {
+        self.unsettled > 0
+    }
+
     /// Settles recipients of one message; `None` when there are none.
     pub(super) fn settle(
         &mut self,
-        message: ringpost_queue::MessageId,
-        expiry_unix_ms: u64,
+        work: &Work,
         attempt: Attempt,
         verdicts: impl IntoIterator<Item = (Recipient, Verdict)>,
     ) -> Option<Settlement> {
         // One draw: recipients deferred together stay together for their next transaction.
         let random = self.random.next_u64();
+        let now = self.stamp();
         let mut recipients = Vec::new();
-        let mut deferred: Vec<(u64, Recipient)> = Vec::new();
+        let mut deferred: Vec<(Stamp, Recipient)> = Vec::new();
         for (recipient, verdict) in verdicts {
             let attempts = recipient.attempts.saturating_add(1);
+            let policy = self.policy(recipient);
+            let expiry = policy.expiry(work);
+            let mut warns = false;
             let disposition = match verdict.meaning {
                 Meaning::Delivered => Disposition::Delivered,
                 Meaning::Bounced => Disposition::Bounced,
-                Meaning::Deferred => {
-                    let now = self.now.unix_ms;
-                    match self.config.retry.due_unix_ms(attempts, now, expiry_unix_ms, random) {
-                        Some(due_unix_ms) => {
-                            Disposition::Deferred { attempts, due_unix_ms, warned: false }
-                        }
-                        None => Disposition::Expired,
+                Meaning::Deferred => match policy.retry.due(attempts, now, expiry, random) {
+                    Some(due) => {
+                        warns = policy.warns_at(work, recipient).is_some_and(|at| at <= now);
+                        let warned = warns || recipient.is_warned();
+                        deferred.push((due, recipient.with(attempts, warned)));
+                        let due_unix_ms = self.clock.tell(self.now, due);
+                        Disposition::Deferred { attempts, due_unix_ms, warned }
                     }
-                }
+                    None => Disposition::Expired,
+                },
             };
-            let counter = match disposition {
-                Disposition::Delivered => &mut self.stats.delivered,
-                Disposition::Bounced => &mut self.stats.bounced,
-                Disposition::Expired => &mut self.stats.expired,
-                Disposition::Deferred { .. } => &mut self.stats.deferred,
-            };
-            *counter += 1;
             if verdict.reason.outcome_unknown {
                 self.stats.outcome_unknown += 1;
             }
-            if let Disposition::Deferred { due_unix_ms, .. } = disposition {
-                deferred.push((due_unix_ms, Recipient { attempts, ..recipient }));
-            } else {
-                self.destinations.remove_recipient(recipient.destination);
-            }
-            let reason = verdict.reason;
-            recipients.push(Settled { index: recipient.index, attempts, disposition, reason });
+            self.count(recipient, disposition);
+            let settled = Settled {
+                index: recipient.index,
+                attempts,
+                disposition,
+                reason: verdict.reason,
+                warns,
+                expiry_unix_ms: self.clock.tell(self.now, expiry),
+            };
+            recipients.push(settled);
         }
         deferred.sort_by_key(|(due, recipient)| (*due, recipient.index));
         for group in deferred.chunk_by(|(due, _), (next, _)| due == next) {
-            let recipients: Vec<Recipient> = group.iter().map(|(_, one)| *one).collect();
-            let due = group.first().map_or(0, |(due, _)| *due);
-            self.wait(due, Work { message, expiry_unix_ms, returns: 0, recipients });
+            let due = group.first().map_or(now, |(due, _)| *due);
+            let next = work.with(group.iter().map(|(_, one)| *one).collect());
+            self.wait(due, Work { returns: 0, ..next });
         }
-        (!recipients.is_empty()).then_some(Settlement { id: message, attempt, recipients })
+        let settlement = Settlement { id: work.message, attempt, is_attempt: true, recipients };
+        (!settlement.recipients.is_empty()).then_some(settlement)
+    }
+
+    /// Settles recipients whose time was over while they waited.
+    fn settle_expired(&mut self, work: &Work, attempt: Attempt, last: &Verdict) -> Settlement {
+        self.settle_waiting(work, attempt, |recipient, expiry_unix_ms| Settled {
+            index: recipient.index,
+            attempts: recipient.attempts,
+            disposition: Disposition::Expired,
+            reason: Rc::clone(&last.reason),
+            warns: false,
+            expiry_unix_ms,
+        })
+    }
+
+    /// Reports recipients that are late, and wait on.
+    fn settle_warned(&mut self, work: &Work, attempt: Attempt, last: &Verdict) -> Settlement {
+        let due_unix_ms = self.now.unix_ms;
+        self.settle_waiting(work, attempt, |recipient, expiry_unix_ms| {
+            let attempts = recipient.attempts;
+            Settled {
+                index: recipient.index,
+                attempts,
+                disposition: Disposition::Deferred { attempts, due_unix_ms, warned: true },
+                reason: Rc::clone(&last.reason),
+                warns: true,
+                expiry_unix_ms,
+            }
+        })
+    }
+
+    fn settle_waiting(
+        &mut self,
+        work: &Work,
+        attempt: Attempt,
+        settled: impl Fn(Recipient, u64) -> Settled,
+    ) -> Settlement {
+        let mut recipients = Vec::new();
+        for &recipient in work.recipients.as_slice() {
+            let expiry = self.policy(recipient).expiry(work);
+            let settled = settled(recipient, self.clock.tell(self.now, expiry));
+            if !settled.warns {
+                self.count(recipient, settled.disposition);
+            }
+            recipients.push(settled);
+        }
+        Settlement { id: work.message, attempt, is_attempt: false, recipients }
+    }
+
+    /// Counts an outcome; a recipient that is settled for good is gone.
+    fn count(&mut self, recipient: Recipient, disposition: Disposition) {
+        let counter = match disposition {
+            Disposition::Delivered => &mut self.stats.delivered,
+            Disposition::Bounced => &mut self.stats.bounced,
+            Disposition::Expired => &mut self.stats.expired,
+            Disposition::Deferred { .. } => &mut self.stats.deferred,
+        };
+        *counter += 1;
+        if !matches!(disposition, Disposition::Deferred { .. }) {
+            self.destinations.remove_recipient(recipient.destination());
+        }
     }
 }

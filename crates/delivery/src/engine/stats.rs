@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Engine;
+use crate::attempt::Reason;
 use crate::dns::DnsStats;
 use crate::site::{Counts, SiteState};
 
@@ -37,12 +38,18 @@ pub struct EngineStats {
     pub ready: usize,
     /// Recipients that wait for their due time, now.
     pub waiting: usize,
+    /// Recipients that wait for a site that is down, or for the DNS after a failure, now.
+    pub parked: usize,
+    /// Works whose outcome waits for [`Engine::poll_settlement`], now.
+    pub unsettled: usize,
     /// Destinations known, now.
     pub destinations: usize,
     /// Sites known, now.
     pub sites: usize,
     /// Sites with work that must wait because every host failed, now.
     pub sites_throttled: usize,
+    /// Destinations with work that must wait because the DNS gave no answer, now.
+    pub destinations_parked: usize,
     /// The resolver's counters.
     pub dns: DnsStats,
 }
@@ -56,8 +63,14 @@ pub struct SiteView {
     pub port: u16,
     /// Whether connections are opened.
     pub state: SiteState,
-    /// Transactions that could start.
+    /// Transactions that could start, or wait for the site to come up.
     pub ready: usize,
+    /// Their recipients.
+    pub recipients: usize,
+    /// Rounds in a row in which every host failed.
+    pub failures: u32,
+    /// Why the last one did; `None` while the site is up.
+    pub last_failure: Option<Rc<Reason>>,
     /// Connections by phase.
     pub connections: Counts,
     /// Connections that it may have now.
@@ -67,10 +80,12 @@ pub struct SiteView {
 }
 
 impl Engine {
-    /// Returns the counters. Costs a walk over the sites.
+    /// Returns the counters. Costs a walk over sites and destinations.
     pub fn stats(&self) -> EngineStats {
         let mut stats = EngineStats {
             waiting: self.deferred,
+            ready: self.astray.len(),
+            unsettled: self.unsettled,
             destinations: self.destinations.len(),
             sites: self.sites.len(),
             dns: self.resolver.stats(),
@@ -84,9 +99,17 @@ impl Engine {
             counts.woken += site.counts.woken;
             counts.busy += site.counts.busy;
             counts.closing += site.counts.closing;
-            stats.ready += site.ready.len();
-            if site.state != SiteState::Ready && !site.ready.is_empty() {
+            if !site.is_parking() {
+                stats.ready += site.ready.len();
+            } else if !site.ready.is_empty() {
                 stats.sites_throttled += 1;
+                stats.parked += site.ready.recipients();
+            }
+        }
+        for destination in self.destinations.iter() {
+            if destination.is_parking() && !destination.waiting.is_empty() {
+                stats.destinations_parked += 1;
+                stats.parked += destination.waiting.recipients();
             }
         }
         stats
@@ -99,6 +122,9 @@ impl Engine {
             port: site.key.port,
             state: site.state,
             ready: site.ready.len(),
+            recipients: site.ready.recipients(),
+            failures: site.failures,
+            last_failure: site.last_failure.as_ref().map(|one| Rc::clone(&one.verdict.reason)),
             connections: site.counts,
             connections_max: site.window(&self.config),
             destinations: site.destinations,

@@ -41,7 +41,12 @@ impl Engine {
         if let Some(work) = work {
             let job = Job {
                 id: work.message,
-                recipients: work.recipients.iter().map(|recipient| recipient.index).collect(),
+                recipients: work
+                    .recipients
+                    .as_slice()
+                    .iter()
+                    .map(|recipient| recipient.index)
+                    .collect(),
                 site: Rc::clone(&site.key.name),
                 mx_host: Rc::clone(&connection.mx_host),
                 address: connection.address,
@@ -91,7 +96,7 @@ impl Engine {
         self.now = now;
         let (work, started) = self.take_work(id, true)?;
         let attempt = self.attempt_of(id, started)?;
-        self.settle_all(work, attempt, &outcome::job_failure())
+        self.settle_all(&work, attempt, &outcome::job_failure())
     }
 
     /// Takes that recipients of the job have left the queue, as `stays` tells; returns those that are
@@ -105,16 +110,16 @@ impl Engine {
         self.now = now;
         let Some((work, started)) = self.take_work(id, true) else { return Vec::new() };
         let mut kept = Vec::new();
-        for recipient in &work.recipients {
+        for recipient in work.recipients.as_slice() {
             if stays(recipient.index) {
                 kept.push(*recipient);
             } else {
-                self.destinations.remove_recipient(recipient.destination);
+                self.destinations.remove_recipient(recipient.destination());
             }
         }
         let left: Vec<_> = kept.iter().map(|recipient| recipient.index).collect();
         if !kept.is_empty() {
-            let work = Work { recipients: kept, ..work };
+            let work = work.with(kept);
             self.set_phase(id, Phase::Busy { work, started });
         }
         left
@@ -146,7 +151,7 @@ impl Engine {
         report: &TransactionReport,
         session_was_used: bool,
     ) -> Option<Settlement> {
-        let recipients = std::mem::take(&mut work.recipients);
+        let recipients = std::mem::take(&mut work.recipients).into_vec();
         let verdicts = outcome::transaction(report, recipients.len());
         let any_delivered = verdicts.iter().any(|one| one.meaning == Meaning::Delivered);
         let may_return = work.returns < RETURNS_MAX;
@@ -169,28 +174,27 @@ impl Engine {
                 settled.push((recipient, verdict));
             }
         }
-        let Work { message, expiry_unix_ms, returns, .. } = work;
         if !untried.is_empty() {
             self.stats.jobs_returned += 1;
-            let returns = returns + 1;
-            self.give_back(site, Work { message, expiry_unix_ms, returns, recipients: untried });
+            let untried = work.with(untried);
+            self.give_back(site, Work { returns: work.returns + 1, ..untried });
         }
-        self.give_back(site, Work { message, expiry_unix_ms, returns, recipients: put_off });
+        self.give_back(site, work.with(put_off));
         if any_delivered && let Some(site) = self.sites.get_mut(site.0) {
             site.note_success(&self.config);
         }
-        self.settle(message, expiry_unix_ms, attempt, settled)
+        self.settle(&work, attempt, settled)
     }
 
     fn settle_all(
         &mut self,
-        work: Work,
+        work: &Work,
         attempt: Attempt,
         verdict: &Verdict,
     ) -> Option<Settlement> {
-        let Work { message, expiry_unix_ms, recipients, .. } = work;
-        let verdicts = recipients.into_iter().map(|recipient| (recipient, verdict.clone()));
-        self.settle(message, expiry_unix_ms, attempt, verdicts)
+        let recipients = work.recipients.as_slice().iter();
+        let verdicts: Vec<_> = recipients.map(|one| (*one, verdict.clone())).collect();
+        self.settle(work, attempt, verdicts)
     }
 
     /// Decides about the work of a connection that broke before it reported.
@@ -213,13 +217,6 @@ impl Engine {
         let name = Rc::clone(&self.sites.get(connection.site.0)?.key.name);
         let attempt = self.attempt_over(&connection.mx_host, connection.address, name, started);
         let verdict = failure.map_or_else(outcome::job_failure, outcome::session_failure);
-        self.settle_all(work, attempt, &verdict)
-    }
-
-    /// Puts work back to the front of its site's queue.
-    pub(super) fn give_back(&mut self, site: SiteId, work: Work) {
-        if let Some(site) = self.sites.get_mut(site.0) {
-            site.ready.push_front(work);
-        }
+        self.settle_all(&work, attempt, &verdict)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringpost_delivery::{ConnectFailure, DeliveryConfig, RetrySchedule};
+use ringpost_delivery::{ConnectFailure, DeliveryConfig, RetryDelays, RetrySchedule};
 use ringpost_session::client::Stage;
 
 use crate::world::{Connect, Server, Transaction, World, config};
@@ -108,7 +108,7 @@ proptest! {
             transactions_per_connection_max: 7,
             recipients_per_transaction_max: 5,
             retry: RetrySchedule {
-                delays: vec![Duration::from_secs(2), Duration::from_secs(30)],
+                delays: RetryDelays::List(vec![Duration::from_secs(2), Duration::from_secs(30)]),
                 jitter_percent: 10,
             },
             backoff_max: Duration::from_secs(40),

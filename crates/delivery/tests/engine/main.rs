@@ -8,6 +8,8 @@
 )]
 
 mod chaos;
+mod parked;
 mod purge;
 mod scenarios;
+mod times;
 mod world;

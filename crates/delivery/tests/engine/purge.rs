@@ -19,6 +19,7 @@ fn a_job_without_the_recipients_that_were_removed() {
             host: Host::parse("a.test").unwrap(),
             attempts: 0,
             due_unix_ms: None,
+            warned: false,
         };
         let message = QueuedMessage {
             id: MessageId::new(ShardId(0), sequence),
@@ -26,7 +27,7 @@ fn a_job_without_the_recipients_that_were_removed() {
             expiry_unix_ms: now.unix_ms + 1_000_000,
             recipients: (0..3).map(recipient).collect(),
         };
-        engine.handle_message(now, message);
+        engine.handle_message(now, &message);
     }
     let connection = loop {
         if let Action::Connect { connection, .. } = engine.poll_action().unwrap() {

@@ -12,7 +12,7 @@ use ringpost_delivery::config::DeliveryConfig;
 use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
     Action, ConnectFailure, ConnectionId, Engine, Job, Next, Now, QueuedMessage, QueuedRecipient,
-    Reason, Settlement,
+    Reason, Settlement, SiteChange,
 };
 use ringpost_protocol::address::Host;
 use ringpost_protocol::reply::{Reply, ReplyCode};
@@ -143,6 +143,13 @@ pub(crate) struct World {
     pub(crate) connects: Vec<SocketAddr>,
     pub(crate) queries: BTreeMap<(String, RecordType), usize>,
     pub(crate) peak: BTreeMap<IpAddr, usize>,
+    /// Messages of which the engine said that they will wait.
+    pub(crate) parked: BTreeSet<MessageId>,
+    pub(crate) changes: Vec<SiteChange>,
+    /// Recipients whose originator was told that they are late.
+    pub(crate) warned: Vec<(MessageId, RecipientIndex)>,
+    /// Whether the driver takes settlements.
+    pub(crate) settles: bool,
     config: Arc<DeliveryConfig>,
     in_transaction: BTreeSet<(MessageId, RecipientIndex)>,
     links: BTreeMap<ConnectionId, Link>,
@@ -169,6 +176,10 @@ impl World {
             connects: Vec::new(),
             queries: BTreeMap::new(),
             peak: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            changes: Vec::new(),
+            warned: Vec::new(),
+            settles: true,
             config,
             in_transaction: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -206,6 +217,14 @@ impl World {
     }
 
     pub(crate) fn send_expiring(&mut self, hosts: &[&str], lifetime: Duration) -> MessageId {
+        let message = self.message(hosts, lifetime);
+        let id = message.id;
+        self.hand_over(&message);
+        id
+    }
+
+    /// Makes a fresh message.
+    pub(crate) fn message(&mut self, hosts: &[&str], lifetime: Duration) -> QueuedMessage {
         let id = MessageId::from_u64(self.next_message);
         self.next_message += 1;
         let hosts: Vec<Host> = hosts.iter().map(|host| Host::parse(host).unwrap()).collect();
@@ -214,6 +233,7 @@ impl World {
             host: host.clone(),
             attempts: 0,
             due_unix_ms: None,
+            warned: false,
         });
         let message = QueuedMessage {
             id,
@@ -221,13 +241,26 @@ impl World {
             expiry_unix_ms: self.now.unix_ms + u64::try_from(lifetime.as_millis()).unwrap(),
             recipients: recipients.collect(),
         };
-        for recipient in &message.recipients {
-            self.outstanding.insert((id, recipient.index), 0);
-        }
         self.hosts_of.insert(id, hosts);
+        message
+    }
+
+    /// Sends a message as it is.
+    pub(crate) fn hand_over(&mut self, message: &QueuedMessage) {
+        for recipient in &message.recipients {
+            let key = (message.id, recipient.index);
+            self.outstanding.insert(key, recipient.attempts);
+            if recipient.warned {
+                self.warned.push(key);
+            }
+        }
         self.engine.handle_message(self.now, message);
         self.act();
-        id
+    }
+
+    /// Sets the wall clock.
+    pub(crate) fn step_clock(&mut self, by_ms: i64) {
+        self.now.unix_ms = self.now.unix_ms.saturating_add_signed(by_ms);
     }
 
     /// Runs until nothing is left to do but wait for the end of idle connections and sweeps, or
@@ -306,8 +339,14 @@ impl World {
                 Action::Wake(connection) => {
                     self.schedule(Duration::ZERO, Event::Ask(connection));
                 }
-                Action::Settle(settlement) => self.settle(&settlement),
+                Action::Parked(id) => drop(self.parked.insert(id)),
+                Action::SiteChanged(change) => self.changes.push(change),
             }
+        }
+        while self.settles
+            && let Some(settlement) = self.engine.poll_settlement(self.now)
+        {
+            self.settle(&settlement);
         }
         self.check();
     }
@@ -519,14 +558,22 @@ impl World {
             let key = (settlement.id, settled.index);
             assert!(!self.in_transaction.contains(&key), "{key:?} is still in a transaction");
             let attempts = self.outstanding.get_mut(&key).expect("settled for good already");
-            *attempts += 1;
+            *attempts += u16::from(settlement.is_attempt);
             assert_eq!(*attempts, settled.attempts, "{key:?}");
+            if settled.warns {
+                assert!(!self.warned.contains(&key), "{key:?} is warned of twice");
+                self.warned.push(key);
+            }
             match settled.disposition {
-                Disposition::Deferred { attempts, due_unix_ms, .. } => {
+                Disposition::Deferred { attempts, due_unix_ms, warned } => {
                     assert_eq!(attempts, settled.attempts);
-                    assert!(due_unix_ms > self.now.unix_ms);
+                    assert_eq!(warned, self.warned.contains(&key), "{key:?}");
+                    assert_eq!(due_unix_ms > self.now.unix_ms, settlement.is_attempt);
                 }
                 _ => drop(self.outstanding.remove(&key)),
+            }
+            if !settlement.is_attempt && settled.warns {
+                continue;
             }
             let entry = (settled.disposition, (*settled.reason).clone());
             self.history.entry(key).or_default().push(entry);

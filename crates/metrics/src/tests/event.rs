@@ -88,7 +88,9 @@ fn each_type_has_its_own_fields() {
     let removed = parse(&EventRecord { time_unix_ms: 0, event: Event::Purged(removal) });
     assert_eq!(removed["user"], 1000);
     assert_eq!((&removed["recipients"], &removed["messages"]), (&3.into(), &2.into()));
+    let delayed = Event::Delayed { settlement: settlement(), dsn_id: Some(&"E5") };
     let table = [
+        (delayed, "delayed", "dsn_id", "E5"),
         (Event::Purged(removal), "purged", "host", "b.test"),
         (Event::Purged(removal), "purged", "received_before", "1970-01-01T00:01:00.000Z"),
         (deferred, "deferred", "due", "1970-01-01T00:01:00.000Z"),

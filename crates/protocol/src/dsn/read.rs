@@ -24,6 +24,8 @@ pub struct RecipientStatus {
     pub remote_mta: Option<String>,
     /// What it said, without its type.
     pub diagnostic_code: Option<String>,
+    /// Until when it will be tried again, as it is written.
+    pub will_retry_until: Option<String>,
 }
 
 impl DeliveryStatus {
@@ -58,6 +60,7 @@ impl DeliveryStatus {
                     status: value("Status").and_then(|code| EnhancedStatusCode::parse(code).ok()),
                     remote_mta: value("Remote-MTA").map(without_type),
                     diagnostic_code: value("Diagnostic-Code").map(without_type),
+                    will_retry_until: value("Will-Retry-Until").map(str::to_owned),
                 });
             }
         }

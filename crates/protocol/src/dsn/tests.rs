@@ -9,7 +9,7 @@ fn reply(text: &str) -> Reply {
 }
 
 fn report(recipients: &[DsnRecipient<'_>], original_header: &[u8]) -> String {
-    let report = FailureReport {
+    let report = DeliveryReport {
         reporting_mta: "mx.test",
         queue_id: "00a1",
         report_id: "00a2",
@@ -46,6 +46,7 @@ fn a_report_is_as_the_golden_file() {
             diagnostic: Some(&said),
             reason: "refused",
             last_attempt_unix_seconds: Some(1_699_999_000),
+            will_retry_until_unix_seconds: None,
         },
         DsnRecipient {
             forward_path: &second,
@@ -55,6 +56,7 @@ fn a_report_is_as_the_golden_file() {
             diagnostic: None,
             reason: "the domain c.test does not exist",
             last_attempt_unix_seconds: None,
+            will_retry_until_unix_seconds: None,
         },
     ];
     let original =
@@ -72,6 +74,48 @@ fn a_report_is_as_the_golden_file() {
     assert_eq!(read.remote_mta.as_deref(), Some("mx.b.test"));
     assert_eq!(read.diagnostic_code.as_deref(), Some(said.to_string().as_str()));
     assert_eq!(status.recipients[1].final_recipient, "\"c d\"@c.test");
+}
+
+#[test]
+fn a_report_tells_of_delays() {
+    let [first, second] = ["<bob@b.test>", "<eve@c.test>"].map(|p| ForwardPath::parse(p).unwrap());
+    let late = DsnRecipient {
+        forward_path: &first,
+        action: Action::Delayed,
+        status: EnhancedStatusCode::new(4, 4, 1),
+        remote_mta: Some("mx.b.test"),
+        diagnostic: None,
+        reason: "connection refused",
+        last_attempt_unix_seconds: Some(1_699_999_000),
+        will_retry_until_unix_seconds: Some(1_700_422_000),
+    };
+    let text = report(&[late], b"Subject: a\r\n\r\n");
+    check_lines(&text);
+    for words in [
+        "\r\nSubject: Delayed Mail",
+        "could not yet be delivered",
+        "\r\n<bob@b.test>\r\n    connection refused\r\n",
+        "\r\nAction: delayed\r\nStatus: 4.4.1\r\n",
+        "\r\nWill-Retry-Until: Sun, 19 Nov 2023 19:26:40 +0000\r\n",
+    ] {
+        assert!(text.contains(words), "{words}\n{text}");
+    }
+    let failed = DsnRecipient {
+        forward_path: &second,
+        action: Action::Failed,
+        status: EnhancedStatusCode::new(5, 4, 7),
+        will_retry_until_unix_seconds: None,
+        ..late
+    };
+    let text = report(&[late, failed], b"Subject: a\r\n\r\n");
+    assert!(text.contains("Subject: Undelivered Mail"), "{text}");
+    let status = DeliveryStatus::parse(text.as_bytes()).unwrap();
+    let read: Vec<(&str, bool)> = status
+        .recipients
+        .iter()
+        .map(|one| (one.action.as_str(), one.will_retry_until.is_some()))
+        .collect();
+    assert_eq!(read, [("delayed", true), ("failed", false)]);
 }
 
 #[test]
@@ -114,6 +158,7 @@ proptest! {
             diagnostic: Some(&said),
             reason: &reason,
             last_attempt_unix_seconds: None,
+            will_retry_until_unix_seconds: None,
         };
         let without = DsnRecipient { diagnostic: None, action: Action::Delayed, ..with };
         let text = report(&[with, without], b"a: b\r\n\r\n");

@@ -7,7 +7,9 @@ use ringpost_protocol::address::Domain;
 use ringpost_protocol::data::field::is_field_name;
 use tracing_subscriber::EnvFilter;
 
-use super::schema::{Config, Cores, ListenerSection, RouteDomain};
+use super::retry::{Exponential, Retry};
+use super::schema::{Config, Cores, ListenerSection, RouteDomain, RouteSection};
+use super::smarthost::SmarthostAddress;
 use super::system::SystemFacts;
 use super::units::display_size;
 
@@ -38,6 +40,10 @@ const TAKEN_FIELDS_NOT: [&str; 12] = [
 ];
 /// More shards than this are a mistake in the file, not a machine.
 const SHARDS_MAX: u16 = 1024;
+/// Anything shorter would be a busy loop.
+const RETRY_DELAY_MIN: Duration = Duration::from_secs(1);
+/// A larger factor is a list of two delays.
+const RETRY_FACTOR_MAX: f64 = 100.0;
 /// A wider spread would make the schedule meaningless.
 const RETRY_JITTER_PERCENT_MAX: u8 = 50;
 
@@ -77,7 +83,10 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, place: &[&str], reason: impl Into<String>) {
-        let place = place.iter().map(|part| (*part).to_owned()).collect();
+        self.add_at(place.iter().map(|part| (*part).to_owned()).collect(), reason);
+    }
+
+    fn add_at(&mut self, place: Vec<String>, reason: impl Into<String>) {
         self.list.push(Contradiction { place, reason: reason.into() });
     }
 
@@ -210,6 +219,7 @@ fn check_listener(
         section,
         &[
             ("message_size_max", listener.message_size_max == 0),
+            ("lifetime", listener.lifetime == Some(Duration::ZERO)),
             ("recipients_max", listener.recipients_max == 0),
             ("transactions_max", listener.transactions_max == 0),
             ("errors_max", listener.errors_max == 0),
@@ -267,6 +277,7 @@ fn check_queue(found: &mut Findings, config: &Config) {
             ("lifetime", queue.lifetime.is_zero()),
             ("messages_per_core_max", queue.messages_per_core_max == 0),
             ("recipients_per_core_max", queue.recipients_per_core_max == 0),
+            ("bounce_lifetime", queue.bounce_lifetime.is_zero()),
         ],
     );
 }
@@ -276,18 +287,8 @@ fn check_delivery(found: &mut Findings, config: &Config) {
     if let Some(name) = &delivery.helo_name {
         found.domain(&["delivery", "helo_name"], name);
     }
-    if delivery.retry.is_empty() {
-        found.add(&["delivery", "retry"], "no delay: nothing deferred would ever be tried again");
-    }
-    for (index, delay) in delivery.retry.iter().enumerate() {
-        if *delay < Duration::from_secs(1) {
-            found.add(&["delivery", "retry", &index.to_string()], "less than a second");
-        }
-    }
-    if delivery.retry.first().is_some_and(|first| *first >= config.queue.lifetime) {
-        found
-            .add(&["delivery", "retry", "0"], "not shorter than queue.lifetime: no second attempt");
-    }
+    let lifetime = (config.queue.lifetime, "queue.lifetime");
+    check_retry(found, &["delivery", "retry"], &delivery.retry, lifetime);
     if delivery.retry_jitter_percent > RETRY_JITTER_PERCENT_MAX {
         let reason = format!("more than {RETRY_JITTER_PERCENT_MAX}");
         found.add(&["delivery", "retry_jitter_percent"], reason);
@@ -312,6 +313,45 @@ fn check_delivery(found: &mut Findings, config: &Config) {
     );
 }
 
+/// `lifetime` is how long such mail is tried, and the key that says so.
+fn check_retry(found: &mut Findings, key: &[&str], retry: &Retry, lifetime: (Duration, &str)) {
+    let within = |part: &str| {
+        let mut place: Vec<String> = key.iter().map(|part| (*part).to_owned()).collect();
+        place.push(part.to_owned());
+        place
+    };
+    let first_key = match retry {
+        Retry::List(delays) => {
+            if delays.is_empty() {
+                found.add(key, "no delay: nothing deferred would ever be tried again");
+            }
+            for (index, delay) in delays.iter().enumerate() {
+                if *delay < RETRY_DELAY_MIN {
+                    found.add_at(within(&index.to_string()), "less than a second");
+                }
+            }
+            "0"
+        }
+        Retry::Exponential(Exponential { first, factor, max }) => {
+            if *first < RETRY_DELAY_MIN {
+                found.add_at(within("first"), "less than a second");
+            }
+            if max < first {
+                found.add_at(within("max"), "less than the first delay");
+            }
+            if !(1.0..=RETRY_FACTOR_MAX).contains(factor) {
+                found.add_at(within("factor"), format!("must be from 1 to {RETRY_FACTOR_MAX}"));
+            }
+            "first"
+        }
+    };
+    let (lifetime, lifetime_key) = lifetime;
+    if retry.first().is_some_and(|first| first >= lifetime) {
+        let reason = format!("not shorter than {lifetime_key}: no second attempt");
+        found.add_at(within(first_key), reason);
+    }
+}
+
 fn check_routes(found: &mut Findings, config: &Config) {
     for (index, route) in config.route.iter().enumerate() {
         let number = index.to_string();
@@ -319,18 +359,37 @@ fn check_routes(found: &mut Findings, config: &Config) {
             let reason = format!("a second route for {}", route.domain);
             found.add(&["route", &number, "domain"], reason);
         }
-        let target = route.smarthost.ip().map(|ip| SocketAddr::new(ip, route.smarthost.port));
-        let ours = config.listener.values().flat_map(|listener| &listener.addresses);
-        if target.is_some_and(|target| ours.clone().any(|address| *address == target)) {
-            let reason = format!("{} is a listener of ours: mail would loop", route.smarthost);
+        let mut ours = config.listener.values().flat_map(|listener| &listener.addresses);
+        if let Some(smarthost) = &route.smarthost
+            && let Some(ip) = smarthost.ip()
+            && ours.any(|address| *address == SocketAddr::new(ip, smarthost.port))
+        {
+            let reason = format!("{smarthost} is a listener of ours: mail would loop");
             found.add(&["route", &number, "smarthost"], reason);
+        }
+        found
+            .not_zero(&["route", &number], &[("lifetime", route.lifetime == Some(Duration::ZERO))]);
+        let general = &config.delivery.retry;
+        match (&route.retry, route.lifetime) {
+            (Some(retry), lifetime) => {
+                let lifetime = lifetime.map_or((config.queue.lifetime, "queue.lifetime"), |own| {
+                    (own, "the lifetime of the route")
+                });
+                check_retry(found, &["route", &number, "retry"], retry, lifetime);
+            }
+            (None, Some(lifetime)) if general.first().is_some_and(|first| first >= lifetime) => {
+                let reason = "not longer than the first delay of delivery.retry: no second attempt";
+                found.add(&["route", &number, "lifetime"], reason);
+            }
+            (None, _) => {}
         }
     }
 }
 
 fn check_dns(found: &mut Findings, config: &Config, facts: &SystemFacts) {
     let any = config.route.iter().any(|route| route.domain == RouteDomain::Any);
-    let named = config.route.iter().any(|route| route.smarthost.ip().is_none());
+    let ip = |route: &RouteSection| route.smarthost.as_ref().and_then(SmarthostAddress::ip);
+    let named = config.route.iter().any(|route| ip(route).is_none());
     let needed = !any || named;
     if needed && config.dns.servers.is_empty() && facts.name_servers.is_empty() {
         found.add(&["dns", "servers"], "not set, and /etc/resolv.conf names no server");

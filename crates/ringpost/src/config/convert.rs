@@ -2,13 +2,14 @@
 
 use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
-    AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetrySchedule, Route,
-    RoutePattern, Smarthost,
+    AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetryDelays, RetrySchedule,
+    Route, RoutePattern, Smarthost,
 };
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::{ClientConfig, ClientTimeouts};
 use ringpost_session::server::ServerConfig;
 
+use super::retry::{Exponential, Retry};
 use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
 use super::snapshot::ConfigSnapshot;
 use crate::control::Thresholds;
@@ -92,17 +93,15 @@ impl ConfigSnapshot {
         let delivery = &self.config().delivery;
         DeliveryConfig {
             hostname: self.hostname().into(),
-            routes: self.config().route.iter().map(route).collect(),
+            routes: self.config().route.iter().map(|section| self.route(section)).collect(),
             port: delivery.port,
             connections_per_site_max: delivery.connections_per_site_per_core_max,
             transactions_per_connection_max: delivery.transactions_per_connection_max,
             recipients_per_transaction_max: delivery.recipients_per_transaction_max,
             idle_timeout: delivery.idle_timeout,
             connect_timeout: delivery.connect_timeout,
-            retry: RetrySchedule {
-                delays: delivery.retry.clone(),
-                jitter_percent: delivery.retry_jitter_percent,
-            },
+            retry: self.schedule(&delivery.retry),
+            delay_warning: self.config().queue.delay_warning,
             address_policy: AddressPolicy {
                 allow_loopback: delivery.allow_loopback,
                 allow_private: delivery.allow_private,
@@ -121,14 +120,30 @@ impl ConfigSnapshot {
             ..DeliveryConfig::default()
         }
     }
-}
 
-fn route(section: &RouteSection) -> Route {
-    Route {
-        pattern: match &section.domain {
-            RouteDomain::Any => RoutePattern::Any,
-            RouteDomain::Exact(host) => RoutePattern::Exact(host.to_string().into()),
-        },
-        smarthost: Smarthost { host: section.smarthost.host.clone(), port: section.smarthost.port },
+    fn schedule(&self, retry: &Retry) -> RetrySchedule {
+        RetrySchedule {
+            delays: match retry {
+                Retry::List(delays) => RetryDelays::List(delays.clone()),
+                Retry::Exponential(Exponential { first, factor, max }) => {
+                    RetryDelays::Exponential { first: *first, factor: *factor, max: *max }
+                }
+            },
+            jitter_percent: self.config().delivery.retry_jitter_percent,
+        }
+    }
+
+    fn route(&self, section: &RouteSection) -> Route {
+        let smarthost = section.smarthost.as_ref();
+        Route {
+            pattern: match &section.domain {
+                RouteDomain::Any => RoutePattern::Any,
+                RouteDomain::Exact(host) => RoutePattern::Exact(host.to_string().into()),
+            },
+            smarthost: smarthost.map(|to| Smarthost { host: to.host.clone(), port: to.port }),
+            retry: section.retry.as_ref().map(|retry| self.schedule(retry)),
+            lifetime: section.lifetime,
+            delay_warning: section.delay_warning,
+        }
     }
 }

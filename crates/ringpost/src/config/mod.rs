@@ -7,6 +7,7 @@
 mod check;
 mod convert;
 mod locate;
+mod retry;
 pub mod schema;
 mod smarthost;
 mod snapshot;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use retry::{Exponential, Retry};
 pub use schema::{AddressFamily, Config, Cores, LogFormat, Scheduling};
 pub use smarthost::{SmarthostAddress, SmarthostError};
 pub use snapshot::ConfigSnapshot;

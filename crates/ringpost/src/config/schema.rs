@@ -13,6 +13,7 @@ use ringpost_protocol::address::{Host, Mailbox};
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
+use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
 use super::units::{self, Network, Parsed};
 
@@ -28,7 +29,7 @@ pub struct Config {
     pub queue: QueueSection,
     /// How mail goes out.
     pub delivery: DeliverySection,
-    /// Smarthosts by domain. Default: none; all mail goes by MX.
+    /// Ways and times by domain. Default: none; all mail goes by MX.
     pub route: Vec<RouteSection>,
     /// How names are looked up.
     pub dns: DnsSection,
@@ -167,6 +168,9 @@ pub struct ListenerSection {
     pub future_release_max: Duration,
     /// The header field by which clients that may relay can have a message held. Default: none.
     pub not_before_header: String,
+    /// How long delivery of its messages is tried. Default: `queue.lifetime`.
+    #[serde(deserialize_with = "units::optional_duration")]
+    pub lifetime: Option<Duration>,
     /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
     #[serde(deserialize_with = "mailbox")]
     pub postmaster: Option<Mailbox>,
@@ -193,6 +197,7 @@ impl Default for ListenerSection {
             connections_per_client_per_core_max: 50,
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: String::new(),
+            lifetime: None,
             postmaster: None,
             address_literals: false,
             lenient: false,
@@ -238,6 +243,13 @@ pub struct QueueSection {
     /// How long delivery is tried. Default: 5 d.
     #[serde(deserialize_with = "units::duration")]
     pub lifetime: Duration,
+    /// How long the delivery of reports is tried, that is of messages with the null reverse-path.
+    /// Default: 5 d.
+    #[serde(deserialize_with = "units::duration")]
+    pub bounce_lifetime: Duration,
+    /// After which time the originator is told that a message is delayed. Default: 0, never.
+    #[serde(deserialize_with = "units::duration")]
+    pub delay_warning: Duration,
     /// Content kept in memory on one core for the first delivery. Default: 64 MiB.
     #[serde(deserialize_with = "units::size")]
     pub content_cache_size_max: u64,
@@ -258,6 +270,8 @@ impl Default for QueueSection {
             slow_delay: Duration::from_millis(100),
             checkpoint_interval: 256 << 20,
             lifetime: Duration::from_hours(5 * 24),
+            bounce_lifetime: Duration::from_hours(5 * 24),
+            delay_warning: Duration::ZERO,
             content_cache_size_max: 64 << 20,
         }
     }
@@ -306,9 +320,8 @@ pub struct DeliverySection {
     pub final_reply_timeout: Duration,
     /// Whether commands are sent in groups when the remote offers it. Default: yes.
     pub pipelining: bool,
-    /// Delays after the first, second, … attempt; the last one repeats.
-    #[serde(deserialize_with = "units::durations")]
-    pub retry: Vec<Duration>,
+    /// Delays after the first, second, … attempt; the last one repeats. Or a rule for them.
+    pub retry: Retry,
     /// Random spread of each delay, in percent either way. Default: 10; at most 50.
     pub retry_jitter_percent: u8,
     /// IP versions to deliver over. Default: any.
@@ -337,7 +350,7 @@ impl Default for DeliverySection {
             data_block_timeout: Duration::from_mins(3),
             final_reply_timeout: Duration::from_mins(10),
             pipelining: true,
-            retry: [5, 10, 20, 40, 60, 120, 240].into_iter().map(Duration::from_mins).collect(),
+            retry: Retry::default(),
             retry_jitter_percent: 10,
             address_family: AddressFamily::Any,
             allow_loopback: false,
@@ -359,13 +372,21 @@ pub enum AddressFamily {
 }
 
 /// `[[route]]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSection {
     /// The domain that it is for.
     pub domain: RouteDomain,
-    /// Where its mail goes instead of to its MX hosts.
-    pub smarthost: SmarthostAddress,
+    /// Where its mail goes. Default: to the MX hosts of the domain.
+    pub smarthost: Option<SmarthostAddress>,
+    /// When its deferred recipients are tried again. Default: `delivery.retry`.
+    pub retry: Option<Retry>,
+    /// How long its recipients are tried; can only shorten what else holds. Default: no shorter.
+    #[serde(default, deserialize_with = "units::optional_duration")]
+    pub lifetime: Option<Duration>,
+    /// After which time originators are told of a delay; 0 is never. Default: `queue.delay_warning`.
+    #[serde(default, deserialize_with = "units::optional_duration")]
+    pub delay_warning: Option<Duration>,
 }
 
 /// What a route is for.

@@ -274,7 +274,7 @@ impl<R: Runtime> Shard<R> {
         self.events.release(durable);
         self.segment_work.set();
         while let Some(message) = self.commits.next_to_schedule(durable) {
-            self.with_engine(|engine, now| engine.handle_message(now, message));
+            self.with_engine(|engine, now| engine.handle_message(now, &message));
         }
     }
 
@@ -329,6 +329,7 @@ pub(super) fn fresh_message(
             host: path.host().unwrap_or(own_host).clone(),
             attempts: 0,
             due_unix_ms: None,
+            warned: false,
         })
         .collect();
     QueuedMessage { id, received_unix_ms, expiry_unix_ms, recipients }

@@ -40,11 +40,13 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
     shard.metrics.sessions_accepted.increment(1);
     let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
     let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
+    let lifetime = admitted.listener.lifetime();
     let inbound = Inbound {
         session,
         stream,
         buffers: Buffers::new(),
         receiving: None,
+        lifetime,
         transaction: None,
         heard: Heard::default(),
         published: ServerStats::default(),
@@ -76,6 +78,8 @@ struct Inbound<R: Runtime> {
     stream: R::Stream,
     buffers: Buffers,
     receiving: Option<Receiving>,
+    /// How long its listener lets messages be tried, if it says so.
+    lifetime: Option<std::time::Duration>,
     /// Counts the transaction among those that may share a commit.
     transaction: Option<OpenCount>,
     heard: Heard,
@@ -328,7 +332,8 @@ impl<R: Runtime> Inbound<R> {
         let id = receiving.id;
         let received_unix_ms = receiving.received_unix_ms;
         let due_unix_ms = receiving.hold_until_unix_ms.unwrap_or(received_unix_ms);
-        let expiry_unix_ms = due_unix_ms.saturating_add(shard.lifetime_ms());
+        let expiry_unix_ms =
+            due_unix_ms.saturating_add(shard.lifetime_ms(&envelope, self.lifetime));
         let size = receiving.streamed_size + content.len() as u64;
         let message = NewMessage {
             id,
@@ -360,7 +365,8 @@ impl<R: Runtime> Inbound<R> {
         if kept_size == receiving.streamed_size && !is_held {
             let mut parts = receiving.kept;
             parts.push(content);
-            shard.cache.borrow_mut().insert(id, CachedMessage { envelope, content: parts });
+            let message = CachedMessage { envelope, content: parts };
+            shard.cache.borrow_mut().insert(id, message);
         }
         let committed =
             shard.committed(ticket).await.map_err(|StorageLost| Refusal::Unavailable)?;

@@ -68,6 +68,11 @@ impl ListenerContext {
         *self.server_config.borrow_mut() = server_config;
     }
 
+    /// How long messages of a new session are tried, if the listener says so.
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        self.section.borrow().lifetime
+    }
+
     /// What a new session is to be told.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server_config.borrow())

@@ -22,6 +22,7 @@ mod segments;
 mod settle;
 mod signal;
 mod start;
+mod stored;
 mod tick;
 
 use std::{
@@ -29,11 +30,15 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use ringpost_delivery::{ConnectionId, Engine, Now};
 use ringpost_metrics::ShardMetrics;
-use ringpost_protocol::address::{Domain, Host};
+use ringpost_protocol::{
+    address::{Domain, Host},
+    envelope::Envelope,
+};
 use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
 
 use self::{
@@ -142,9 +147,15 @@ impl<R: Runtime> Shard<R> {
         self.queue.borrow().admission()
     }
 
-    /// How long a message may stay in the queue, in milliseconds.
-    fn lifetime_ms(&self) -> u64 {
-        let lifetime = self.config().config().queue.lifetime;
+    /// How long a message may stay in the queue, in milliseconds; `listener` is what its listener says.
+    fn lifetime_ms(&self, envelope: &Envelope, listener: Option<Duration>) -> u64 {
+        let config = self.config();
+        let queue = &config.config().queue;
+        let lifetime = if envelope.reverse_path.is_null() {
+            queue.bounce_lifetime
+        } else {
+            listener.unwrap_or(queue.lifetime)
+        };
         u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)
     }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringpost_delivery::Action;
+use ringpost_delivery::{Action, SiteChange};
 
 use super::{Shard, outbound, resolver};
 use crate::runtime::{Containment, Runtime};
@@ -13,7 +13,7 @@ impl<R: Runtime> Shard<R> {
         loop {
             let action = self.engine.borrow_mut().poll_action();
             match action {
-                None => return,
+                None => break,
                 Some(Action::SendDatagram { server, bytes }) => self.resolver.send(server, bytes),
                 Some(Action::QueryTcp { token, server, bytes }) => {
                     let query = resolver::query_tcp(Rc::clone(self), token, server, bytes);
@@ -31,8 +31,22 @@ impl<R: Runtime> Shard<R> {
                         watch.notify();
                     }
                 }
-                Some(Action::Settle(settlement)) => self.settlements.push(settlement),
+                Some(Action::Parked(message)) => self.cache.borrow_mut().remove(message),
+                Some(Action::SiteChanged(change)) => log_change(&change),
             }
         }
+        if self.engine.borrow().has_settlements() {
+            self.settlements.look();
+        }
+    }
+}
+
+/// Once for each time that a site goes down or comes up; the rounds between are in the event log.
+fn log_change(change: &SiteChange) {
+    let SiteChange { site, reason, recipients } = change;
+    if let Some(reason) = reason {
+        tracing::info!(%site, recipients, %reason, "a site is down, mail for it waits");
+    } else {
+        tracing::info!(%site, recipients, "a site is up again");
     }
 }

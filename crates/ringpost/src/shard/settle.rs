@@ -3,42 +3,37 @@
 //! Outcomes and their DSN are appended together and become durable together, so neither can be there
 //! without the other. Nobody waits for that commit: a crash before it means that the attempt is made
 //! again, never that mail is lost. Events go out when it is durable.
+//!
+//! Outcomes of attempts come with their message. Those of mail that never got to a transaction do not:
+//! the engine keeps them, and they are taken from it one by one, as fast as the log takes them. Of
+//! their messages only what is needed is read: the envelope, and for a report the header section.
 
-use std::{cell::RefCell, collections::VecDeque, io, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
 
 use futures_lite::future::yield_now;
 use ringpost_delivery::{
     Settled, Settlement,
-    bounce::{BounceContext, failure_report},
+    bounce::{BounceContext, report},
 };
 use ringpost_metrics::{
     event::{Event, EventRecord, EventReply, Reception, Settlement as SettlementEvent},
     label::Outcome as OutcomeLabel,
 };
 use ringpost_protocol::envelope::Envelope;
-use ringpost_queue::{AppendError, Disposition, MessageId, NewMessage, Outcome, ReadError};
+use ringpost_queue::{AppendError, Disposition, MessageId, NewMessage, Outcome, Ticket};
 use ringpost_session::client::Stage;
-use thiserror::Error;
 
-use super::{Shard, cache::CachedMessage, commit::fresh_message, signal::Signal};
+use super::{
+    Shard,
+    cache::CachedMessage,
+    commit::fresh_message,
+    signal::Signal,
+    stored::{MessageError, Part},
+};
 use crate::runtime::Runtime;
 
 /// Bytes of the original content that a report may quote the header from.
 const HEADER_SIZE_MAX: usize = 64 * 1024;
-
-/// How often a message that is moved while it is being read is looked for again.
-const READS_MAX: usize = 5;
-
-/// A message could not be had.
-#[derive(Debug, Error)]
-pub(super) enum MessageError {
-    #[error("the log could not be read")]
-    Io(#[from] io::Error),
-    #[error("the stored message cannot be used")]
-    Stored(#[from] ReadError),
-    #[error("the message is not in the queue")]
-    Unknown,
-}
 
 /// Settlements whose message has to be read first.
 #[derive(Debug, Default)]
@@ -52,6 +47,11 @@ impl Settlements {
     /// Takes a settlement for which no message is at hand.
     pub(super) fn push(&self, settlement: Settlement) {
         self.waiting.borrow_mut().push_back(Rc::new(settlement));
+        self.work.set();
+    }
+
+    /// Lets the settling task look for what is to be settled.
+    pub(super) fn look(&self) {
         self.work.set();
     }
 
@@ -69,17 +69,29 @@ const READ_ATTEMPTS_MAX: u32 = 60;
 /// Settlements after which other tasks get a turn.
 const SETTLEMENTS_PER_TURN: u32 = 32;
 
+/// Bytes that wait for the log, from which on nothing is settled that can wait.
+const PENDING_SIZE_MAX: u64 = 4 << 20;
+
+/// Pause until there may be fewer.
+const PENDING_PAUSE: Duration = Duration::from_millis(10);
+
 /// Reads the messages of waiting settlements, one after the other, and settles them.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     let mut turn = 0_u32;
     loop {
         shard.settlements.work.wait().await;
-        loop {
+        while shard.next_settlement() {
             let next = shard.settlements.waiting.borrow().front().map(Rc::clone);
             let Some(settlement) = next else { break };
             read_and_settle(&shard, &settlement).await;
             shard.settlements.waiting.borrow_mut().pop_front();
             turn += 1;
+            while shard.queue.borrow().stats().pending_bytes > PENDING_SIZE_MAX
+                && !shard.is_poisoned()
+            {
+                shard.commits.look();
+                shard.runtime.sleep(PENDING_PAUSE).await;
+            }
             if turn.is_multiple_of(SETTLEMENTS_PER_TURN) {
                 yield_now().await;
             }
@@ -92,8 +104,19 @@ async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settleme
         return;
     }
     for attempt in 1..=READ_ATTEMPTS_MAX {
-        match shard.message(settlement.id).await {
+        let current;
+        let settlement = if settlement.is_attempt {
+            settlement
+        } else {
+            let Some(holds) = shard.still_holds(settlement) else { return };
+            current = holds;
+            &current
+        };
+        let part = if has_report(settlement) { Part::Header } else { Part::Envelope };
+        match shard.message_part(settlement.id, part).await {
             Ok(message) => return shard.settle(settlement, &message, None),
+            // Delivered after all, before anybody could be told that it is late.
+            Err(MessageError::Unknown) if !settlement.is_attempt => return,
             Err(MessageError::Io(error)) if attempt < READ_ATTEMPTS_MAX => {
                 tracing::warn!(id = %settlement.id, %error, "cannot read a queued message yet");
                 shard.runtime.sleep(READ_PAUSE).await;
@@ -110,35 +133,37 @@ async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settleme
     }
 }
 
+/// Whether a settlement is one that the originator hears of.
+fn has_report(settlement: &Settlement) -> bool {
+    settlement.recipients.iter().any(|settled| {
+        settled.warns || matches!(settled.disposition, Disposition::Bounced | Disposition::Expired)
+    })
+}
+
 impl<R: Runtime> Shard<R> {
-    /// The message, from memory or from the log.
-    pub(super) async fn message(&self, id: MessageId) -> Result<Rc<CachedMessage>, MessageError> {
-        if let Some(message) = self.cache.borrow().get(id) {
-            self.metrics.content_cache_hits.increment(1);
-            return Ok(message);
-        }
-        self.metrics.content_cache_misses.increment(1);
-        'plan: for _ in 0..READS_MAX {
-            let plans = self.queue.borrow().plan_read(id).ok_or(MessageError::Unknown)?;
-            let mut parts = Vec::with_capacity(plans.len());
-            for plan in &plans {
-                match self.read(plan).await {
-                    Ok(part) => parts.push(part),
-                    // Moved meanwhile, and its old segment is gone.
-                    Err(_) if !self.queue.borrow().is_current(plan) => continue 'plan,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            match self.queue.borrow().decode_message(id, &plans, parts) {
-                Ok(stored) => {
-                    let (envelope, content) = (stored.envelope, stored.content);
-                    return Ok(Rc::new(CachedMessage { envelope, content }));
-                }
-                Err(ReadError::Moved(_)) => {}
-                Err(error) => return Err(error.into()),
+    /// Whether there is something to settle; takes it from the engine if need be.
+    fn next_settlement(self: &Rc<Self>) -> bool {
+        if self.settlements.is_empty() && !self.is_poisoned() {
+            let next = self.with_engine(ringpost_delivery::Engine::poll_settlement);
+            if let Some(settlement) = next {
+                self.settlements.push(settlement);
             }
         }
-        Err(MessageError::Unknown)
+        !self.settlements.is_empty()
+    }
+
+    /// What of a settlement without an attempt still holds: mail that was parked when it was decided may
+    /// have been sent since.
+    fn still_holds(&self, settlement: &Settlement) -> Option<Settlement> {
+        let queue = self.queue.borrow();
+        let view = queue.message(settlement.id)?;
+        let mut settlement = settlement.clone();
+        settlement.recipients.retain(|settled| {
+            view.recipients
+                .get(usize::from(settled.index.0))
+                .is_some_and(|now| !now.status.is_settled() && now.attempts == settled.attempts)
+        });
+        (!settlement.recipients.is_empty()).then_some(settlement)
     }
 
     /// Commits what an attempt came to: outcomes, the report they cause, events.
@@ -157,9 +182,9 @@ impl<R: Runtime> Shard<R> {
             return self.settle(&left, message, transaction);
         }
         // A fresh message is kept in memory for one attempt at each of its recipients.
-        let received_unix_ms = {
+        let (received_unix_ms, size) = {
             let queue = self.queue.borrow();
-            queue.message(settlement.id).map_or(0, |view| view.received_unix_ms)
+            queue.message(settlement.id).map_or((0, 0), |view| (view.received_unix_ms, view.size))
         };
         let outcome = Outcome {
             id: settlement.id,
@@ -171,7 +196,9 @@ impl<R: Runtime> Shard<R> {
         };
         let report = self.report(settlement, message, received_unix_ms);
         let now_unix_ms = self.runtime.unix_ms();
-        let expiry_unix_ms = now_unix_ms + self.lifetime_ms();
+        let lifetime_ms =
+            report.as_ref().map_or(0, |report| self.lifetime_ms(&report.envelope, None));
+        let expiry_unix_ms = now_unix_ms.saturating_add(lifetime_ms);
         let dsn = report.as_ref().map(|report| NewMessage {
             id: report.id,
             received_unix_ms: now_unix_ms,
@@ -201,42 +228,25 @@ impl<R: Runtime> Shard<R> {
                 return;
             }
         };
-        self.count(settlement, message, received_unix_ms, now_unix_ms);
+        self.count(settlement, size, received_unix_ms, now_unix_ms);
         for settled in &settlement.recipients {
             let facts = EventFacts {
                 settlement,
                 settled,
                 message,
+                size,
                 queued_ms: now_unix_ms.saturating_sub(received_unix_ms),
                 transaction,
                 dsn_id: report.as_ref().map(|report| report.id),
             };
-            facts.with_event(|event| {
+            facts.with_events(|event| {
                 self.events.emit_after(&ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
             });
         }
         if let Some(report) = report {
-            self.metrics.dsns.increment(1);
-            let reception = Reception {
-                id: &report.id,
-                reverse_path: &report.envelope.reverse_path.bare(),
-                recipients: report.envelope.forward_paths.len() as u64,
-                size: report.content.len() as u64,
-                client: &"",
-                helo: &"",
-                protocol: "internal",
-                hold_until_unix_ms: None,
-                commit_ms: 0,
-            };
-            let event = Event::Received(reception);
-            self.events.emit_after(&ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
-            let own_host = self.own_host.borrow();
-            let fresh =
-                fresh_message(report.id, now_unix_ms, expiry_unix_ms, &report.envelope, &own_host);
-            self.commits.schedule_after(&ticket, fresh);
-            let content = vec![report.content];
-            let cached = CachedMessage { envelope: report.envelope, content };
-            self.cache.borrow_mut().insert(report.id, cached);
+            let warned = settlement.recipients.iter().filter(|settled| settled.warns).count();
+            self.metrics.delay_warnings.increment(warned as u64);
+            self.send_report(&ticket, report, now_unix_ms, expiry_unix_ms);
         }
         // Until it is durable the message counts as queued; what is left of it is due later.
         let unsettled = {
@@ -252,16 +262,38 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
+    /// Sends a report on its way, once it is durable.
+    fn send_report(&self, ticket: &Ticket, report: Report, now_unix_ms: u64, expiry_unix_ms: u64) {
+        self.metrics.dsns.increment(1);
+        let reception = Reception {
+            id: &report.id,
+            reverse_path: &report.envelope.reverse_path.bare(),
+            recipients: report.envelope.forward_paths.len() as u64,
+            size: report.content.len() as u64,
+            client: &"",
+            helo: &"",
+            protocol: "internal",
+            hold_until_unix_ms: None,
+            commit_ms: 0,
+        };
+        let event = Event::Received(reception);
+        self.events.emit_after(ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
+        let own_host = self.own_host.borrow();
+        let fresh =
+            fresh_message(report.id, now_unix_ms, expiry_unix_ms, &report.envelope, &own_host);
+        self.commits.schedule_after(ticket, fresh);
+        let content = vec![report.content];
+        let cached = CachedMessage { envelope: report.envelope, content };
+        self.cache.borrow_mut().insert(report.id, cached);
+    }
+
     fn report(
         &self,
         settlement: &Settlement,
         message: &CachedMessage,
         received_unix_ms: u64,
     ) -> Option<Report> {
-        let fails = |settled: &Settled| {
-            matches!(settled.disposition, Disposition::Bounced | Disposition::Expired)
-        };
-        if message.envelope.reverse_path.is_null() || !settlement.recipients.iter().any(fails) {
+        if message.envelope.reverse_path.is_null() || !has_report(settlement) {
             return None;
         }
         let id = self.with_queue_lazily(ringpost_queue::Queue::next_id);
@@ -275,21 +307,18 @@ impl<R: Runtime> Shard<R> {
             envelope: &message.envelope,
             original_header: first.get(..HEADER_SIZE_MAX).unwrap_or(first),
         };
-        let (envelope, content) = failure_report(&context, settlement)?;
+        let (envelope, content) = report(&context, settlement)?;
         Some(Report { id, envelope, content })
     }
 
-    fn count(
-        &self,
-        settlement: &Settlement,
-        message: &CachedMessage,
-        received_unix_ms: u64,
-        now_unix_ms: u64,
-    ) {
+    fn count(&self, settlement: &Settlement, size: u64, received_unix_ms: u64, now_unix_ms: u64) {
         let metrics = &self.metrics;
         let mut has_delivered = false;
         for settled in &settlement.recipients {
-            metrics.attempts.increment(1);
+            metrics.attempts.increment(u64::from(settlement.is_attempt));
+            if settled.warns && !settlement.is_attempt {
+                continue;
+            }
             let label = match settled.disposition {
                 Disposition::Delivered => {
                     has_delivered = true;
@@ -308,7 +337,7 @@ impl<R: Runtime> Shard<R> {
             }
         }
         if has_delivered {
-            metrics.delivered_bytes.increment(message.content_size());
+            metrics.delivered_bytes.increment(size);
         }
     }
 }
@@ -324,14 +353,15 @@ struct EventFacts<'a> {
     settlement: &'a Settlement,
     settled: &'a Settled,
     message: &'a CachedMessage,
+    size: u64,
     queued_ms: u64,
     transaction: Option<Duration>,
     dsn_id: Option<MessageId>,
 }
 
 impl EventFacts<'_> {
-    /// Calls `emit` with the event, which borrows from here.
-    fn with_event(&self, emit: impl FnOnce(Event<'_>)) {
+    /// Calls `emit` with each event, which borrows from here.
+    fn with_events(&self, emit: impl Fn(Event<'_>)) {
         let Some(path) = self.message.envelope.forward_paths.get(usize::from(self.settled.index.0))
         else {
             return;
@@ -345,7 +375,7 @@ impl EventFacts<'_> {
             id: &self.settlement.id,
             reverse_path: &reverse_path,
             forward_path: &forward_path,
-            size: self.message.content_size(),
+            size: self.size,
             site: Some(site),
             mx_host: attempt.mx_host.as_ref().map(|host| host as _),
             remote: attempt.address.as_ref().map(|address| address as _),
@@ -367,14 +397,19 @@ impl EventFacts<'_> {
                 .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
         };
         let dsn_id = self.dsn_id.as_ref().map(|id| id as _);
-        emit(match self.settled.disposition {
-            Disposition::Delivered => Event::Delivered(settlement),
+        match self.settled.disposition {
+            Disposition::Delivered => emit(Event::Delivered(settlement)),
+            Disposition::Bounced => emit(Event::Bounced { settlement, dsn_id }),
+            Disposition::Expired => emit(Event::Expired { settlement, dsn_id }),
             Disposition::Deferred { due_unix_ms, .. } => {
-                Event::Deferred { settlement, due_unix_ms }
+                if self.settlement.is_attempt {
+                    emit(Event::Deferred { settlement, due_unix_ms });
+                }
+                if self.settled.warns && dsn_id.is_some() {
+                    emit(Event::Delayed { settlement, dsn_id });
+                }
             }
-            Disposition::Bounced => Event::Bounced { settlement, dsn_id },
-            Disposition::Expired => Event::Expired { settlement, dsn_id },
-        });
+        }
     }
 }
 

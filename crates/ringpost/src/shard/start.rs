@@ -299,7 +299,7 @@ impl<R: Runtime> Shard<R> {
             let messages = self.queued_messages(next, end);
             let Some(last) = messages.last() else { return };
             next = MessageId::from_u64(last.id.to_u64() + 1);
-            for message in messages {
+            for message in &messages {
                 self.with_engine(|engine, now| engine.handle_message(now, message));
             }
             yield_now().await;
@@ -325,6 +325,7 @@ impl<R: Runtime> Shard<R> {
                         host: queue.host(recipient.host).unwrap_or(&own_host).clone(),
                         attempts: recipient.attempts,
                         due_unix_ms: Some(recipient.due_unix_ms),
+                        warned: recipient.warned,
                     })
                     .collect(),
             })

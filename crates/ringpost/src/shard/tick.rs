@@ -178,6 +178,8 @@ impl<R: Runtime> Shard<R> {
         metrics.transactions_returned.absolute(stats.jobs_returned);
         metrics.recipients_waiting.set(stats.waiting as f64);
         metrics.sites_throttled.set(stats.sites_throttled as f64);
+        metrics.recipients_parked.set(stats.parked as f64);
+        metrics.destinations_parked.set(stats.destinations_parked as f64);
         metrics.dns_lookups.absolute(stats.dns.lookups);
         metrics.dns_timeouts.absolute(stats.dns.timeouts);
         metrics.dns_foreign_datagrams.absolute(stats.dns.foreign_datagrams);

@@ -25,7 +25,9 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[dns]\nservers = ['dns.example']\n", 2, "\"dns.example\": not a name server"),
     ("[[route]]\ndomain = 'a b'\nsmarthost = 'c:25'\n", 2, "\"a b\""),
     ("[[route]]\ndomain = 'a.example'\nsmarthost = 'c'\n", 3, "\"c\": not a smarthost"),
-    ("[[route]]\ndomain = 'a.example'\n", 1, "missing field `smarthost`"),
+    ("[[route]]\nsmarthost = 'a.example:25'\n", 1, "missing field `domain`"),
+    ("[[route]]\ndomain = 'a.example'\nretry = { first = '5m' }\n", 3, "missing field `max`"),
+    ("[delivery]\nretry = { first = '5m', most = '1h' }\n", 2, "unknown field `most`"),
     ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
     ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
 ];
@@ -96,6 +98,26 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ("delivery.helo_name = '[192.0.2.1]'", "delivery.helo_name: "),
     ("delivery.retry = []", "delivery.retry: no delay"),
     ("delivery.retry = ['1m', '500ms']", "delivery.retry.1: less than a second"),
+    ("delivery.retry = { first = '0s', max = '1h' }", "delivery.retry.first: less than a second"),
+    ("delivery.retry = { first = '1h', max = '1m' }", "delivery.retry.max: less than the first"),
+    (
+        "delivery.retry = { first = '1m', max = '1h', factor = 0.9 }",
+        "delivery.retry.factor: must be from 1 to 100",
+    ),
+    ("queue.bounce_lifetime = '0s'", "queue.bounce_lifetime: must not be zero"),
+    (
+        "listener.a = { addresses = ['[::1]:2'], lifetime = '0s' }",
+        "listener.a.lifetime: must not be zero",
+    ),
+    (
+        "route = [{ domain = '*', retry = ['2h'], lifetime = '1h' }]",
+        "route.0.retry.0: not shorter than the lifetime of the route",
+    ),
+    (
+        "route = [{ domain = '*', lifetime = '1m' }]",
+        "route.0.lifetime: not longer than the first delay of delivery.retry",
+    ),
+    ("route = [{ domain = '*', retry = [] }]", "route.0.retry: no delay"),
     ("delivery.retry_jitter_percent = 51", "delivery.retry_jitter_percent: more than 50"),
     ("delivery.idle_timeout = '0s'", "delivery.idle_timeout: must not be zero"),
     ("delivery.port = 0", "delivery.port: must not be zero"),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ringpost_delivery::dns::DnsConfig;
-use ringpost_delivery::{AddressFamily, DeliveryConfig, Route, RoutePattern, Smarthost};
+use ringpost_delivery::{
+    AddressFamily, DeliveryConfig, RetryDelays, Route, RoutePattern, Smarthost,
+};
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::ClientConfig;
 use ringpost_session::server::ServerConfig;
@@ -56,17 +58,45 @@ fn keys_reach_the_crates() {
     let delivery = snapshot.delivery_config();
     assert_eq!(delivery.port, 2526);
     assert_eq!(delivery.address_family, AddressFamily::V6);
-    assert_eq!(delivery.retry.delays, [Duration::from_secs(3)]);
+    assert_eq!(delivery.retry.delays, RetryDelays::List(vec![Duration::from_secs(3)]));
     assert_eq!(delivery.dns.attempts, 9);
-    let route = |pattern, host: &str, port| Route {
-        pattern,
-        smarthost: Smarthost { host: host.into(), port },
-    };
+    let route =
+        |pattern, host: &str, port| Route::to(pattern, Smarthost { host: host.into(), port });
     let expected = [
         route(RoutePattern::Exact("a.example".into()), "::1", 26),
         route(RoutePattern::Any, "b", 25),
     ];
     assert_eq!(delivery.routes, expected);
+}
+
+#[test]
+fn the_times_of_routes_reach_the_engine() {
+    let snapshot = accepted(
+        "delivery = { retry = { first = '3s', max = '1m' }, retry_jitter_percent = 7 }\n\
+         queue = { delay_warning = '4h', bounce_lifetime = '1d' }\n\
+         route = [{ domain = 'a.example', retry = ['9s'], lifetime = '1h', delay_warning = '0s' }]\n\
+         [listener.main]\n\
+         addresses = ['127.0.0.1:2525']\n\
+         lifetime = '2d'\n",
+    );
+    let delivery = snapshot.delivery_config();
+    let exponential = RetryDelays::Exponential {
+        first: Duration::from_secs(3),
+        factor: 2.0,
+        max: Duration::from_mins(1),
+    };
+    assert_eq!((delivery.retry.delays, delivery.retry.jitter_percent), (exponential, 7));
+    assert_eq!(delivery.delay_warning, Duration::from_hours(4));
+    let [route] = &*delivery.routes else { panic!("{:?}", delivery.routes) };
+    assert_eq!(route.smarthost, None);
+    let retry = route.retry.as_ref().unwrap();
+    assert_eq!(retry.delays, RetryDelays::List(vec![Duration::from_secs(9)]));
+    assert_eq!(retry.jitter_percent, 7);
+    assert_eq!(route.lifetime, Some(Duration::from_hours(1)));
+    assert_eq!(route.delay_warning, Some(Duration::ZERO));
+    let listener = &snapshot.config().listener["main"];
+    assert_eq!(listener.lifetime, Some(Duration::from_hours(48)));
+    assert_eq!(snapshot.config().queue.bounce_lifetime, Duration::from_hours(24));
 }
 
 #[test]
