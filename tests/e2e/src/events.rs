@@ -11,7 +11,7 @@ use serde_json::Value;
 /// One record of the event log.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// `received`, `delivered`, `deferred`, `bounced` or `expired`.
+    /// `received`, `delivered`, `deferred`, `delayed`, `bounced` or `expired`.
     pub kind: String,
     /// The queue id.
     pub id: String,

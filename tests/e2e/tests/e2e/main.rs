@@ -18,6 +18,7 @@ mod resources;
 mod self_check;
 mod signals;
 mod syncs;
+mod times;
 mod watermarks;
 
 use std::env;
