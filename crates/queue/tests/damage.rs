@@ -4,7 +4,9 @@
 
 mod support;
 
+use futures_lite::future::block_on;
 use ringpost_queue::frame::BLOCK_SIZE;
+use ringpost_queue::storage::Storage;
 use ringpost_queue::storage::memory::{MemoryStorage, Survival};
 use ringpost_queue::{
     CorruptReason, Disposition, LogIdentity, MessageId, Queue, QueueConfig, RecoveryError,
@@ -385,4 +387,110 @@ fn recovery_is_the_same_with_other_limits() {
     shrunk.pump();
     assert_eq!(shrunk.read_message(more).unwrap().content.concat().len(), 40_000);
     assert!(Queue::create(QueueConfig { segment_size: 1, ..small_config() }, IDENTITY).is_err());
+}
+
+/// How many random damages are tried; more by hand: `RINGPOST_FLIPS=10000`.
+fn flips() -> u64 {
+    std::env::var("RINGPOST_FLIPS").map_or(1000, |flips| flips.parse().unwrap())
+}
+
+/// A log of several segments in which every octet that was ever written still counts.
+fn deferred_log(checkpoint_interval: u64) -> (MemoryStorage, Driver) {
+    let storage = MemoryStorage::new();
+    let config = QueueConfig { checkpoint_interval, ..small_config() };
+    let mut driver = Driver::create(&storage, config);
+    driver.pump();
+    for number in 0..120 {
+        let id = driver.inject(1 + number % 3, number * 131 % 9000).unwrap().id();
+        driver.pump();
+        driver.checkpoints();
+        if number % 2 == 0 {
+            let due_unix_ms = number as u64;
+            let deferred = Disposition::Deferred { attempts: 1, due_unix_ms, warned: false };
+            let _ = driver.settle(id, deferred);
+        }
+    }
+    driver.pump();
+    (storage, driver)
+}
+
+/// The segments of a log, each with the octets that were written to it.
+fn written(storage: &MemoryStorage) -> Vec<(String, Vec<u8>, usize)> {
+    let names = storage.names().into_iter();
+    let segments = names.filter(|name| SegmentSequence::from_file_name(name).is_some());
+    segments
+        .map(|name| {
+            let file = storage.contents(&name).unwrap();
+            let end = file.iter().rposition(|octet| *octet != 0).unwrap() + 1;
+            (name, file, end.next_multiple_of(BLOCK))
+        })
+        .filter(|(_, _, end)| *end > BLOCK)
+        .collect()
+}
+
+#[test]
+fn random_flips_are_all_found() {
+    let (storage, _) = deferred_log(u64::MAX);
+    let segments = written(&storage);
+    assert!(segments.len() > 4, "{}", segments.len());
+    let mut choices = support::Choices::new(77);
+    let (mut corrupt, mut cut) = (0, 0);
+    for number in 0..flips() {
+        let (name, file, end) = &segments[choices.below(segments.len())];
+        let at = choices.below(*end);
+        let mut bad = file.clone();
+        bad[at] ^= 1 << choices.below(8);
+        storage.replace(name, bad);
+        match block_on(recover(&storage, small_config(), IDENTITY)) {
+            Err(RecoveryError::Corrupt { .. }) => corrupt += 1,
+            Err(RecoveryError::Format { .. }) => panic!("flip {number}: {name} at {at}"),
+            Err(error) => panic!("flip {number}: {error}"),
+            Ok((_, recovered)) => {
+                // Only the last frame may be taken for a write that a crash interrupted.
+                assert!(recovered.tail_truncated_bytes > 0, "flip {number}: {name} at {at}");
+                assert_eq!(name, &segments[segments.len() - 1].0);
+                cut += 1;
+            }
+        }
+        storage.replace(name, file.clone());
+    }
+    assert!(corrupt > cut * 10, "{corrupt} found, {cut} cut off");
+}
+
+#[test]
+fn random_flips_behind_a_checkpoint_never_give_another_message() {
+    let (storage, mut driver) = deferred_log(200 << 10);
+    assert!(driver.queue.stats().checkpoints_total > 0);
+    let messages = driver.messages();
+    let contents: Vec<_> =
+        messages.iter().map(|found| driver.read_message(found.id).unwrap()).collect();
+    let segments = written(&storage);
+    let mut choices = support::Choices::new(78);
+    let mut found_late = 0;
+    for number in 0..flips() / 4 {
+        let (name, file, end) = &segments[choices.below(segments.len())];
+        let at = choices.below(*end);
+        let mut bad = file.clone();
+        bad[at] ^= 1 << choices.below(8);
+        storage.replace(name, bad);
+        if let Ok((queue, recovered)) = block_on(recover(&storage, small_config(), IDENTITY)) {
+            // Only the last frame may be taken for a write that a crash interrupted.
+            let cut = u64::from(recovered.tail_truncated_bytes > 0);
+            assert_eq!(recovered.messages + cut, messages.len() as u64, "flip {number}");
+            for (found, content) in messages.iter().zip(&contents) {
+                let Some(plans) = queue.plan_read(found.id) else { continue };
+                let read = |plan: &ringpost_queue::ReadPlan| {
+                    let file = block_on(storage.open(&plan.segment.file_name())).unwrap();
+                    block_on(storage.read(&file, plan.offset, plan.len)).unwrap()
+                };
+                let parts = plans.iter().map(read).collect();
+                match queue.decode_message(found.id, &plans, parts) {
+                    Ok(stored) => assert!(stored == *content, "flip {number}: {name} at {at}"),
+                    Err(_) => found_late += 1,
+                }
+            }
+        }
+        storage.replace(name, file.clone());
+    }
+    assert!(found_late > 0, "what is not read at the start is verified when it is used");
 }

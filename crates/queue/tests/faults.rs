@@ -16,6 +16,11 @@ use ringpost_queue::{
 };
 use support::{Driver, World, small_config};
 
+/// The last write or sync that fails; more by hand: `RINGPOST_FAULTS=500`.
+fn faults_max() -> u64 {
+    std::env::var("RINGPOST_FAULTS").map_or(60, |faults| faults.parse().unwrap())
+}
+
 /// Runs with a fault, restarts the process, and then cuts the power soon after.
 fn survives(seed: u64, faults: Faults) -> World {
     let storage = MemoryStorage::new();
@@ -50,14 +55,14 @@ fn survives(seed: u64, faults: Faults) -> World {
 
 #[test]
 fn a_failed_write_poisons_and_loses_nothing_whichever_it_is() {
-    for write in 1..60 {
+    for write in 1..faults_max() {
         survives(write, Faults { fail_write: Some(write), ..Faults::default() });
     }
 }
 
 #[test]
 fn a_failed_sync_poisons_and_loses_nothing_whichever_it_is() {
-    for sync in 1..60 {
+    for sync in 1..faults_max() {
         survives(sync, Faults { fail_sync: Some(sync), ..Faults::default() });
     }
 }
@@ -67,6 +72,42 @@ fn a_short_write_poisons_and_loses_nothing_however_short() {
     for write in 1..40 {
         let len = (write as usize * 517) % 4096;
         survives(write, Faults { short_write: Some((write, len)), ..Faults::default() });
+    }
+}
+
+#[test]
+fn a_disk_may_be_full_at_every_byte_of_a_frame() {
+    // The last message before it is acknowledged, the one that does not fit is not.
+    let good = {
+        let storage = MemoryStorage::new();
+        let mut driver = Driver::create(&storage, small_config());
+        driver.pump();
+        let id = driver.inject(2, 3000).unwrap().id();
+        driver.pump();
+        (storage, id)
+    };
+    for len in 0..=4096 {
+        let (storage, first) = (good.0.restarted(Survival::ProcessOnly), good.1);
+        let (mut driver, _) = Driver::recover(&storage, small_config()).unwrap();
+        driver.pump();
+        let short_write = Some((storage.writes() + 1, len));
+        storage.set_faults(Faults { short_write, ..Faults::default() });
+        let ticket = driver.inject(1, 1000).unwrap();
+        driver.pump();
+        let redeemed = driver.queue.redeem(ticket);
+        if len == 4096 {
+            assert!(matches!(redeemed, Redeemed::Durable(_)));
+        } else {
+            assert_eq!(redeemed, Redeemed::Lost, "{len}");
+            assert_eq!(driver.queue.poison(), Some(Poison::Short { written: len, len: 4096 }));
+        }
+        let survival = if len % 2 == 0 { Survival::Nothing } else { Survival::All };
+        let (driver, recovered) =
+            Driver::recover(&storage.restarted(survival), small_config()).unwrap();
+        assert!(driver.message_ids().contains(&first), "{len}");
+        // What is behind the records is zeros, written or not.
+        let is_there = len > 1000;
+        assert!(recovered.messages == 1 || is_there, "{len}");
     }
 }
 
