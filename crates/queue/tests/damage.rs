@@ -133,7 +133,7 @@ fn a_file_of_another_size_or_log_is_refused() {
         LogIdentity { log_id: 1, ..IDENTITY },
         LogIdentity { shard: ringpost_queue::ShardId(4), ..IDENTITY },
     ] {
-        let other = futures_lite::future::block_on(recover(&storage, small_config(), identity));
+        let other = block_on(recover(&storage, small_config(), identity));
         let foreign = CorruptReason::Foreign;
         assert!(matches!(other, Err(RecoveryError::Corrupt { reason, .. }) if reason == foreign));
     }
