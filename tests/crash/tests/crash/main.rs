@@ -7,6 +7,7 @@ mod cut;
 mod flips;
 mod full;
 mod hang;
+mod isolation;
 mod nth;
 
 use std::env;
