@@ -178,10 +178,48 @@ impl Postfix {
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("mail.log")).unwrap_or_default()
     }
+
+    /// Kills the master and all of its daemons, by SIGKILL, as the end of a machine would.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the master cannot be reaped.
+    pub fn kill(mut self) -> Result<()> {
+        let master = self.running.child.id();
+        // The master first, so that it starts no more; its daemons are known before.
+        let daemons = children(master);
+        self.running.child.kill()?;
+        self.running.child.wait()?;
+        for daemon in daemons {
+            if let Some(pid) = i32::try_from(daemon).ok().and_then(rustix::process::Pid::from_raw) {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|process| {
+            // PID (NAME) STATE PPID ..., where the name may hold anything.
+            fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
+                let ids = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+                ids.split_whitespace().nth(1) == Some(&parent.to_string())
+            })
+        })
+        .collect()
 }
 
 impl Drop for Postfix {
     fn drop(&mut self) {
+        if self.running.child.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
         // The master, told to end, ends its daemons; killed, it would leave them behind.
         if let Some(pid) =
             i32::try_from(self.running.child.id()).ok().and_then(rustix::process::Pid::from_raw)

@@ -42,7 +42,8 @@ impl Run {
         let load = load.start();
         let (mut pending, mut survived) = (0, 0);
         for number in 0..cuts {
-            bench.let_run(400..1_600);
+            let pause = scale("RINGPOST_CUT_MS", 1_000);
+            bench.let_run(pause * 2 / 5..pause * 8 / 5 + 1);
             let survival = self.survivals[number as usize % self.survivals.len()];
             if number % 3 != 0 {
                 bench.cut_at_work(survival);
@@ -102,6 +103,7 @@ fn with_a_lying_disk(name: &str, layer: Layer) -> Result<Option<Account>> {
         peers::skip(reason)?;
         return Ok(None);
     }
+    let began = Instant::now();
     let mut bench = Bench::new(layer, DISK_SIZE, 1)?;
     bench.start()?;
     for operation in [Operation::Sync, Operation::SyncDirectory] {
@@ -117,7 +119,8 @@ fn with_a_lying_disk(name: &str, layer: Layer) -> Result<Option<Account>> {
     let book = load.finish()?;
     take_slowly(&bench.sink);
     let account = bench.account(&book)?;
-    peers::tell(&format!("{name}: a lying disk, 1 cut: {account}"));
+    let took = began.elapsed().as_secs_f64();
+    peers::tell(&format!("{name}: a lying disk, 1 cut, {took:.1} s: {account}"));
     none("damaged", account.damaged(), &account)?;
     none("invented", &account.invented(), &account)?;
     Ok(Some(account))

@@ -146,11 +146,12 @@ fn judge(bench: &mut Bench, book: &[ringpost_e2e::injector::Sent]) -> Result<Ver
     let mut missing = 0;
     if !has_ended {
         // Everything, or everything but what is said to be damaged.
-        wait_until("the mail", SOON, || {
+        let waited = wait_until("the mail", SOON, || {
             let taken = bench.sink.accepted().split_off(before);
             missing = Account::of(book, &taken).lost().len();
             Ok(missing == 0 || said(bench))
-        })?;
+        });
+        waited.with_context(|| format!("{missing} missing:\n{}", bench.server.log()))?;
         if missing > 0 {
             bench.server.kill()?;
         } else {

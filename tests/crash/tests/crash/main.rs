@@ -3,6 +3,7 @@
 //! Each module is one kind of fault. `docs/TESTING.md` says how to run one of them and what is
 //! skipped when.
 
+mod compare;
 mod cut;
 mod flips;
 mod full;
