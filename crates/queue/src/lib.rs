@@ -14,6 +14,8 @@
 //!   is live; live records that hold it back are copied to the tail.
 //! - **[Recovery](recover)** reads the log from the oldest needed segment on, and is the only way to
 //!   open it.
+//! - **[Inspection](inspect)** looks at a stopped log and says all that is wrong, and **[salvage]** makes a
+//!   new log of what is left of a damaged one; both on a stopped queue, see [`offline`].
 //! - **[`Storage`](storage::Storage)** is the seam to the file system; the only asynchronous code here
 //!   is what uses it: recovery, and [the birth of segments](segment::run_task).
 //!
@@ -37,6 +39,7 @@ mod id;
 mod index;
 pub mod layout;
 mod message;
+pub mod offline;
 mod pages;
 mod queue;
 mod read;
@@ -63,5 +66,5 @@ pub use message::{
 };
 pub use queue::{CheckpointWrite, Queue, Write};
 pub use read::{ReadPlan, StoredPiece, decode_piece};
-pub use recovery::{Recovered, recover};
+pub use recovery::{CheckpointState, Inspection, Recovered, inspect, recover, salvage};
 pub use segment::{LogIdentity, SegmentSequence, SegmentTask};

@@ -5,6 +5,7 @@ use ringpost_protocol::envelope::Envelope;
 use crate::error::Corruption;
 use crate::id::MessageId;
 use crate::index::{Location, Piece};
+use crate::message::StoredMessage;
 use crate::record::{self, Record, RecordError};
 use crate::segment::SegmentSequence;
 
@@ -98,4 +99,29 @@ pub fn decode_piece(plan: &ReadPlan, mut bytes: Vec<u8>) -> Result<StoredPiece, 
         Some(envelope) => StoredPiece::Message { envelope, content: bytes },
         None => StoredPiece::Chunk(bytes),
     })
+}
+
+/// Puts a message together from what was read for all of its plans: the message record first, then
+/// the chunks in order. Its content must have `size` octets.
+pub(crate) fn assemble(
+    plans: &[ReadPlan],
+    parts: Vec<Vec<u8>>,
+    size: u64,
+) -> Result<StoredMessage, Corruption> {
+    let nothing = ReadPlan::new(MessageId::from_u64(0), Piece::Message, Location::default());
+    let damaged = plans.first().unwrap_or(&nothing).corruption(RecordError::Field);
+    let mut found = None;
+    let mut content = Vec::with_capacity(parts.len());
+    for (plan, bytes) in plans.iter().zip(parts) {
+        match decode_piece(plan, bytes)? {
+            StoredPiece::Message { envelope, content: last } => found = Some((envelope, last)),
+            StoredPiece::Chunk(chunk) => content.push(chunk),
+        }
+    }
+    let (envelope, last) = found.ok_or(damaged)?;
+    content.push(last);
+    if content.iter().map(|piece| piece.len() as u64).sum::<u64>() != size {
+        return Err(damaged);
+    }
+    Ok(StoredMessage { envelope, content })
 }

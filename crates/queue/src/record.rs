@@ -64,10 +64,12 @@ pub const RECORD_HEADER_SIZE: usize = 12;
 /// Octets in front of the content of a chunk, its record header included.
 pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
 
-const KIND_CHUNK: u8 = 1;
+pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
-const KIND_PURGE: u8 = 4;
+pub(crate) const KIND_PURGE: u8 = 4;
+/// The highest kind there is.
+pub(crate) const KIND_MAX: u8 = KIND_PURGE;
 /// Set in the status of a recipient whose originator has been told of the delay.
 const STATUS_WARNED: u8 = 0x80;
 

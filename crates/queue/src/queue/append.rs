@@ -64,10 +64,20 @@ impl Queue {
     /// [`AppendError`]; nothing was appended, and the chunks, if any, are still there: try again, or
     /// [`Queue::abandon`] them.
     pub fn append_message(&mut self, message: NewMessage<'_>) -> Result<Ticket, AppendError> {
+        let state = first_state(&message);
+        self.append_with(&message, |_| state)
+    }
+
+    /// Appends a message of which recipient number `n` has the state `state(n)`.
+    pub(super) fn append_with(
+        &mut self,
+        message: &NewMessage<'_>,
+        state: impl Fn(usize) -> RecipientState,
+    ) -> Result<Ticket, AppendError> {
         self.check_room()?;
-        let head = self.check_message(&message)?;
+        let head = self.check_message(message)?;
         let start = self.begin_group();
-        let mut encoded = self.encode_message(&message, &head);
+        let mut encoded = self.encode_message(message, &head, &state);
         // The group is in the last batch; a frame more is for the case that it gets its own.
         if encoded.is_ok() && !self.can_be_written(0, self.outcome_reserve()) {
             encoded = Err(AppendError::Full);
@@ -77,7 +87,7 @@ impl Queue {
             return Err(error);
         }
         self.end_group(start)?;
-        self.add_entry(&message, &head);
+        self.add_entry(message, &head, &state);
         Ok(Ticket { batch: self.gathering(), id: message.id })
     }
 
@@ -117,7 +127,7 @@ impl Queue {
         };
         let start = self.begin_group();
         if let Some((message, head)) = &dsn
-            && let Err(error) = self.encode_message(message, head)
+            && let Err(error) = self.encode_message(message, head, &|_| first_state(message))
         {
             self.roll_back(start);
             return Err(error);
@@ -129,7 +139,7 @@ impl Queue {
         self.end_group(start)?;
         // From here on nothing fails.
         if let Some((message, head)) = dsn {
-            self.add_entry(&message, &head);
+            self.add_entry(&message, &head, &|_| first_state(&message));
         }
         if let Some(entry) = self.index.entries.get_mut(id) {
             let before = entry.queued();
@@ -206,12 +216,17 @@ impl Queue {
 
     /// Notes a message of which the commit record has been appended. Its places are filled in when
     /// that is durable.
-    fn add_entry(&mut self, message: &NewMessage<'_>, head: &MessageHead) {
-        let state = first_state(message);
+    fn add_entry(
+        &mut self,
+        message: &NewMessage<'_>,
+        head: &MessageHead,
+        state: &impl Fn(usize) -> RecipientState,
+    ) {
         let hosts = &mut self.index.hosts;
-        let paths = message.envelope.forward_paths.iter();
-        let recipients =
-            paths.map(|path| RecipientEntry::new(hosts.acquire(path.host()), state)).collect();
+        let paths = message.envelope.forward_paths.iter().enumerate();
+        let recipients = paths
+            .map(|(at, path)| RecipientEntry::new(hosts.acquire(path.host()), state(at)))
+            .collect();
         let entry = Entry::new(head, recipients, Location::default(), Phase::Appended);
         self.index.entries.insert(message.id, entry);
     }
@@ -243,11 +258,12 @@ impl Queue {
         &mut self,
         message: &NewMessage<'_>,
         head: &MessageHead,
+        state: &impl Fn(usize) -> RecipientState,
     ) -> Result<(), AppendError> {
         let Some(batch) = self.pending.back_mut() else {
             return Err(AppendError::Poisoned);
         };
-        let (envelope, state) = (message.envelope, first_state(message));
+        let envelope = message.envelope;
         let start = batch.frame.len();
         place(batch, message.id, Piece::Message, |out| {
             record::encode_message(
@@ -255,7 +271,7 @@ impl Queue {
                 head,
                 envelope.body.keyword(),
                 &envelope.reverse_path,
-                envelope.forward_paths.iter().map(|path| (path, state)),
+                envelope.forward_paths.iter().enumerate().map(|(at, path)| (path, state(at))),
                 message.content,
             );
         });

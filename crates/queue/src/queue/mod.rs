@@ -14,14 +14,14 @@ use crate::hosts::HostId;
 use crate::id::MessageId;
 use crate::index::{Index, MessageView, Phase, Piece};
 use crate::message::StoredMessage;
-use crate::read::{ReadPlan, StoredPiece, decode_piece};
+use crate::read::{ReadPlan, assemble};
 use crate::reclaim::{FreeSegment, Segments};
-use crate::record::RecordError;
 use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
 
 mod append;
 mod checkpoint;
 mod purge;
+mod restore;
 mod retry;
 mod rewrite;
 mod room;
@@ -374,22 +374,7 @@ impl Queue {
         if !complete || !plans.iter().all(|plan| plan.id == id && self.is_current(plan)) {
             return Err(ReadError::Moved(id));
         }
-        let mut found = None;
-        let mut content = Vec::with_capacity(count);
-        for (plan, bytes) in plans.iter().zip(parts) {
-            match decode_piece(plan, bytes)? {
-                StoredPiece::Message { envelope, content: last } => found = Some((envelope, last)),
-                StoredPiece::Chunk(chunk) => content.push(chunk),
-            }
-        }
-        let first = plans.first().ok_or(ReadError::Moved(id))?;
-        let damaged = first.corruption(RecordError::Field);
-        let (envelope, last) = found.ok_or(damaged)?;
-        content.push(last);
-        if content.iter().map(|piece| piece.len() as u64).sum::<u64>() != entry.size {
-            return Err(damaged.into());
-        }
-        Ok(StoredMessage { envelope, content })
+        Ok(assemble(plans, parts, entry.size)?)
     }
 
     /// Notes that the storage broke its word, for good.

@@ -20,11 +20,14 @@ use crate::reclaim::Segments;
 use crate::segment::{LogIdentity, SegmentSequence};
 use crate::storage::Storage;
 
+mod inspect;
 mod replay;
 mod restore;
+pub mod salvage;
 mod scan;
 mod verdict;
 
+pub use inspect::{CheckpointState, Inspection, inspect};
 use replay::Replay;
 use restore::{Restore, restore};
 use scan::{Found, SegmentScan};

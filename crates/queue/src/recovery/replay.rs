@@ -21,7 +21,7 @@ pub(super) struct Replay {
     /// Octets of content in the message record, for messages that have chunks as well.
     content_lens: IdMap<MessageId, u64>,
     /// Chunks of messages of which no commit record has been seen.
-    chunks: IdMap<MessageId, Vec<(u32, Location)>>,
+    pub(super) chunks: IdMap<MessageId, Vec<(u32, Location)>>,
     pub(super) records: u64,
     pub(super) sequence_max: u64,
 }
@@ -116,7 +116,11 @@ impl Replay {
         })
     }
 
-    fn chunk(&mut self, chunk: &ChunkRecord<'_>, location: Location) -> Result<(), CorruptReason> {
+    pub(super) fn chunk(
+        &mut self,
+        chunk: &ChunkRecord<'_>,
+        location: Location,
+    ) -> Result<(), CorruptReason> {
         self.sequence_max = self.sequence_max.max(chunk.id.sequence());
         if let Some(entry) = self.index.entries.get_mut(chunk.id) {
             let old = entry.set_chunk(chunk.index, location);
@@ -127,7 +131,7 @@ impl Replay {
         }
     }
 
-    fn message(
+    pub(super) fn message(
         &mut self,
         message: &MessageRecord<'_>,
         location: Location,
@@ -170,20 +174,20 @@ impl Replay {
         Ok(())
     }
 
-    fn outcome(&mut self, outcome: &Outcome) {
+    pub(super) fn outcome(&mut self, outcome: &Outcome) {
         // The message may be gone with its segment: then all of it was settled.
         let Some(entry) = self.index.entries.get_mut(outcome.id) else { return };
         entry.apply(outcome);
         if entry.queued() == 0 {
-            self.index.remove(outcome.id);
-            self.content_lens.remove(&outcome.id);
+            self.forget(outcome.id);
         }
     }
 
-    fn purge(&mut self, purge: &Purge) {
+    /// Removes recipients, and gives the messages that left the queue with them.
+    pub(super) fn purge(&mut self, purge: &Purge) -> Vec<MessageId> {
         let host = purge.host.as_ref().map(|host| self.index.hosts.find(host));
         if host == Some(None) {
-            return;
+            return Vec::new();
         }
         let host = host.flatten();
         let gone: Vec<MessageId> = self
@@ -194,10 +198,27 @@ impl Replay {
                 (entry.remove_recipients(purge, host) && entry.queued() == 0).then_some(id)
             })
             .collect();
-        for id in gone {
-            self.index.remove(id);
-            self.content_lens.remove(&id);
+        for id in &gone {
+            self.forget(*id);
         }
+        gone
+    }
+
+    /// Takes a message out.
+    pub(super) fn forget(&mut self, id: MessageId) {
+        self.index.remove(id);
+        self.content_lens.remove(&id);
+    }
+
+    /// Whether all pieces of a message are there, and are as long as it says.
+    pub(super) fn is_complete(&self, id: MessageId, entry: &Entry) -> bool {
+        let rest = match entry.chunk_count() {
+            0 => Some(&entry.size),
+            _ => self.content_lens.get(&id),
+        };
+        let in_chunks = content_of_chunks(entry);
+        let size = rest.zip(in_chunks).and_then(|(rest, len)| rest.checked_add(len));
+        size == Some(entry.size)
     }
 
     /// Forgets what a checkpoint has of segments before the head of the log: it was settled since, or
@@ -221,15 +242,9 @@ impl Replay {
         mut self,
         segments: &mut Segments,
     ) -> Result<Index, (CorruptReason, Location)> {
-        let index = &mut self.index;
-        for (id, entry) in index.entries.iter() {
-            let content_len = match entry.chunk_count() {
-                0 => Some(&entry.size),
-                _ => self.content_lens.get(&id),
-            };
-            let in_chunks = content_of_chunks(entry);
-            let size = content_len.zip(in_chunks).and_then(|(rest, len)| rest.checked_add(len));
-            if size != Some(entry.size) {
+        let (mut messages, mut recipients) = (0, 0);
+        for (id, entry) in self.index.entries.iter() {
+            if !self.is_complete(id, entry) {
                 return Err((CorruptReason::Message(id), entry.location()));
             }
             for (piece, location) in entry.pieces() {
@@ -237,9 +252,10 @@ impl Replay {
                     return Err((CorruptReason::MissingSegment, location));
                 }
             }
-            index.messages += 1;
-            index.recipients += entry.queued();
+            messages += 1;
+            recipients += entry.queued();
         }
+        (self.index.messages, self.index.recipients) = (messages, recipients);
         Ok(self.index)
     }
 }

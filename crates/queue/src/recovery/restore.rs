@@ -73,7 +73,7 @@ pub(crate) async fn restore<S: Storage>(storage: &S, identity: LogIdentity) -> i
 }
 
 /// The header of a file; `None` if it is blank, `Some(Err)` if it is damaged.
-async fn read_header<S: Storage>(
+pub(super) async fn read_header<S: Storage>(
     storage: &S,
     name: &str,
     size: u64,
@@ -90,7 +90,7 @@ async fn read_header<S: Storage>(
 }
 
 /// Reads the blocks behind a header; `None` if they are not what was written.
-async fn read_blocks<S: Storage>(
+pub(super) async fn read_blocks<S: Storage>(
     storage: &S,
     name: &str,
     size: u64,

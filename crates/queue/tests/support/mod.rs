@@ -371,6 +371,31 @@ impl World {
         }
     }
 
+    /// Holds what was saved from a damaged log against the model: nothing is made up, and nothing is in
+    /// parts. What has become of recipients since may be forgotten.
+    pub(crate) fn check_salvaged(&self, salvaged: &mut Driver) -> Result<usize, String> {
+        let found = salvaged.messages();
+        for message in &found {
+            let id = message.id;
+            let model = self.model.get(&id).ok_or(format!("{id} was invented"))?;
+            let content = salvaged.read_message(id).ok_or("cannot be planned")?.content.concat();
+            if message.envelope != model.envelope || content != model.content {
+                return Err(format!("{id} is another message"));
+            }
+            if message.received_unix_ms != model.received_unix_ms {
+                return Err(format!("{id} has other times"));
+            }
+            for (states, state) in model.states.iter().zip(&message.recipients) {
+                // What is known now, or anything older; never anything newer.
+                let last = states.last().unwrap();
+                if state.attempts > last.attempts || (state.warned && !last.warned) {
+                    return Err(format!("{id}: {state:?} is newer than {last:?}"));
+                }
+            }
+        }
+        Ok(found.len())
+    }
+
     pub(crate) fn acknowledged(&self) -> usize {
         self.model.values().filter(|message| message.acknowledged).count()
     }
