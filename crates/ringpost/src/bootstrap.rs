@@ -1,7 +1,7 @@
 //! From a command line to a running server, and from a signal to its end.
 
 mod check;
-mod directory;
+pub(crate) mod directory;
 
 use std::{
     path::Path,

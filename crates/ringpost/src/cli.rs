@@ -38,7 +38,7 @@ pub enum Command {
         #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
         file: PathBuf,
     },
-    /// Looks at the queue.
+    /// Looks at the queue, and mends it.
     Queue {
         /// What to do with it.
         #[command(subcommand)]
@@ -66,6 +66,32 @@ pub enum QueueCommand {
         /// What to remove.
         #[command(flatten)]
         what: PurgeFilter,
+    },
+    /// Checks the queue of a stopped server from end to end, and changes nothing. Exits with 1 when
+    /// something is damaged.
+    Check {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// Checks this shard only.
+        #[arg(long, value_name = "N")]
+        shard: Option<u16>,
+        /// Prints the report in JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Repairs the damaged shards of a stopped server: what is whole goes into a new log, the old one is
+    /// kept beside it.
+    Repair {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// Repairs this shard only.
+        #[arg(long, value_name = "N")]
+        shard: Option<u16>,
+        /// Says what would be kept and what would be lost, and changes nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -110,7 +136,19 @@ mod tests {
             };
             Command::Queue { command: QueueCommand::Purge { config: CONFIG_PATH.into(), what } }
         };
-        let table: [(&[&str], Option<Command>); 16] = [
+        let repair = |shard, dry_run| {
+            let config = CONFIG_PATH.into();
+            Command::Queue { command: QueueCommand::Repair { config, shard, dry_run } }
+        };
+        let look = |shard, json| {
+            let config = CONFIG_PATH.into();
+            Command::Queue { command: QueueCommand::Check { config, shard, json } }
+        };
+        let table: [(&[&str], Option<Command>); 20] = [
+            (&["queue", "check"], Some(look(None, false))),
+            (&["queue", "check", "--shard", "3", "--json"], Some(look(Some(3), true))),
+            (&["queue", "check", "--shard", "all"], None),
+            (&["queue", "repair", "--shard", "1", "--dry-run"], Some(repair(Some(1), true))),
             (&["queue", "purge", "--all"], Some(purge(true, None, None))),
             (
                 &["queue", "purge", "--domain", "a.b", "--older-than", "2d"],

@@ -8,5 +8,6 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod queue_tools;
 pub mod runtime;
 pub mod shard;

@@ -6,6 +6,7 @@ use clap::Parser;
 use ringpost::{
     admin, bootstrap,
     cli::{Cli, Command, QueueCommand},
+    queue_tools,
 };
 
 #[global_allocator]
@@ -19,6 +20,12 @@ fn main() -> ExitCode {
         }
         Command::Queue { command: QueueCommand::Purge { config, what } } => {
             show(admin::purge(&config, &what))
+        }
+        Command::Queue { command: QueueCommand::Check { config, shard, json } } => {
+            queue_tools::check(&config, shard, json)
+        }
+        Command::Queue { command: QueueCommand::Repair { config, shard, dry_run } } => {
+            queue_tools::repair(&config, shard, dry_run)
         }
         Command::CheckConfig { file } => match bootstrap::check_config(&file) {
             Ok(summary) => {

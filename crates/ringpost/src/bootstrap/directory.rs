@@ -13,11 +13,14 @@ use ringpost_queue::{
     layout::{LOCK_FILE, META_FILE, META_FILE_NEW, QueueMeta, shard_directory},
 };
 
-use crate::config::ConfigSnapshot;
+use crate::{
+    config::ConfigSnapshot,
+    queue_tools::{swap, sync_directory},
+};
 
 /// The queue directory of this process, locked for as long as this lives.
 #[derive(Debug)]
-pub(super) struct QueueDirectory {
+pub(crate) struct QueueDirectory {
     path: PathBuf,
     meta: QueueMeta,
     _lock: File,
@@ -29,7 +32,7 @@ impl QueueDirectory {
     /// # Errors
     ///
     /// When it cannot be used, or another process uses it; nothing in it is changed then.
-    pub(super) fn open(config: &ConfigSnapshot) -> anyhow::Result<Self> {
+    pub(crate) fn open(config: &ConfigSnapshot) -> anyhow::Result<Self> {
         let path = config.config().queue.directory.clone();
         let named = |what: &str| format!("{what} the queue directory {}", path.display());
         make_directory(&path).with_context(|| named("cannot make"))?;
@@ -51,6 +54,9 @@ impl QueueDirectory {
             );
         }
         for shard in 0..meta.shards {
+            if swap::finish(&path, ShardId(shard)).with_context(|| named("cannot open"))? {
+                tracing::warn!(shard, "a repair was interrupted: it is complete now");
+            }
             make_directory(&path.join(shard_directory(ShardId(shard))))
                 .with_context(|| named("cannot write to"))?;
         }
@@ -59,7 +65,24 @@ impl QueueDirectory {
         Ok(Self { path, meta, _lock: lock })
     }
 
-    pub(super) fn meta(&self) -> &QueueMeta {
+    /// Opens a directory that is there, and changes nothing but its lock.
+    ///
+    /// # Errors
+    ///
+    /// When there is no queue, or another process uses it.
+    pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Self> {
+        let named = |what: &str| format!("{what} the queue directory {}", path.display());
+        let bytes = fs::read(path.join(META_FILE)).with_context(|| named("cannot open"))?;
+        let lock = lock(path)?;
+        let meta = QueueMeta::decode(&bytes).with_context(|| named("cannot open"))?;
+        Ok(Self { path: path.to_owned(), meta, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn meta(&self) -> &QueueMeta {
         &self.meta
     }
 
@@ -127,10 +150,6 @@ fn create(path: &Path, shards: u16) -> anyhow::Result<QueueMeta> {
     fs::rename(&new, path.join(META_FILE))?;
     sync_directory(path)?;
     Ok(meta)
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// Writes and removes a file: a directory may be there and not be writable.

@@ -16,7 +16,9 @@ use ringpost_e2e::wait::{SOON, wait_until};
 use crate::NONE;
 
 /// A server of two shards with mail in both, stopped; and a sink that takes none yet.
-fn two_shards(prefix: &str) -> Result<(Server, Sink, Vec<ringpost_e2e::injector::Sent>)> {
+pub(crate) fn two_shards(
+    prefix: &str,
+) -> Result<(Server, Sink, Vec<ringpost_e2e::injector::Sent>)> {
     let sink = Sink::scripted(|step| match step {
         Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
         _ => Answer::Accept,
@@ -51,7 +53,7 @@ fn segment(server: &Server, shard: u16) -> Result<PathBuf> {
 }
 
 /// Flips a bit in the first frame of a shard, behind which there are others.
-fn damage(server: &Server, shard: u16) -> Result<PathBuf> {
+pub(crate) fn damage(server: &Server, shard: u16) -> Result<PathBuf> {
     let path = segment(server, shard)?;
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let place = 4096 + 100;

@@ -19,6 +19,7 @@ mod self_check;
 mod signals;
 mod syncs;
 mod times;
+mod tools;
 mod watermarks;
 
 use std::env;
