@@ -14,7 +14,7 @@ use crate::storage::Storage;
 ///
 /// # Errors
 ///
-/// The first failure of the storage. The queue is of no use then.
+/// The first failure of the storage; and after it, for as long as something appended is not durable.
 ///
 /// # Cancel safety
 ///
@@ -38,7 +38,11 @@ pub async fn drain<S: Storage>(queue: &mut Queue, storage: &S) -> io::Result<()>
             }
             continue;
         }
-        let Some(write) = queue.poll_write() else { return Ok(()) };
+        let Some(write) = queue.poll_write() else {
+            // Nothing more can be done. After an earlier failure that does not mean that all is done.
+            let is_done = queue.poison().is_none() && queue.stats().pending_bytes == 0;
+            return if is_done { Ok(()) } else { Err(io::Error::other("the queue has failed")) };
+        };
         let opened = match file.take().filter(|(sequence, _)| *sequence == write.segment) {
             Some((_, opened)) => opened,
             None => storage.open(&write.segment.file_name()).await?,
@@ -191,5 +195,66 @@ impl<S: Storage> Storage for ReadOnly<'_, S> {
 
     async fn sync_directory(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+    use ringpost_protocol::envelope::{BodyType, Envelope};
+    use ringpost_protocol::path::{ForwardPath, ReversePath};
+
+    use super::*;
+    use crate::storage::memory::{Faults, MemoryStorage};
+    use crate::{LogIdentity, NewMessage, QueueConfig, Redeemed, ShardId};
+
+    #[test]
+    fn after_a_failure_nothing_is_ever_said_to_be_done() {
+        let config = QueueConfig {
+            segment_size: 64 << 10,
+            batch_size_max: 8 << 10,
+            chunk_size: 4 << 10,
+            ..QueueConfig::default()
+        };
+        let identity = LogIdentity { log_id: 7, shard: ShardId(0) };
+        let envelope = Envelope::new(
+            ReversePath::Null,
+            vec![ForwardPath::parse("<a@b.test>").unwrap()],
+            BodyType::SevenBit,
+        );
+        let run = |faults: Faults| {
+            let storage = MemoryStorage::new();
+            storage.set_faults(faults);
+            let mut queue = Queue::create(config.clone(), identity).unwrap();
+            let id = queue.next_id();
+            let message = NewMessage {
+                id,
+                received_unix_ms: 1,
+                expiry_unix_ms: 2,
+                due_unix_ms: 1,
+                envelope: &envelope,
+                content: b"x",
+                size: 1,
+            };
+            let ticket = queue.append_message(message).unwrap();
+            let first = block_on(drain(&mut queue, &storage)).is_ok();
+            let second = block_on(drain(&mut queue, &storage)).is_ok();
+            (first, second, matches!(queue.redeem(ticket), Redeemed::Durable(_)))
+        };
+        assert_eq!(run(Faults::default()), (true, true, true));
+        for number in 1..6 {
+            for faults in [
+                Faults { fail_write: Some(number), ..Faults::default() },
+                Faults { fail_sync: Some(number), ..Faults::default() },
+                Faults { short_write: Some((number, 100)), ..Faults::default() },
+            ] {
+                let (first, second, durable) = run(faults);
+                assert!(durable || !(first || second), "{faults:?}");
+            }
+        }
+        assert_eq!(
+            run(Faults { capacity: Some(9000), ..Faults::default() }),
+            (false, false, false)
+        );
     }
 }

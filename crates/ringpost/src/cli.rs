@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use ringpost_queue::MessageId;
 
 use crate::config::units::parse_duration;
 
@@ -93,6 +94,30 @@ pub enum QueueCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Writes the mail of a stopped server to files in an open format. The queue is not changed.
+    Export {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// The directory for the files. It is made when it is not there.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Exports this shard only.
+        #[arg(long, value_name = "N")]
+        shard: Option<u16>,
+        /// Exports this message only.
+        #[arg(long, value_name = "ID")]
+        id: Option<MessageId>,
+    },
+    /// Takes mail that was exported into the queue of a stopped server.
+    Import {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// The directory with the files. What has been imported is moved to "imported" in it.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+    },
 }
 
 /// What a purge removes: what matches all that is given.
@@ -144,7 +169,15 @@ mod tests {
             let config = CONFIG_PATH.into();
             Command::Queue { command: QueueCommand::Check { config, shard, json } }
         };
-        let table: [(&[&str], Option<Command>); 20] = [
+        let table: [(&[&str], Option<Command>); 23] = [
+            (
+                &["queue", "import", "--from", "d"],
+                Some(Command::Queue {
+                    command: QueueCommand::Import { config: CONFIG_PATH.into(), from: "d".into() },
+                }),
+            ),
+            (&["queue", "export"], None),
+            (&["queue", "export", "--to", "d", "--id", "?"], None),
             (&["queue", "check"], Some(look(None, false))),
             (&["queue", "check", "--shard", "3", "--json"], Some(look(Some(3), true))),
             (&["queue", "check", "--shard", "all"], None),

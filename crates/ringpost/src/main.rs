@@ -27,6 +27,12 @@ fn main() -> ExitCode {
         Command::Queue { command: QueueCommand::Repair { config, shard, dry_run } } => {
             queue_tools::repair(&config, shard, dry_run)
         }
+        Command::Queue { command: QueueCommand::Export { config, to, shard, id } } => {
+            queue_tools::export(&config, &to, shard, id)
+        }
+        Command::Queue { command: QueueCommand::Import { config, from } } => {
+            queue_tools::import(&config, &from)
+        }
         Command::CheckConfig { file } => match bootstrap::check_config(&file) {
             Ok(summary) => {
                 let _ = writeln!(std::io::stdout(), "{}: ok: {summary}", file.display());

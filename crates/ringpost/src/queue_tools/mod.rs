@@ -4,6 +4,9 @@
 //! not be done, 78 when the configuration is refused.
 
 mod check;
+mod envelope;
+mod export;
+mod import;
 mod repair;
 mod report;
 mod storage;
@@ -27,6 +30,8 @@ use crate::{
     config::{self, ConfigSnapshot, SystemFacts},
 };
 pub use check::check;
+pub use export::export;
+pub use import::import;
 pub use repair::repair;
 use storage::FileStorage;
 pub(crate) use storage::sync_directory;

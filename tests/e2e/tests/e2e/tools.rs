@@ -1,5 +1,8 @@
 //! The tools for a stopped queue: they find what is damaged, save the rest, and say what they did.
 
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
@@ -97,6 +100,40 @@ fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()
     assert_eq!(account.lost(), NONE, "{account}");
     server.terminate()?;
     assert_eq!(code(&tool(&server, &["check"])?), Some(0));
+    Ok(())
+}
+
+#[test]
+fn mail_moves_to_a_queue_with_other_shards_and_is_delivered_once() -> Result<()> {
+    let (old, _refusing, book) = two_shards("move")?;
+    let files = old.directory().join("files");
+    let path = files.display().to_string();
+    let exported = tool(&old, &["export", "--to", &path])?;
+    assert_eq!(code(&exported), Some(0), "{}", text(&exported));
+    let count = |directory: &Path| -> Result<usize> {
+        let names = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+        Ok(names.iter().filter(|entry| entry.path().is_file()).count())
+    };
+    assert_eq!(count(&files)?, 2 * book.len());
+
+    let sink = Sink::start()?;
+    let mut new = Server::prepare()?;
+    new.config.route("*", sink.address()).set("queue", "shards", "3");
+    new.start()?;
+    let refused = tool(&new, &["import", "--from", &path])?;
+    assert_eq!(code(&refused), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("stop the server first"), "{}", text(&refused));
+    new.terminate()?;
+    let imported = tool(&new, &["import", "--from", &path])?;
+    assert_eq!(code(&imported), Some(0), "{}", text(&imported));
+    assert_eq!((count(&files)?, count(&files.join("imported"))?), (0, 2 * book.len()));
+    assert_eq!(code(&tool(&new, &["check"])?), Some(0));
+    new.start()?;
+    new.wait_drained(SOON)?;
+    let account = Account::of(&book, &sink.accepted());
+    assert_eq!(account.lost(), NONE, "{account}");
+    assert_eq!(account.damaged(), NONE, "{account}");
+    assert_eq!(account.repeated(), NONE, "{account}");
     Ok(())
 }
 
