@@ -79,9 +79,6 @@ use crate::storage::Storage;
 /// The files that checkpoints are written to by turns.
 pub const CHECKPOINT_FILES: [&str; 2] = ["checkpoint-0", "checkpoint-1"];
 
-/// Octets of items after which a block is closed.
-pub(crate) const BLOCK_TARGET: usize = 256 << 10;
-
 /// Octets in front of the items of a block.
 pub(crate) const BLOCK_HEADER_SIZE: usize = 8;
 
@@ -177,8 +174,9 @@ impl BlockWriter {
         Self { bytes, said: HashSet::default() }
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() >= BLOCK_HEADER_SIZE + BLOCK_TARGET
+    /// Octets of items so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - BLOCK_HEADER_SIZE
     }
 
     fn location(&mut self, location: Location) {
@@ -350,18 +348,30 @@ fn read_message(
 
 /// Does a write that [`Queue::poll_checkpoint`](crate::Queue::poll_checkpoint) gave.
 ///
+/// `open` keeps the file open from one piece to the next.
+///
 /// # Errors
 ///
 /// That of the storage.
-pub async fn write_piece<S: Storage>(storage: &S, piece: CheckpointWrite) -> io::Result<usize> {
+pub async fn write_piece<S: Storage>(
+    storage: &S,
+    open: &mut Option<(&'static str, S::File)>,
+    piece: CheckpointWrite,
+) -> io::Result<usize> {
     let CheckpointWrite { file: name, offset, bytes } = piece;
-    let file = match storage.open(name).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            storage.create(name, BLOCK_SIZE).await?
-        }
-        opened => opened?,
+    let known = open.take().filter(|(open, _)| *open == name);
+    let file = match known {
+        Some((_, file)) => file,
+        None => match storage.open(name).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                storage.create(name, BLOCK_SIZE).await?
+            }
+            opened => opened?,
+        },
     };
-    storage.write(&file, offset, bytes).await.0
+    let written = storage.write(&file, offset, bytes).await.0;
+    *open = Some((name, file));
+    written
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct QueueConfig {
     /// Octets of log that a restart may have to read before a checkpoint is written. Default 256 MiB;
     /// more when the queue is so large that checkpoints would be a fifth of all that is written.
     pub checkpoint_interval: u64,
+    /// Octets after which a block of a checkpoint is closed: as much is written down and synced at a
+    /// time. Default 256 KiB.
+    pub checkpoint_block_size: usize,
     /// Sealed segments from which on the live messages of the oldest are rewritten when less than
     /// half of the sealed log is live. Default 8. Below that, waiting is cheaper: most messages are
     /// delivered within seconds.
@@ -47,6 +50,7 @@ impl Default for QueueConfig {
             segments_ready: 1,
             segments_free_max: 4,
             checkpoint_interval: 256 << 20,
+            checkpoint_block_size: 256 << 10,
             rewrite_segments_min: 8,
         }
     }

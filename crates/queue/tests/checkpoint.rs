@@ -8,13 +8,13 @@ use ringpost_protocol::address::Host;
 use ringpost_queue::checkpoint::CHECKPOINT_FILES;
 use ringpost_queue::storage::memory::{Faults, MemoryStorage};
 use ringpost_queue::{
-    Admission, CorruptReason, Disposition, MessageId, Purge, QueueConfig, RecoveryError,
-    SegmentSequence,
+    Admission, CorruptReason, Disposition, MessageId, Purge, QueueConfig, RecipientStatus,
+    RecoveryError, Redeemed, SegmentSequence,
 };
 use support::{Driver, World, small_config};
 
 fn eager() -> QueueConfig {
-    QueueConfig { checkpoint_interval: 1, ..small_config() }
+    QueueConfig { checkpoint_interval: 1, checkpoint_block_size: 64 << 10, ..small_config() }
 }
 
 /// A log with a backlog, a whole checkpoint, and a few frames behind it.
@@ -52,7 +52,7 @@ fn it_is_written_when_there_is_enough_to_be_spared_and_not_again_before_there_is
     let (_, mut driver, _) = log_with_checkpoint();
     assert!(driver.queue.stats().replay_bytes < 5 * 4096);
     assert!(!driver.queue.has_checkpoint_work(), "for a backlog of 63 that is not worth it");
-    for _ in 0..5 {
+    for _ in 0..20 {
         driver.inject(1, 3000).unwrap().batch();
         driver.pump();
     }
@@ -230,6 +230,81 @@ fn a_purge_is_never_applied_to_what_came_after_it() {
 }
 
 #[test]
+fn a_purge_in_the_last_frame_is_not_applied_to_what_joins_that_frame_later() {
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, eager());
+    driver.pump();
+    driver.inject(1, 2000).unwrap().batch();
+    driver.pump();
+    let host = Some(Host::parse("host0.test").unwrap());
+    let purge = Purge { host, received_before_unix_ms: u64::MAX };
+    driver.queue.append_purge(&purge).unwrap().0.batch();
+    driver.step();
+    // The frame with the purge is written again after a restart, with what comes in then.
+    let (mut driver, _) = Driver::recover(&storage, eager()).unwrap();
+    let ticket = driver.inject(3, 3000).unwrap();
+    while driver.queue.redeem(ticket) == Redeemed::Pending {
+        driver.step();
+    }
+    driver.checkpoints();
+    let (driver, _) = Driver::recover(&storage, eager()).unwrap();
+    let message = driver.queue.message(ticket.id()).unwrap();
+    assert!(message.recipients.iter().all(|one| one.status == RecipientStatus::Queued));
+}
+
+#[test]
+fn a_poisoned_queue_has_no_checkpoint_to_write() {
+    let (storage, mut driver, _) = log_with_checkpoint();
+    for _ in 0..10 {
+        driver.inject(1, 3000).unwrap().batch();
+        driver.pump();
+    }
+    driver.queue.request_checkpoint();
+    assert!(driver.queue.has_checkpoint_work());
+    let fail_write = Some(storage.writes() + 1);
+    storage.set_faults(Faults { fail_write, ..Faults::default() });
+    driver.inject(1, 3000).unwrap().batch();
+    driver.step();
+    assert_eq!(driver.queue.admission(), Admission::Poisoned);
+    assert!(driver.queue.poll_checkpoint().is_none() && !driver.queue.has_checkpoint_work());
+}
+
+#[test]
+fn checkpoints_are_a_fifth_of_what_is_written_at_most() {
+    let storage = MemoryStorage::new();
+    let config = QueueConfig {
+        segment_size: 1 << 20,
+        disk_size_max: 1 << 30,
+        checkpoint_interval: 100 << 10,
+        checkpoint_block_size: 64 << 10,
+        ..small_config()
+    };
+    let mut driver = Driver::create(&storage, config);
+    driver.pump();
+    // What a checkpoint has of a message is mostly its recipients.
+    for _ in 0..40 {
+        driver.inject(500, 100).unwrap().batch();
+        driver.pump();
+    }
+    let mut written = 0;
+    for _ in 0..1500 {
+        let id = driver.inject(1, 3000).unwrap().id();
+        driver.pump();
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+        let before = driver.queue.stats().checkpoints_total;
+        driver.checkpoints();
+        let stats = driver.queue.stats();
+        written += (stats.checkpoints_total - before) * stats.checkpoint_bytes;
+    }
+    let stats = driver.queue.stats();
+    assert!(stats.checkpoints_total > 2);
+    // The first one could not know how large it would be.
+    let allowed = stats.batch_bytes_total / 4 + stats.checkpoint_bytes;
+    assert!(written <= allowed, "{written} of {}", stats.batch_bytes_total);
+}
+
+#[test]
 fn a_purge_of_very_many_is_one_record() {
     let storage = MemoryStorage::new();
     let config = QueueConfig { disk_size_max: 1 << 30, segment_size: 1 << 20, ..eager() };
@@ -247,7 +322,7 @@ fn a_purge_of_very_many_is_one_record() {
     assert_eq!((purged.messages, purged.recipients), (10_000, 10_000));
     assert_eq!((driver.message_ids().len(), driver.queue.stats().recipients), (0, 0));
     driver.pump();
-    assert!(matches!(driver.queue.redeem(ticket), ringpost_queue::Redeemed::Durable(_)));
+    assert!(matches!(driver.queue.redeem(ticket), Redeemed::Durable(_)));
     assert!(driver.queue.stats().batch_bytes_total - written <= 3 * 4096);
     let stats = driver.queue.stats();
     assert_eq!((stats.messages, stats.hosts, stats.live_bytes, stats.segments), (0, 0, 0, 1));

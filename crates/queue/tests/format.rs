@@ -32,7 +32,7 @@ fn envelope(recipients: usize) -> Envelope {
 }
 
 fn config() -> QueueConfig {
-    QueueConfig { checkpoint_interval: 1, ..small_config() }
+    QueueConfig { checkpoint_interval: 1, checkpoint_block_size: 64 << 10, ..small_config() }
 }
 
 fn path(below: &str) -> PathBuf {

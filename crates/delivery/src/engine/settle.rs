@@ -99,7 +99,9 @@ impl Engine {
                         let warned = warns || recipient.is_warned();
                         deferred.push((due, recipient.with(attempts, warned)));
                         let due_unix_ms = self.clock.tell(self.now, due);
-                        Disposition::Deferred { attempts, due_unix_ms, warned }
+                        // Only with the report itself: what was decided before may have come to
+                        // nothing, and the log remembers what did not.
+                        Disposition::Deferred { attempts, due_unix_ms, warned: warns }
                     }
                     None => Disposition::Expired,
                 },

@@ -567,7 +567,7 @@ impl World {
             match settled.disposition {
                 Disposition::Deferred { attempts, due_unix_ms, warned } => {
                     assert_eq!(attempts, settled.attempts);
-                    assert_eq!(warned, self.warned.contains(&key), "{key:?}");
+                    assert_eq!(warned, settled.warns, "{key:?}: said with the report only");
                     assert_eq!(due_unix_ms > self.now.unix_ms, settlement.is_attempt);
                 }
                 _ => drop(self.outstanding.remove(&key)),

@@ -84,7 +84,7 @@ impl Queue {
 
     /// Whether a checkpoint is being written, or should be.
     pub fn has_checkpoint_work(&self) -> bool {
-        self.checkpoints.run.is_some() || self.is_checkpoint_due()
+        self.poison.is_none() && (self.checkpoints.run.is_some() || self.is_checkpoint_due())
     }
 
     /// The next piece of a checkpoint to write, if one is due and none is being written.
@@ -171,7 +171,10 @@ impl Queue {
         let interval = self.config.checkpoint_interval;
         // What is asked for may cost more, but not to save a moment.
         let asked = self.checkpoints.is_requested && replay > interval / 16;
-        asked || replay > interval.max(self.index.messages * MESSAGE_SIZE * LOG_PER_CHECKPOINT)
+        // Recipients, chunks and names are in the last one, if it is not too old to tell.
+        let last = checkpoints.newest.map_or(0, |(_, len)| len);
+        let size = last.max(self.index.messages * MESSAGE_SIZE);
+        asked || replay > interval.max(size.saturating_mul(LOG_PER_CHECKPOINT))
     }
 
     fn begin_checkpoint(&mut self) {
@@ -237,7 +240,7 @@ impl Queue {
             let Some((id, entry)) = durable.next() else {
                 break Stage::Await(self.last_batch());
             };
-            if block.is_full() {
+            if block.len() >= self.config.checkpoint_block_size {
                 break Stage::Messages(id);
             }
             block.message(id, entry, &self.index.hosts);

@@ -35,6 +35,8 @@ pub(crate) fn small_config() -> QueueConfig {
         segments_ready: 1,
         segments_free_max: 2,
         checkpoint_interval: 100 << 10,
+        // So that mail flows between the blocks of even a small checkpoint.
+        checkpoint_block_size: 700,
         rewrite_segments_min: 2,
     }
 }
@@ -157,7 +159,7 @@ impl Driver {
     /// Writes one piece of a checkpoint, if the queue wants to.
     pub(crate) fn checkpoint(&mut self) -> bool {
         let Some(piece) = self.queue.poll_checkpoint() else { return false };
-        let written = block_on(write_piece(&self.storage, piece));
+        let written = block_on(write_piece(&self.storage, &mut None, piece));
         self.queue.handle_checkpoint(written);
         true
     }

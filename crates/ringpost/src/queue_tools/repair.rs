@@ -283,8 +283,9 @@ mod tests {
         let (mut log, _) = block_on(opened).unwrap();
         let ids: Vec<_> = (0..8).map(|number| append(&mut log, &storage, number)).collect();
         log.request_checkpoint();
+        let mut open = None;
         while let Some(piece) = log.poll_checkpoint() {
-            let written = block_on(write_piece(&storage, piece));
+            let written = block_on(write_piece(&storage, &mut open, piece));
             log.handle_checkpoint(written);
         }
         let file = directory.path().join("queue/shard-000").join(CHECKPOINT_FILES[0]);

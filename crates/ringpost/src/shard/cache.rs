@@ -26,12 +26,16 @@ impl CachedMessage {
     }
 
     fn memory_size(&self) -> usize {
-        self.content.iter().map(Vec::capacity).sum::<usize>() + OVERHEAD
+        let content: usize = self.content.iter().map(Vec::capacity).sum();
+        content + self.envelope.forward_paths.len() * RECIPIENT_SIZE + OVERHEAD
     }
 }
 
-/// What an entry costs beside its content, roughly.
+/// What an entry costs beside its content and its recipients, roughly.
 const OVERHEAD: usize = 512;
+
+/// What a recipient costs at most: a path of 256 octets (RFC 5321 §4.5.3.1.3), and its places.
+const RECIPIENT_SIZE: usize = 384;
 
 /// The messages in memory on one shard.
 #[derive(Debug)]
@@ -102,19 +106,20 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room_for_the_newest() {
-        let mut cache = ContentCache::new(4 * (1000 + OVERHEAD));
+        let of_one = 1000 + RECIPIENT_SIZE + OVERHEAD;
+        let mut cache = ContentCache::new(4 * of_one);
         for number in 0..10 {
             cache.insert(MessageId::from_u64(number), message(1000));
         }
         let kept: Vec<_> =
             (0..10).filter(|number| cache.get(MessageId::from_u64(*number)).is_some()).collect();
-        assert_eq!((kept, cache.memory_size()), (vec![6, 7, 8, 9], 4 * (1000 + OVERHEAD)));
+        assert_eq!((kept, cache.memory_size()), (vec![6, 7, 8, 9], 4 * of_one));
         // One that fits nowhere drives nobody out.
         cache.insert(MessageId::from_u64(10), message(10_000));
-        assert_eq!(cache.memory_size(), 4 * (1000 + OVERHEAD));
+        assert_eq!(cache.memory_size(), 4 * of_one);
         cache.insert(MessageId::from_u64(9), message(10));
         cache.remove(MessageId::from_u64(8));
-        assert_eq!(cache.memory_size(), 2 * (1000 + OVERHEAD) + 10 + OVERHEAD);
+        assert_eq!(cache.memory_size(), 3 * of_one - 990);
         for number in 0..10 {
             cache.remove(MessageId::from_u64(number));
         }

@@ -11,14 +11,20 @@ use crate::runtime::Runtime;
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     loop {
         shard.checkpoint_work.wait().await;
+        let mut file = None;
         loop {
             let piece = shard.queue.borrow_mut().poll_checkpoint();
             let Some(piece) = piece else { break };
-            let written = write_piece(&shard.storage, piece).await;
+            let began = shard.runtime.now();
+            let written = write_piece(&shard.storage, &mut file, piece).await;
             if let Err(error) = &written {
                 tracing::warn!(shard = shard.number, %error, "a checkpoint cannot be written");
             }
             shard.queue.borrow_mut().handle_checkpoint(written);
+            if !shard.is_draining() {
+                // At most half of the disk's time: commits wait for the other half.
+                shard.runtime.sleep(shard.runtime.now() - began).await;
+            }
         }
     }
 }

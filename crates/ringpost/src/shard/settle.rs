@@ -114,7 +114,14 @@ async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settleme
         };
         let part = if has_report(settlement) { Part::Header } else { Part::Envelope };
         match shard.message_part(settlement.id, part).await {
-            Ok(message) => return shard.settle(settlement, &message, None),
+            Ok(message) if settlement.is_attempt => {
+                return shard.settle(settlement, &message, None);
+            }
+            Ok(message) => {
+                // Others of its recipients may have been settled while it was read.
+                let Some(holds) = shard.still_holds(settlement) else { return };
+                return shard.settle(&holds, &message, None);
+            }
             // Delivered after all, before anybody could be told that it is late.
             Err(MessageError::Unknown) if !settlement.is_attempt => return,
             Err(MessageError::Io(error)) if attempt < READ_ATTEMPTS_MAX => {
