@@ -73,6 +73,8 @@ pub struct QueueStats {
     pub corrupt_records_total: u64,
     /// Segments that could not be created, recycled or deleted.
     pub segment_failures_total: u64,
+    /// Event records that were given up before they had been told, at most: some of them may have been.
+    pub event_records_given_up_total: u64,
     /// Octets that recovery cut off the tail of the log.
     pub tail_truncated_bytes: u64,
 }

@@ -77,6 +77,8 @@ pub(crate) struct Batch {
     /// The frame to be: room for the header, then the records.
     pub(crate) frame: Vec<u8>,
     pub(crate) records: u32,
+    /// Event records among them, each counted.
+    pub(crate) events: u32,
     pub(crate) notes: Vec<Note>,
     /// Messages of which nothing is needed any more, by a purge.
     pub(crate) purged: Vec<MessageId>,
@@ -87,7 +89,7 @@ impl Batch {
     pub(crate) fn new(number: BatchNumber, mut frame: Vec<u8>) -> Self {
         frame.clear();
         frame.resize(FRAME_HEADER_SIZE, 0);
-        Self { number, frame, records: 0, notes: Vec::new(), purged: Vec::new() }
+        Self { number, frame, records: 0, events: 0, notes: Vec::new(), purged: Vec::new() }
     }
 
     pub(crate) fn payload_len(&self) -> usize {

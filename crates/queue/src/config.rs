@@ -37,6 +37,10 @@ pub struct QueueConfig {
     /// half of the sealed log is live. Default 8. Below that, waiting is cheaper: most messages are
     /// delivered within seconds.
     pub rewrite_segments_min: usize,
+    /// Sealed segments with event records that have not been told from which on the oldest of these
+    /// are given up. Default 4; one more while they are read back. They are given up earlier when
+    /// the log has no room left.
+    pub event_segments_max: usize,
 }
 
 impl Default for QueueConfig {
@@ -52,6 +56,7 @@ impl Default for QueueConfig {
             checkpoint_interval: 256 << 20,
             checkpoint_block_size: 256 << 10,
             rewrite_segments_min: 8,
+            event_segments_max: 4,
         }
     }
 }

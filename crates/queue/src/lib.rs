@@ -12,6 +12,8 @@
 //!   are, where its recipients are, and how they stand. Envelopes and content are read back by [`ReadPlan`]s.
 //! - **Reclaim**: the log is first in, first out. Only its oldest segment is freed, when nothing in it
 //!   is live; live records that hold it back are copied to the tail.
+//! - **[Events](EventRecords)** of a change are committed with it, and kept until the caller says that it
+//!   has told them.
 //! - **[Recovery](recover)** reads the log from the oldest needed segment on, and is the only way to
 //!   open it.
 //! - **[Inspection](inspect)** looks at a stopped log and says all that is wrong, and **[salvage]** makes a
@@ -33,6 +35,7 @@ mod commit;
 mod config;
 pub mod due;
 mod error;
+mod events;
 pub mod frame;
 mod hosts;
 mod id;
@@ -55,6 +58,8 @@ pub use commit::{BatchNumber, Committed, Redeemed, Ticket};
 pub use config::{ConfigError, QueueConfig};
 pub use due::DueWheel;
 pub use error::{AppendError, CorruptReason, Corruption, ReadError, RecoveryError};
+pub use events::{EventRead, EventRecords, EventsRead};
+pub use frame::Lsn;
 pub use hosts::HostId;
 pub use id::{
     IdHasher, IdMap, MESSAGE_ID_TEXT_LEN, MessageId, ParseMessageIdError, SEQUENCE_BITS, ShardId,

@@ -50,7 +50,9 @@ impl ReadPlan {
         let expected = match &record {
             Record::Chunk(chunk) => chunk.id == self.id && Piece::Chunk(chunk.index) == self.piece,
             Record::Message(message) => message.head.id == self.id && self.piece == Piece::Message,
-            Record::Outcome(_) | Record::Purge(_) => false,
+            Record::Outcome(_) | Record::Purge(_) | Record::Events(_) | Record::EventMark(_) => {
+                false
+            }
         };
         if expected && len == self.len {
             Ok(record)
@@ -88,7 +90,7 @@ pub fn decode_piece(plan: &ReadPlan, mut bytes: Vec<u8>) -> Result<StoredPiece, 
             (Some(envelope), message.content.len())
         }
         Record::Chunk(chunk) => (None, chunk.content.len()),
-        Record::Outcome(_) | Record::Purge(_) => {
+        Record::Outcome(_) | Record::Purge(_) | Record::Events(_) | Record::EventMark(_) => {
             return Err(plan.corruption(RecordError::Field));
         }
     };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::frame::{BLOCK_SIZE, Lsn};
 use crate::id::MessageId;
 use crate::index::{Location, Piece};
 use crate::segment::SegmentSequence;
@@ -19,6 +20,12 @@ pub(crate) struct Segment {
     pub(crate) pins: u64,
     /// Octets that these take.
     pub(crate) live_bytes: u64,
+    /// Where its frames end, as far as they are durable.
+    pub(crate) end: u64,
+    /// Event records in it, until all have been told.
+    events: u64,
+    /// The last frame that has any.
+    events_through: Lsn,
     /// Every message record that was put here, live or not.
     messages: Vec<MessageId>,
     /// The same for chunks.
@@ -34,6 +41,19 @@ impl Segment {
         let id = self.messages.get(at - self.chunks.len())?;
         Some((*id, Piece::Message))
     }
+}
+
+/// About the oldest segment with event records that have not been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OldestEvents {
+    /// How many such segments there are.
+    pub(crate) segments: usize,
+    /// Event records in the oldest.
+    pub(crate) count: u64,
+    /// The last frame in it that has any.
+    pub(crate) through: Lsn,
+    /// Whether the log could be shortened but for them.
+    pub(crate) blocks: bool,
 }
 
 /// A segment that is not needed any more.
@@ -67,8 +87,17 @@ impl Segments {
             sealed.messages.shrink_to_fit();
             sealed.chunks.shrink_to_fit();
         }
-        let (messages, chunks) = (Vec::new(), Vec::new());
-        self.used.push_back(Segment { sequence, size, pins: 0, live_bytes: 0, messages, chunks });
+        self.used.push_back(Segment {
+            sequence,
+            size,
+            pins: 0,
+            live_bytes: 0,
+            end: BLOCK_SIZE,
+            events: 0,
+            events_through: Lsn(0),
+            messages: Vec::new(),
+            chunks: Vec::new(),
+        });
     }
 
     /// Adds a segment that is known to be dead, as found by recovery.
@@ -129,10 +158,49 @@ impl Segments {
         }
     }
 
+    /// Notes that a frame with so many event records is durable, and where it ends.
+    pub(crate) fn note_frame(&mut self, sequence: SegmentSequence, end: u64, lsn: Lsn, count: u64) {
+        let Some(segment) = self.find(sequence) else { return };
+        segment.end = end;
+        if count > 0 {
+            segment.events += count;
+            segment.events_through = lsn;
+        }
+    }
+
+    /// Notes that the event records up to this frame have been told.
+    pub(crate) fn mark_events(&mut self, through: Lsn) {
+        for segment in &mut self.used {
+            if segment.events_through <= through {
+                segment.events = 0;
+            }
+        }
+    }
+
+    /// The oldest sealed segment with event records that have not been told, if there is one.
+    pub(crate) fn oldest_events(&self) -> Option<OldestEvents> {
+        let sealed = self.used.len() - usize::from(self.open);
+        let mut with = self.used.iter().take(sealed).filter(|segment| segment.events > 0);
+        let oldest = with.next()?;
+        let is_first = self.used.front().is_some_and(|first| first.sequence == oldest.sequence);
+        Some(OldestEvents {
+            segments: with.count() + 1,
+            count: oldest.events,
+            through: oldest.events_through,
+            blocks: is_first && oldest.pins == 0,
+        })
+    }
+
+    /// The segment of this sequence, or the next one that is needed.
+    pub(crate) fn from(&self, sequence: SegmentSequence) -> Option<&Segment> {
+        self.used.get(self.used.partition_point(|segment| segment.sequence < sequence))
+    }
+
     /// Frees the oldest segments that nothing needs, and names the oldest that is left.
     pub(crate) fn advance(&mut self) -> Option<SegmentSequence> {
         while let Some(oldest) = self.oldest_sealed()
             && oldest.pins == 0
+            && oldest.events == 0
         {
             let (sequence, size) = (oldest.sequence, oldest.size);
             self.used.pop_front();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  size  every record
-//!      0     1  kind: 1 chunk, 2 message, 3 outcome, 4 purge
+//!      0     1  kind: 1 chunk, 2 message, 3 outcome, 4 purge, 5 events, 6 event mark
 //!      1     3  zero
 //!      4     4  length of the body
 //!      8     4  checksum (CRC-32C) of bytes 0 to 8 and of the body
@@ -40,6 +40,13 @@
 //! offset  size  body of a purge: removes recipients of the messages before it in the log
 //!      0     8  received before, in milliseconds of Unix time
 //!      8        host as text, to the end of the body; empty for all
+//!
+//! offset  size  body of events: what is to be told of the message or the outcome beside them
+//!      0     4  number of event records
+//!      4        event records, to the end of the body
+//!
+//! offset  size  body of an event mark: all event records up to this frame have been told
+//!      0     8  LSN of the frame
 //! ```
 //!
 //! All numbers are little-endian. The checksum of a record makes a message verifiable on its own
@@ -54,6 +61,8 @@ use ringpost_protocol::path::{ForwardPath, ReversePath};
 use thiserror::Error;
 
 use crate::codec::{Fields, put};
+use crate::events::EventRecords;
+use crate::frame::Lsn;
 use crate::id::MessageId;
 use crate::message::{
     Disposition, Outcome, Purge, RecipientIndex, RecipientState, RecipientStatus,
@@ -68,8 +77,12 @@ pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
 pub(crate) const KIND_PURGE: u8 = 4;
+pub(crate) const KIND_EVENTS: u8 = 5;
+pub(crate) const KIND_EVENT_MARK: u8 = 6;
 /// The highest kind there is.
-pub(crate) const KIND_MAX: u8 = KIND_PURGE;
+pub(crate) const KIND_MAX: u8 = KIND_EVENT_MARK;
+/// Octets of an event mark.
+pub(crate) const EVENT_MARK_SIZE: usize = RECORD_HEADER_SIZE + 8;
 /// Set in the status of a recipient whose originator has been told of the delay.
 const STATUS_WARNED: u8 = 0x80;
 
@@ -105,6 +118,10 @@ pub enum Record<'a> {
     Outcome(Outcome),
     /// Recipients are removed.
     Purge(Purge),
+    /// Event records, which change nothing in the queue.
+    Events(EventRecords<'a>),
+    /// The event records of all frames up to this one have been told.
+    EventMark(Lsn),
 }
 
 /// A piece of the content of a message.
@@ -249,6 +266,21 @@ pub(crate) fn encode_purge(out: &mut Vec<u8>, purge: &Purge) {
     finish(out, start);
 }
 
+/// Appends event records to `out`.
+pub(crate) fn encode_events(out: &mut Vec<u8>, events: EventRecords<'_>) {
+    let start = begin(out, KIND_EVENTS);
+    out.extend_from_slice(&events.count.to_le_bytes());
+    out.extend_from_slice(events.octets);
+    finish(out, start);
+}
+
+/// Appends an event mark to `out`.
+pub(crate) fn encode_event_mark(out: &mut Vec<u8>, marked: Lsn) {
+    let start = begin(out, KIND_EVENT_MARK);
+    out.extend_from_slice(&marked.0.to_le_bytes());
+    finish(out, start);
+}
+
 fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
     let start = out.len();
     out.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -307,6 +339,8 @@ pub(crate) fn decode_body(kind: u8, body: &[u8]) -> Result<Record<'_>, RecordErr
         KIND_MESSAGE => decode_message(body).map(Record::Message),
         KIND_OUTCOME => decode_outcome(body).map(Record::Outcome),
         KIND_PURGE => decode_purge(body).map(Record::Purge),
+        KIND_EVENTS => decode_events(body).map(Record::Events),
+        KIND_EVENT_MARK => decode_event_mark(body).map(Record::EventMark),
         _ => return Err(RecordError::Kind),
     }
     .ok_or(RecordError::Field)
@@ -362,6 +396,17 @@ fn decode_outcome(body: &[u8]) -> Option<Outcome> {
         recipients.push((index, disposition));
     }
     fields.rest().is_empty().then_some(Outcome { id, recipients })
+}
+
+fn decode_events(body: &[u8]) -> Option<EventRecords<'_>> {
+    let mut fields = Fields::new(body);
+    Some(EventRecords { count: fields.u32()?, octets: fields.rest() })
+}
+
+fn decode_event_mark(body: &[u8]) -> Option<Lsn> {
+    let mut fields = Fields::new(body);
+    let marked = Lsn(fields.u64()?);
+    fields.rest().is_empty().then_some(marked)
 }
 
 fn decode_purge(body: &[u8]) -> Option<Purge> {

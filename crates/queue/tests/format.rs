@@ -13,7 +13,7 @@ use ringpost_queue::checkpoint::CHECKPOINT_FILES;
 use ringpost_queue::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use ringpost_queue::storage::memory::MemoryStorage;
 use ringpost_queue::{
-    Disposition, MessageId, NewMessage, Outcome, Purge, QueueConfig, RecipientIndex,
+    Disposition, EventRecords, MessageId, NewMessage, Outcome, Purge, QueueConfig, RecipientIndex,
     SegmentSequence, ShardId,
 };
 use support::{Driver, IDENTITY, content, small_config};
@@ -59,7 +59,7 @@ fn write_log(storage: &MemoryStorage) -> Driver {
         content: &whole[3000..],
         size: 5000,
     };
-    driver.queue.append_message(message).unwrap().batch();
+    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     driver.pump();
     let recipients = vec![
         (RecipientIndex(0), Disposition::Delivered),
@@ -68,7 +68,11 @@ fn write_log(storage: &MemoryStorage) -> Driver {
             Disposition::Deferred { attempts: 2, due_unix_ms: 1_700_000_900_000, warned: true },
         ),
     ];
-    driver.queue.append_outcome(&Outcome { id, recipients }, None).unwrap().batch();
+    driver
+        .queue
+        .append_outcome(&Outcome { id, recipients }, None, EventRecords::NONE)
+        .unwrap()
+        .batch();
     driver.pump();
     let second = driver.queue.next_id();
     let message = NewMessage {
@@ -80,7 +84,7 @@ fn write_log(storage: &MemoryStorage) -> Driver {
         content: &content(second, 700),
         size: 700,
     };
-    driver.queue.append_message(message).unwrap().batch();
+    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     driver.pump();
     let _ = driver.settle(second, Disposition::Expired);
     driver.pump();

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 
 use ringpost_queue::storage::memory::MemoryStorage;
 use ringpost_queue::{
-    AppendError, Disposition, MessageId, NewMessage, Piece, QueueConfig, RecipientIndex,
+    AppendError, Disposition, EventRecords, MessageId, NewMessage, Piece, QueueConfig,
+    RecipientIndex,
 };
 use support::{Driver, content, envelope, small_config};
 
@@ -60,7 +61,7 @@ fn an_old_message_is_moved_along_with_its_states_and_chunks() {
         content: &whole[8000..],
         size: 10_000,
     };
-    driver.queue.append_message(message).unwrap().batch();
+    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     driver.pump();
     let outcome = ringpost_queue::Outcome {
         id,
@@ -72,7 +73,7 @@ fn an_old_message_is_moved_along_with_its_states_and_chunks() {
             ),
         ],
     };
-    driver.queue.append_outcome(&outcome, None).unwrap().batch();
+    driver.queue.append_outcome(&outcome, None, EventRecords::NONE).unwrap().batch();
     let before = driver.messages()[0].recipients.clone();
     let places = driver.queue.plan_read(id).unwrap();
     flow(&mut driver, 200);
@@ -115,7 +116,7 @@ fn the_chunks_of_a_slow_upload_are_moved_along() {
         content: &whole[10_000..],
         size: 12_000,
     };
-    driver.queue.append_message(message).unwrap().batch();
+    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     flow(&mut driver, 150);
     assert!(storage.names().len() <= 10, "{:?}", storage.names());
     assert_eq!(driver.queue.stats().messages, 1);
@@ -178,7 +179,7 @@ fn moved_chunk(meanwhile: Meanwhile) {
             content: b"third",
             size: 18,
         };
-        driver.queue.append_message(message).unwrap().batch();
+        driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     };
     let plan = driver.queue.poll_rewrite().unwrap();
     assert_eq!((plan.id, plan.piece), (id, Piece::Chunk(0)));
@@ -322,7 +323,7 @@ fn an_id_that_is_used_again_after_all_does_not_harm_the_log() {
         content: b"content",
         size: 11,
     };
-    driver.queue.append_message(message).unwrap().batch();
+    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
     driver.pump();
     assert_eq!(driver.read_message(id).unwrap().content.concat(), b"new content");
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();

@@ -12,8 +12,8 @@ use ringpost_queue::offline::Reader;
 use ringpost_queue::salvage::{LostReason, Rebuilt, Survey, rebuild, survey};
 use ringpost_queue::storage::memory::{MemoryStorage, Survival};
 use ringpost_queue::{
-    CheckpointState, Disposition, Inspection, MessageId, NewMessage, Outcome, QueueConfig,
-    RecipientEntry, RecipientIndex, RecipientStatus, SegmentSequence, inspect,
+    CheckpointState, Disposition, EventRecords, Inspection, MessageId, NewMessage, Outcome,
+    QueueConfig, RecipientEntry, RecipientIndex, RecipientStatus, SegmentSequence, inspect,
 };
 use support::{Choices, Driver, Found, IDENTITY, World, content, envelope, small_config};
 
@@ -94,7 +94,7 @@ fn small_log() -> Small {
         content: &bytes[600..],
         size: 900,
     };
-    let _ = driver.queue.append_message(message).unwrap();
+    let _ = driver.queue.append_message(message, EventRecords::NONE).unwrap();
     let _ = driver.inject(1, 50).unwrap();
     driver.pump();
     let large = driver.inject(1, 5000).unwrap().id();
@@ -102,7 +102,10 @@ fn small_log() -> Small {
     let outcomes = driver.queue.stats().batch_bytes_total as usize + BLOCK;
     let _ = driver.settle(settled, Disposition::Delivered);
     let recipients = vec![(RecipientIndex(1), Disposition::Bounced)];
-    let _ = driver.queue.append_outcome(&Outcome { id: half_settled, recipients }, None).unwrap();
+    let _ = driver
+        .queue
+        .append_outcome(&Outcome { id: half_settled, recipients }, None, EventRecords::NONE)
+        .unwrap();
     driver.pump();
     let put_off = Disposition::Deferred { attempts: 2, due_unix_ms: 9000, warned: true };
     let _ = driver.settle(large, put_off);

@@ -4,6 +4,7 @@ use super::{Queue, SEQUENCE_GAP};
 use crate::admission::Admission;
 use crate::commit::{Batch, BatchNumber, Note, Ticket};
 use crate::error::AppendError;
+use crate::events::EventRecords;
 use crate::frame::FRAME_HEADER_SIZE;
 use crate::id::MessageId;
 use crate::index::{Entry, Location, Phase, Piece, RecipientEntry};
@@ -57,27 +58,34 @@ impl Queue {
         Ok(self.gathering())
     }
 
-    /// Appends a message with what is left of its content: its commit record.
+    /// Appends a message with what is left of its content: its commit record. The event records
+    /// become durable with it.
     ///
     /// # Errors
     ///
     /// [`AppendError`]; nothing was appended, and the chunks, if any, are still there: try again, or
     /// [`Queue::abandon`] them.
-    pub fn append_message(&mut self, message: NewMessage<'_>) -> Result<Ticket, AppendError> {
+    pub fn append_message(
+        &mut self,
+        message: NewMessage<'_>,
+        events: EventRecords<'_>,
+    ) -> Result<Ticket, AppendError> {
         let state = first_state(&message);
-        self.append_with(&message, |_| state)
+        self.append_with(&message, events, |_| state)
     }
 
     /// Appends a message of which recipient number `n` has the state `state(n)`.
     pub(super) fn append_with(
         &mut self,
         message: &NewMessage<'_>,
+        events: EventRecords<'_>,
         state: impl Fn(usize) -> RecipientState,
     ) -> Result<Ticket, AppendError> {
         self.check_room()?;
         let head = self.check_message(message)?;
         let start = self.begin_group();
         let mut encoded = self.encode_message(message, &head, &state);
+        self.encode_events(events);
         // The group is in the last batch; a frame more is for the case that it gets its own.
         if encoded.is_ok() && !self.can_be_written(0, self.outcome_reserve()) {
             encoded = Err(AppendError::Full);
@@ -107,8 +115,8 @@ impl Queue {
         }
     }
 
-    /// Appends what became of recipients, and the report about it as one: both are durable, or
-    /// neither. Taken even when the log is full.
+    /// Appends what became of recipients, the report about it, and the event records of both as one:
+    /// all are durable, or none. Taken even when the log is full.
     ///
     /// # Errors
     ///
@@ -117,6 +125,7 @@ impl Queue {
         &mut self,
         outcome: &Outcome,
         dsn: Option<NewMessage<'_>>,
+        events: EventRecords<'_>,
     ) -> Result<Ticket, AppendError> {
         self.check_usable()?;
         let id = outcome.id;
@@ -136,6 +145,7 @@ impl Queue {
             record::encode_outcome(&mut batch.frame, outcome);
             batch.records += 1;
         }
+        self.encode_events(events);
         self.end_group(start)?;
         // From here on nothing fails.
         if let Some((message, head)) = dsn {
@@ -289,6 +299,17 @@ impl Queue {
         }
     }
 
+    /// Appends event records to the gathering batch, within a group.
+    fn encode_events(&mut self, events: EventRecords<'_>) {
+        if events.count > 0
+            && let Some(batch) = self.pending.back_mut()
+        {
+            record::encode_events(&mut batch.frame, events);
+            batch.records += 1;
+            batch.events += events.count;
+        }
+    }
+
     /// The batch that gathers.
     pub(super) fn gathering(&self) -> BatchNumber {
         self.pending.back().map_or(self.durable_through, |batch| batch.number)
@@ -307,6 +328,7 @@ impl Queue {
         self.pending.back().map_or(GroupStart::default(), |batch| GroupStart {
             len: batch.frame.len(),
             records: batch.records,
+            events: batch.events,
             notes: batch.notes.len(),
         })
     }
@@ -316,6 +338,7 @@ impl Queue {
             batch.frame.truncate(start.len);
             batch.notes.truncate(start.notes);
             batch.records = start.records;
+            batch.events = start.events;
         }
     }
 
@@ -342,6 +365,7 @@ impl Queue {
         let mut next = Batch::new(BatchNumber(batch.number.0 + 1), buffer);
         next.frame.extend_from_slice(batch.frame.get(start.len..).unwrap_or_default());
         next.records = batch.records - start.records;
+        next.events = batch.events - start.events;
         next.notes = batch.notes.split_off(start.notes);
         let moved_by = start.len - FRAME_HEADER_SIZE;
         for note in &mut next.notes {
@@ -351,6 +375,7 @@ impl Queue {
         }
         batch.frame.truncate(start.len);
         batch.records = start.records;
+        batch.events = start.events;
         self.pending.push_back(next);
     }
 }
@@ -360,6 +385,7 @@ impl Queue {
 struct GroupStart {
     len: usize,
     records: u32,
+    events: u32,
     notes: usize,
 }
 

@@ -39,8 +39,8 @@ pub(crate) struct Checkpoints {
     pub(crate) replay_bytes: u64,
     /// Until there are so many, none is begun after a failure.
     retry_bytes: u64,
-    /// The last durable frame of this run: a checkpoint begins with it, as recovery needs the last
-    /// frame in any case.
+    /// The last durable frame of this run: a checkpoint begins with it if it can, as recovery needs the
+    /// last frame in any case.
     pub(super) last_frame: Option<Begin>,
     /// Until a later batch than this one is durable, none is begun.
     pub(super) not_before: BatchNumber,
@@ -62,6 +62,16 @@ struct Run {
     messages: u64,
     /// Length of the write in progress.
     outstanding: Option<usize>,
+}
+
+/// Where a checkpoint may begin.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    begin: Begin,
+    /// The batch that became this frame; 0 for one of an earlier run.
+    batch: BatchNumber,
+    /// Octets of frames behind it.
+    bytes_behind: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,12 +172,13 @@ impl Queue {
 
     fn is_checkpoint_due(&self) -> bool {
         let checkpoints = &self.checkpoints;
+        let Some(start) = self.checkpoint_start() else { return false };
         if checkpoints.replay_bytes < checkpoints.retry_bytes
-            || self.durable_through <= checkpoints.not_before
+            || start.batch <= checkpoints.not_before
         {
             return false;
         }
-        let replay = self.replay_bytes();
+        let replay = self.replay_bytes().saturating_sub(start.bytes_behind);
         let interval = self.config.checkpoint_interval;
         // What is asked for may cost more, but not to save a moment.
         let asked = self.checkpoints.is_requested && replay > interval / 16;
@@ -177,16 +188,30 @@ impl Queue {
         asked || replay > interval.max(size.saturating_mul(LOG_PER_CHECKPOINT))
     }
 
+    /// The frame that a checkpoint would begin with: the last one, but none behind event records that
+    /// have not been told, for a restart has to find these.
+    fn checkpoint_start(&self) -> Option<Start> {
+        let last = self.checkpoints.last_frame?;
+        Some(match self.events.first_place() {
+            None => Start { begin: last, batch: self.durable_through, bytes_behind: 0 },
+            Some(place) => Start {
+                begin: place.begin,
+                batch: place.batch,
+                bytes_behind: self.events.passed_bytes - place.passed_bytes,
+            },
+        })
+    }
+
     fn begin_checkpoint(&mut self) {
+        let Some(start) = self.checkpoint_start() else { return };
         let checkpoints = &mut self.checkpoints;
-        let Some(begin) = checkpoints.last_frame else { return };
         checkpoints.number += 1;
         let slot = checkpoints.newest.map_or(0, |(slot, _)| (slot + 1) % CHECKPOINT_FILES.len());
         checkpoints.run = Some(Run {
             slot,
             number: checkpoints.number,
-            begin,
-            begin_bytes: checkpoints.replay_bytes,
+            begin: start.begin,
+            begin_bytes: checkpoints.replay_bytes.saturating_sub(start.bytes_behind),
             stage: Stage::Erase,
             offset: 0,
             messages: 0,

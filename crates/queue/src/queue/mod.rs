@@ -9,6 +9,7 @@ use crate::admission::{Admission, Poison, QueueStats};
 use crate::commit::{Batch, BatchNumber, Committed, Note, Redeemed, Ticket};
 use crate::config::{ConfigError, QueueConfig};
 use crate::error::{Corruption, ReadError};
+use crate::events::Events;
 use crate::frame::Lsn;
 use crate::hosts::HostId;
 use crate::id::MessageId;
@@ -20,6 +21,7 @@ use crate::segment::{LogIdentity, SegmentSequence, SegmentTask};
 
 mod append;
 mod checkpoint;
+mod events;
 mod purge;
 mod restore;
 mod retry;
@@ -63,17 +65,19 @@ const SPARE_BUFFERS: usize = 2;
 ///   [`message`](Self::message), [`redeem`](Self::redeem), [`plan_read`](Self::plan_read),
 ///   [`decode_message`](Self::decode_message), … change nothing.
 /// - B, facts: [`handle_write`](Self::handle_write), [`handle_segment`](Self::handle_segment),
-///   [`handle_rewrite`](Self::handle_rewrite), [`handle_checkpoint`](Self::handle_checkpoint). Each
-///   answers what a poll gave.
+///   [`handle_rewrite`](Self::handle_rewrite), [`handle_checkpoint`](Self::handle_checkpoint),
+///   [`handle_events`](Self::handle_events). Each answers what a poll gave.
 /// - C, commands: [`next_id`](Self::next_id), [`append_chunk`](Self::append_chunk),
 ///   [`append_message`](Self::append_message), [`abandon`](Self::abandon),
 ///   [`append_outcome`](Self::append_outcome), [`append_purge`](Self::append_purge),
 ///   [`remove_purged`](Self::remove_purged), [`retry_segments`](Self::retry_segments),
-///   [`request_checkpoint`](Self::request_checkpoint). After them poll.
+///   [`request_checkpoint`](Self::request_checkpoint), [`mark_events`](Self::mark_events),
+///   [`request_event_mark`](Self::request_event_mark),
+///   [`read_events_after`](Self::read_events_after). After them poll.
 /// - D, polls: [`poll_write`](Self::poll_write), [`poll_segment`](Self::poll_segment),
-///   [`poll_rewrite`](Self::poll_rewrite), [`poll_checkpoint`](Self::poll_checkpoint), each with at
-///   most one thing in progress. After each B or C poll the first two; the others are work for idle
-///   times.
+///   [`poll_rewrite`](Self::poll_rewrite), [`poll_checkpoint`](Self::poll_checkpoint),
+///   [`poll_events`](Self::poll_events), each with at most one thing in progress. After each B or C
+///   poll the first two; the others are work for idle times.
 #[derive(Debug)]
 pub struct Queue {
     config: QueueConfig,
@@ -82,6 +86,7 @@ pub struct Queue {
     segments: Segments,
     rewrite: Rewrite,
     checkpoints: Checkpoints,
+    events: Events,
     /// Messages to be taken out of the index: their removal is durable.
     purged: Vec<MessageId>,
 
@@ -92,6 +97,8 @@ pub struct Queue {
     is_recovering: bool,
     in_flight: Option<Flight>,
     durable_through: BatchNumber,
+    /// The batch that begins with the last frame of the run before; 0 if there is none.
+    resumed_through: BatchNumber,
     poison: Option<Poison>,
     buffers: Vec<Vec<u8>>,
     /// Whether a frame is wanted even with nothing to put into it.
@@ -138,6 +145,7 @@ pub(crate) struct Continuation {
     /// The records of the last frame, to be written again.
     pub(crate) last_frame: Option<LastFrame>,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) events: Events,
     pub(crate) tail_truncated_bytes: u64,
 }
 
@@ -146,6 +154,8 @@ pub(crate) struct Continuation {
 pub(crate) struct LastFrame {
     pub(crate) payload: Vec<u8>,
     pub(crate) records: u32,
+    /// Event records among them, each counted.
+    pub(crate) events: u32,
     /// Where they are in the payload, with offsets that count from its start.
     pub(crate) notes: Vec<Note>,
 }
@@ -171,6 +181,7 @@ impl Queue {
                 next_message_sequence: 1,
                 last_frame: None,
                 checkpoints: Checkpoints::default(),
+                events: Events::default(),
                 tail_truncated_bytes: 0,
             },
         ))
@@ -200,6 +211,7 @@ impl Queue {
     ) -> Self {
         let mut batch = Batch::new(BatchNumber(1), Vec::new());
         let mut frame_due = false;
+        let resumed_through = BatchNumber(u64::from(continuation.last_frame.is_some()));
         let mut checkpoints = continuation.checkpoints;
         if let Some(last) = continuation.last_frame {
             // There may be a purge in it.
@@ -207,6 +219,7 @@ impl Queue {
             let base = batch.frame.len() as u32;
             batch.frame.extend_from_slice(&last.payload);
             batch.records = last.records;
+            batch.events = last.events;
             batch.notes = last.notes;
             for note in &mut batch.notes {
                 if let Note::Placed { offset, .. } = note {
@@ -222,12 +235,14 @@ impl Queue {
             segments: continuation.segments,
             rewrite: Rewrite::default(),
             checkpoints,
+            events: continuation.events,
             purged: Vec::new(),
             pending_bytes: batch.payload_len(),
             pending: VecDeque::from([batch]),
             is_recovering: false,
             in_flight: None,
             durable_through: BatchNumber(0),
+            resumed_through,
             poison: None,
             buffers: Vec::new(),
             frame_due,

@@ -4,6 +4,7 @@ use super::{Continuation, Queue};
 use crate::commit::Ticket;
 use crate::config::{ConfigError, QueueConfig};
 use crate::error::AppendError;
+use crate::events::EventRecords;
 use crate::frame::Lsn;
 use crate::index::Index;
 use crate::message::{NewMessage, RecipientState};
@@ -53,6 +54,8 @@ impl Queue {
         if settled || states.len() != message.envelope.forward_paths.len() {
             return Err(AppendError::Envelope(message.id));
         }
-        self.append_with(&message, |at| states.get(at).copied().unwrap_or_default())
+        self.append_with(&message, EventRecords::NONE, |at| {
+            states.get(at).copied().unwrap_or_default()
+        })
     }
 }

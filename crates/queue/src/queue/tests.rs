@@ -5,6 +5,7 @@ use ringpost_protocol::path::{ForwardPath, ReversePath};
 
 use super::*;
 use crate::error::AppendError;
+use crate::events::EventRecords;
 use crate::frame::{BLOCK_SIZE, FrameHeader};
 use crate::id::ShardId;
 use crate::message::{Disposition, NewMessage, Outcome, RecipientIndex};
@@ -41,15 +42,18 @@ fn append_as(
     content: &[u8],
     size: u64,
 ) -> Result<Ticket, AppendError> {
-    queue.append_message(NewMessage {
-        id,
-        received_unix_ms: 1,
-        due_unix_ms: 1,
-        expiry_unix_ms: 2,
-        envelope: &envelope(1),
-        content,
-        size,
-    })
+    queue.append_message(
+        NewMessage {
+            id,
+            received_unix_ms: 1,
+            due_unix_ms: 1,
+            expiry_unix_ms: 2,
+            envelope: &envelope(1),
+            content,
+            size,
+        },
+        EventRecords::NONE,
+    )
 }
 
 fn write(queue: &mut Queue) -> Option<Vec<u8>> {
@@ -131,7 +135,7 @@ fn a_batch_that_is_full_is_closed_and_groups_stay_whole() {
         content: &[b'd'; 6000],
         size: 6000,
     };
-    let both = queue.append_outcome(&delivered(live), Some(dsn)).unwrap();
+    let both = queue.append_outcome(&delivered(live), Some(dsn), EventRecords::NONE).unwrap();
     assert_eq!(both.batch().0, front.batch().0 + 1);
     let first = FrameHeader::decode(&write(&mut queue).unwrap()).unwrap();
     assert_eq!(first.records, 1);
@@ -189,13 +193,13 @@ fn only_what_is_in_the_queue_can_be_settled_and_only_once() {
     let mut queue = queue(QueueConfig::default());
     let id = append(&mut queue, b"x").unwrap().id();
     let unknown = Err(AppendError::UnknownMessage(id));
-    assert_eq!(queue.append_outcome(&delivered(id), None), unknown);
+    assert_eq!(queue.append_outcome(&delivered(id), None, EventRecords::NONE), unknown);
     write(&mut queue).unwrap();
     let other = Outcome { id, recipients: vec![(RecipientIndex(1), Disposition::Delivered)] };
     let error = AppendError::UnknownRecipient { id, index: RecipientIndex(1) };
-    assert_eq!(queue.append_outcome(&other, None), Err(error));
-    queue.append_outcome(&delivered(id), None).unwrap().batch();
-    assert_eq!(queue.append_outcome(&delivered(id), None), unknown);
+    assert_eq!(queue.append_outcome(&other, None, EventRecords::NONE), Err(error));
+    queue.append_outcome(&delivered(id), None, EventRecords::NONE).unwrap().batch();
+    assert_eq!(queue.append_outcome(&delivered(id), None, EventRecords::NONE), unknown);
     // It is not offered any more, but what it holds is released only when that is durable.
     assert!(
         queue.message(id).is_none() && queue.messages_from(MessageId::from_u64(0)).next().is_none()
@@ -204,7 +208,7 @@ fn only_what_is_in_the_queue_can_be_settled_and_only_once() {
     write(&mut queue).unwrap();
     let stats = queue.stats();
     assert_eq!((stats.live_bytes, stats.messages, stats.recipients), (0, 0, 0));
-    assert_eq!(queue.append_outcome(&delivered(id), None), unknown);
+    assert_eq!(queue.append_outcome(&delivered(id), None, EventRecords::NONE), unknown);
 }
 
 #[test]
@@ -234,9 +238,9 @@ fn a_refused_append_leaves_nothing_behind() {
         content: &too_large,
         size: 20_000,
     };
-    assert!(queue.append_outcome(&delivered(live), Some(dsn)).is_err());
+    assert!(queue.append_outcome(&delivered(live), Some(dsn), EventRecords::NONE).is_err());
     let nobody = NewMessage { envelope: &envelope(0), content: b"", size: 0, ..dsn };
-    assert_eq!(queue.append_message(nobody), Err(AppendError::Envelope(id)));
+    assert_eq!(queue.append_message(nobody, EventRecords::NONE), Err(AppendError::Envelope(id)));
     assert!(write(&mut queue).is_none());
     assert_eq!((queue.stats().pending_bytes, queue.stats().records_total), (0, 1));
     assert!(queue.message(live).is_some());
@@ -262,7 +266,7 @@ fn too_much_at_once_is_put_off_but_outcomes_are_not() {
     append(&mut queue, &[b'x'; 10_000]).unwrap().batch();
     assert_eq!(append(&mut queue, b"one more"), Err(AppendError::Busy));
     assert!(AppendError::Busy.is_transient());
-    assert!(queue.append_outcome(&delivered(live), None).is_ok());
+    assert!(queue.append_outcome(&delivered(live), None, EventRecords::NONE).is_ok());
     write(&mut queue).unwrap();
     assert!(append(&mut queue, b"one more").is_ok());
 }
@@ -307,7 +311,7 @@ fn a_segment_is_reused_only_when_a_durable_frame_has_given_it_up() {
     let write = queue.poll_write().unwrap();
     queue.handle_write(Ok(write.bytes.len()), write.bytes);
     for id in ids {
-        queue.append_outcome(&delivered(id), None).unwrap().batch();
+        queue.append_outcome(&delivered(id), None, EventRecords::NONE).unwrap().batch();
     }
     let write = queue.poll_write().unwrap();
     let header = FrameHeader::decode(&write.bytes).unwrap();
@@ -349,7 +353,7 @@ fn a_plan_of_something_that_has_moved_is_not_believed() {
     let mut old = plans.clone();
     old[0].offset += 1;
     assert_eq!(queue.decode_message(id, &old, vec![part.clone()]), Err(ReadError::Moved(id)));
-    queue.append_outcome(&delivered(id), None).unwrap().batch();
+    queue.append_outcome(&delivered(id), None, EventRecords::NONE).unwrap().batch();
     write(&mut queue).unwrap();
     assert_eq!(queue.decode_message(id, &plans, vec![part]), Err(ReadError::Moved(id)));
 }

@@ -34,6 +34,7 @@ pub(super) struct Tail {
 pub(super) struct Flight {
     pub(super) number: BatchNumber,
     records: u32,
+    events: u32,
     notes: Vec<Note>,
     purged: Vec<MessageId>,
     payload_len: usize,
@@ -52,16 +53,19 @@ impl Queue {
         if self.poison.is_some() || self.in_flight.is_some() {
             return None;
         }
+        self.limit_events();
         let first = self.pending.front()?;
         if first.is_empty() && !self.frame_due {
             return None;
         }
         let tail = self.tail_for(frame::frame_size(first.payload_len()))?;
-        let batch = self.pending.pop_front()?;
+        let mut batch = self.pending.pop_front()?;
         if self.pending.is_empty() {
             let buffer = self.buffers.pop().unwrap_or_default();
             self.pending.push_back(Batch::new(BatchNumber(batch.number.0 + 1), buffer));
         }
+        let payload_len = batch.payload_len();
+        self.add_event_mark(&mut batch);
         let head = self.segments.advance().unwrap_or(tail.segment);
         let header = FrameHeader {
             version: FORMAT_VERSION,
@@ -76,7 +80,6 @@ impl Queue {
             previous: self.previous,
             payload_checksum: 0,
         };
-        let payload_len = batch.payload_len();
         let mut bytes = batch.frame;
         let checksum = frame::seal(&mut bytes, header);
         assert!(tail.offset + bytes.len() as u64 <= tail.size, "a frame stays in its segment");
@@ -84,6 +87,7 @@ impl Queue {
         self.in_flight = Some(Flight {
             number: batch.number,
             records: batch.records,
+            events: batch.events,
             notes: batch.notes,
             purged: batch.purged,
             payload_len,
@@ -126,13 +130,17 @@ impl Queue {
         let Some(tail) = &mut self.tail else { return };
         let segment = tail.segment;
         tail.offset += flight.len as u64;
-        self.checkpoints.last_frame = Some(Begin {
+        let (end, segment_size) = (tail.offset, tail.size);
+        let begin = Begin {
             lsn: self.next_lsn,
             segment,
             offset: flight.offset,
             previous_segment: self.previous_segment,
             previous: self.previous,
-        });
+        };
+        self.checkpoints.last_frame = Some(begin);
+        self.events.frame(begin, flight.number, flight.len as u64, flight.events, segment_size);
+        self.segments.note_frame(segment, end, begin.lsn, flight.events.into());
         self.next_lsn.0 += 1;
         self.previous = flight.checksum;
         self.previous_segment = segment;
@@ -305,7 +313,10 @@ impl Queue {
                 self.creation.succeed();
                 self.reuse_is_done();
             }
-            (SegmentTask::Create { .. }, Err(_)) => self.creation.fail(),
+            (SegmentTask::Create { .. }, Err(_)) => {
+                self.creation.fail();
+                self.limit_events();
+            }
             (SegmentTask::Recycle { old, new, .. }, Err(_)) => {
                 // The file is under one of the names. It is not tried to finish the work: another
                 // sync of the directory would prove nothing about the new name, and a later segment

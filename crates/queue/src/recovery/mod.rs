@@ -11,8 +11,10 @@
 //! been looked for) are superseded.
 
 use crate::checkpoint::Begin;
+use crate::commit::BatchNumber;
 use crate::config::QueueConfig;
 use crate::error::{CorruptReason, RecoveryError};
+use crate::events::Events;
 use crate::frame::{BLOCK_SIZE, FRAME_HEADER_SIZE, FrameHeader, Lsn};
 use crate::id::MessageId;
 use crate::queue::{Checkpoints, Continuation, LastFrame, Queue, SEQUENCE_GAP};
@@ -29,6 +31,7 @@ mod verdict;
 
 pub use inspect::{CheckpointState, Inspection, inspect};
 use replay::Replay;
+pub(crate) use replay::each_record;
 use restore::{Restore, restore};
 use scan::{Found, SegmentScan};
 use verdict::{Beyond, Later, Place, Verdict, decide};
@@ -72,6 +75,7 @@ struct Walk {
     branch: Option<(Lsn, u32)>,
     /// The last frame that counts: number of its segment in the list, offset, header.
     last: Option<(usize, u64, FrameHeader)>,
+    events: Events,
     frames: u64,
     frames_bytes: u64,
     tail_truncated_bytes: u64,
@@ -134,6 +138,9 @@ pub async fn recover<S: Storage>(
         offset = BLOCK_SIZE;
     }
     let Walk { replay, last, frames, frames_bytes, expected, tail_truncated_bytes, .. } = walk;
+    let mut events = walk.events;
+    // What the log had of it may not be durable, and is soon said anew.
+    events.read_after(events.marked);
     check_end(end, expected)?;
     checkpoints.replay_bytes = frames_bytes;
 
@@ -144,8 +151,14 @@ pub async fn recover<S: Storage>(
             unused.push(scan.sequence);
         } else {
             segments.add_sealed(scan.sequence, scan.size);
+            let (count, through) = scan.events;
+            // The last frame is read back where it is written again.
+            let end =
+                last.filter(|(last, ..)| *last == at).map_or(scan.end, |(_, offset, _)| offset);
+            segments.note_frame(scan.sequence, end, through, count);
         }
     }
+    segments.mark_events(events.marked);
 
     let (records, sequence_max) = (replay.records, replay.sequence_max);
     let index = replay.finish(&mut segments).map_err(|(reason, location)| {
@@ -173,12 +186,13 @@ pub async fn recover<S: Storage>(
         next_message_sequence: sequence_max + 1,
         last_frame: None,
         checkpoints,
+        events,
         tail_truncated_bytes,
     };
     if let (Some((at, offset, header)), Some(_)) = (last, expected) {
         let scan = &mut scans[at];
         let payload = scan.payload(offset, &header).await?.to_vec();
-        let notes =
+        let (notes, events) =
             replay::notes(&header, &payload).map_err(|(reason, _)| scan.corrupt(offset, reason))?;
         continuation.next_lsn = header.lsn;
         continuation.previous = header.previous;
@@ -187,7 +201,8 @@ pub async fn recover<S: Storage>(
             (sequence_max + 1).max(header.message_sequence) + SEQUENCE_GAP;
         let next = continuation.next_message_sequence;
         recovered.next_id = Some(MessageId::new(identity.shard, next));
-        continuation.last_frame = Some(LastFrame { payload, records: header.records, notes });
+        let records = header.records;
+        continuation.last_frame = Some(LastFrame { payload, records, events, notes });
     }
     remove_unused(storage, &unused).await?;
     Ok((Queue::resume(config, identity, continuation), recovered))
@@ -267,6 +282,7 @@ impl Walk {
             expected: None,
             branch: None,
             last: None,
+            events: Events::default(),
             frames: 0,
             frames_bytes: 0,
             tail_truncated_bytes: 0,
@@ -372,12 +388,36 @@ impl Walk {
         self.replay.apply(segment, base, header, payload).map_err(|(reason, inside)| {
             RecoveryError::Corrupt { segment, offset: base + inside as u64, reason }
         })?;
+        self.note_events(scan, offset, header);
         self.expected = Some((Lsn(header.lsn.0 + 1), header.checksum()));
         self.branch = None;
         self.last = Some((at, offset, *header));
         self.frames += 1;
         self.frames_bytes += header.frame_size();
         Ok(())
+    }
+
+    /// Takes note of where a frame that counts ends, and of its event records.
+    fn note_events<S: Storage>(
+        &mut self,
+        scan: &mut SegmentScan<'_, S>,
+        offset: u64,
+        header: &FrameHeader,
+    ) {
+        let count = self.replay.frame_events;
+        scan.end = offset + header.frame_size();
+        if count > 0 {
+            scan.events = (scan.events.0 + u64::from(count), header.lsn);
+        }
+        let begin = Begin {
+            lsn: header.lsn,
+            segment: scan.sequence,
+            offset,
+            previous_segment: header.previous_segment,
+            previous: header.previous,
+        };
+        self.events.frame(begin, BatchNumber(0), header.frame_size(), count, scan.size);
+        self.events.mark(self.replay.events_marked);
     }
 
     /// Takes a frame in the place of which a later segment has another one.

@@ -3,7 +3,7 @@
 use crate::checkpoint::Item;
 use crate::commit::Note;
 use crate::error::CorruptReason;
-use crate::frame::FrameHeader;
+use crate::frame::{FrameHeader, Lsn};
 use crate::id::{IdMap, MessageId};
 use crate::index::{Entry, Index, Location, Phase, Piece, RecipientEntry};
 use crate::message::{Outcome, Purge};
@@ -24,13 +24,17 @@ pub(super) struct Replay {
     pub(super) chunks: IdMap<MessageId, Vec<(u32, Location)>>,
     pub(super) records: u64,
     pub(super) sequence_max: u64,
+    /// Event records in the last frame.
+    pub(super) frame_events: u32,
+    /// The event records up to this frame have been told.
+    pub(super) events_marked: Lsn,
 }
 
 /// Says what is wrong, and where in the payload.
-pub(super) type ReplayError = (CorruptReason, usize);
+pub(crate) type ReplayError = (CorruptReason, usize);
 
 /// Reads the records of a frame one after the other.
-pub(super) fn each_record(
+pub(crate) fn each_record(
     header: &FrameHeader,
     payload: &[u8],
     mut take: impl FnMut(Record<'_>, usize, usize) -> Result<(), CorruptReason>,
@@ -47,19 +51,24 @@ pub(super) fn each_record(
     if count == header.records { Ok(()) } else { Err((CorruptReason::RecordCount, at)) }
 }
 
-/// Where the records of messages are in a payload.
-pub(super) fn notes(header: &FrameHeader, payload: &[u8]) -> Result<Vec<Note>, ReplayError> {
+/// Where the records of messages are in a payload, and how many event records it has.
+pub(super) fn notes(header: &FrameHeader, payload: &[u8]) -> Result<(Vec<Note>, u32), ReplayError> {
     let mut notes = Vec::new();
+    let mut events = 0_u32;
     each_record(header, payload, |record, at, len| {
         let (id, piece) = match record {
             Record::Chunk(chunk) => (chunk.id, Piece::Chunk(chunk.index)),
             Record::Message(message) => (message.head.id, Piece::Message),
-            Record::Outcome(_) | Record::Purge(_) => return Ok(()),
+            Record::Events(found) => {
+                events = events.saturating_add(found.count);
+                return Ok(());
+            }
+            Record::Outcome(_) | Record::Purge(_) | Record::EventMark(_) => return Ok(()),
         };
         notes.push(Note::Placed { id, piece, offset: at as u32, len: len as u32 });
         Ok(())
     })?;
-    Ok(notes)
+    Ok((notes, events))
 }
 
 /// Octets of content in the chunks at these places; `None` if one cannot be a chunk.
@@ -98,6 +107,7 @@ impl Replay {
         header: &FrameHeader,
         payload: &[u8],
     ) -> Result<(), ReplayError> {
+        self.frame_events = 0;
         each_record(header, payload, |record, at, len| {
             let location = Location { segment, offset: base as u32 + at as u32, len: len as u32 };
             self.records += 1;
@@ -110,6 +120,14 @@ impl Replay {
                 }
                 Record::Purge(purge) => {
                     self.purge(&purge);
+                    Ok(())
+                }
+                Record::Events(events) => {
+                    self.frame_events = self.frame_events.saturating_add(events.count);
+                    Ok(())
+                }
+                Record::EventMark(marked) => {
+                    self.events_marked = self.events_marked.max(marked);
                     Ok(())
                 }
             }

@@ -27,6 +27,10 @@ pub(super) struct SegmentScan<'s, S: Storage> {
     pub(super) first: Option<FrameHeader>,
     /// Whether something that is not a whole frame stands where its frames end.
     pub(super) torn: bool,
+    /// Where the frames end that count.
+    pub(super) end: u64,
+    /// Event records in these, and the last frame that has any.
+    pub(super) events: (u64, Lsn),
     window: Vec<u8>,
     window_start: u64,
 }
@@ -56,6 +60,8 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
             fault: None,
             first: None,
             torn: false,
+            end: BLOCK_SIZE,
+            events: (0, Lsn(0)),
             window: Vec::new(),
             window_start: 0,
         };

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part of it, so that no expectation holds for all")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may be blunt")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use futures_lite::future::{block_on, zip};
@@ -15,11 +15,15 @@ use ringpost_queue::segment::run_task;
 use ringpost_queue::storage::Storage;
 use ringpost_queue::storage::memory::{MemoryFile, MemoryStorage, Survival};
 use ringpost_queue::{
-    AppendError, BatchNumber, Disposition, LogIdentity, MessageId, NewMessage, Outcome, Piece,
-    Purge, Queue, QueueConfig, ReadPlan, RecipientEntry, RecipientIndex, RecipientState,
-    RecipientStatus, Recovered, RecoveryError, Redeemed, SegmentSequence, SegmentTask, ShardId,
-    StoredMessage, Ticket, Write, recover,
+    AppendError, BatchNumber, Disposition, EventRecords, LogIdentity, MessageId, NewMessage,
+    Outcome, Piece, Purge, Queue, QueueConfig, ReadPlan, RecipientEntry, RecipientIndex,
+    RecipientState, RecipientStatus, Recovered, RecoveryError, Redeemed, SegmentSequence,
+    SegmentTask, ShardId, StoredMessage, Ticket, Write, recover,
 };
+
+mod told;
+
+use told::Told;
 
 pub(crate) const IDENTITY: LogIdentity =
     LogIdentity { log_id: 0x5EED_0F17_0123_4567, shard: ShardId(3) };
@@ -38,6 +42,7 @@ pub(crate) fn small_config() -> QueueConfig {
         // So that mail flows between the blocks of even a small checkpoint.
         checkpoint_block_size: 700,
         rewrite_segments_min: 2,
+        event_segments_max: 12,
     }
 }
 
@@ -93,32 +98,30 @@ pub(crate) struct Driver {
     pub(crate) storage: MemoryStorage,
     pub(crate) queue: Queue,
     files: BTreeMap<SegmentSequence, MemoryFile>,
+    /// Event records that recovery found to be told.
+    pub(crate) readable: BTreeSet<u64>,
 }
 
 impl Driver {
     pub(crate) fn create(storage: &MemoryStorage, config: QueueConfig) -> Self {
         let queue = Queue::create(config, IDENTITY).unwrap();
-        Self { storage: storage.clone(), queue, files: BTreeMap::new() }
+        Self::over(storage, queue)
     }
 
     pub(crate) fn recover(
         storage: &MemoryStorage,
         config: QueueConfig,
     ) -> Result<(Self, Recovered), RecoveryError> {
-        let driver = |storage: &MemoryStorage, queue| Self {
-            storage: storage.clone(),
-            queue,
-            files: BTreeMap::new(),
-        };
         // A checkpoint spares reading, and changes nothing else.
         let whole = storage.restarted(Survival::ProcessOnly);
         for name in CHECKPOINT_FILES {
             whole.delete(name);
         }
+        let again = storage.restarted(Survival::ProcessOnly);
         let (queue, recovered) = block_on(recover(storage, config.clone(), IDENTITY))?;
-        let mut first = driver(storage, queue);
-        let (queue, without) = block_on(recover(&whole, config, IDENTITY))?;
-        let mut second = driver(&whole, queue);
+        let mut first = Self::over(storage, queue);
+        let (queue, without) = block_on(recover(&whole, config.clone(), IDENTITY))?;
+        let mut second = Self::over(&whole, queue);
         assert_eq!(without.checkpoint_messages, None);
         assert_eq!(first.messages(), second.messages(), "with a checkpoint, and without");
         let stats = |driver: &Self| {
@@ -127,7 +130,43 @@ impl Driver {
         };
         assert_eq!(stats(&first), stats(&second));
         assert_eq!((recovered.messages, recovered.next_id), (without.messages, without.next_id));
+        first.readable = second.read_events();
+        if recovered.checkpoint_messages.is_some() {
+            let (queue, _) = block_on(recover(&again, config, IDENTITY))?;
+            let readable = Self::over(&again, queue).read_events();
+            // Without a checkpoint older ones may be found again.
+            assert!(readable.is_subset(&first.readable), "event records");
+            first.readable = readable;
+        }
         Ok((first, recovered))
+    }
+
+    fn over(storage: &MemoryStorage, queue: Queue) -> Self {
+        let (files, readable) = (BTreeMap::new(), BTreeSet::new());
+        Self { storage: storage.clone(), queue, files, readable }
+    }
+
+    /// Reads back all event records that are to be told.
+    pub(crate) fn read_events(&mut self) -> BTreeSet<u64> {
+        self.pump();
+        let mut found = BTreeSet::new();
+        while let Some(read) = self.queue.poll_events() {
+            let bytes = self.read_octets(read.segment, read.offset, read.len);
+            let events = self.queue.handle_events(&read, bytes).unwrap();
+            found.extend(told::numbers(&events.octets));
+        }
+        assert!(!self.queue.has_events_to_read());
+        found
+    }
+
+    pub(crate) fn read_octets(
+        &mut self,
+        segment: SegmentSequence,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Vec<u8>> {
+        let file = self.file(segment)?;
+        block_on(self.storage.read(&file, offset, len))
     }
 
     /// All messages, each read back from the log.
@@ -280,21 +319,24 @@ impl Driver {
     pub(crate) fn inject(&mut self, recipients: usize, len: usize) -> Result<Ticket, AppendError> {
         let id = self.queue.next_id();
         let content = content(id, len);
-        self.queue.append_message(NewMessage {
-            id,
-            received_unix_ms: 1000,
-            due_unix_ms: 1000,
-            expiry_unix_ms: 2000,
-            envelope: &envelope(recipients),
-            content: &content,
-            size: len as u64,
-        })
+        self.queue.append_message(
+            NewMessage {
+                id,
+                received_unix_ms: 1000,
+                due_unix_ms: 1000,
+                expiry_unix_ms: 2000,
+                envelope: &envelope(recipients),
+                content: &content,
+                size: len as u64,
+            },
+            EventRecords::NONE,
+        )
     }
 
     pub(crate) fn settle(&mut self, id: MessageId, disposition: Disposition) -> Ticket {
         let count = self.queue.message(id).unwrap().recipients.len() as u16;
         let recipients = (0..count).map(|index| (RecipientIndex(index), disposition)).collect();
-        self.queue.append_outcome(&Outcome { id, recipients }, None).unwrap()
+        self.queue.append_outcome(&Outcome { id, recipients }, None, EventRecords::NONE).unwrap()
     }
 }
 
@@ -345,6 +387,7 @@ pub(crate) struct World {
     /// What recovery found, until the first commit of this life proves that it stays: how many states
     /// of each recipient came before the one that was found.
     unconfirmed: Vec<(MessageId, Vec<usize>)>,
+    pub(crate) told: Told,
 }
 
 impl World {
@@ -357,11 +400,14 @@ impl World {
             streams: Vec::new(),
             config,
             unconfirmed: Vec::new(),
+            told: Told::new(seed),
         }
     }
 
     /// The same model, to be restarted on another storage.
     pub(crate) fn twin(&self, storage: &MemoryStorage) -> Self {
+        let mut told = self.told.clone();
+        told.look_for_given_up(&self.driver);
         Self {
             driver: Driver::create(storage, self.config.clone()),
             choices: self.choices.clone(),
@@ -370,6 +416,7 @@ impl World {
             streams: Vec::new(),
             config: self.config.clone(),
             unconfirmed: self.unconfirmed.clone(),
+            told,
         }
     }
 
@@ -520,8 +567,10 @@ impl World {
             content: &content[streamed..],
             size: content.len() as u64,
         };
-        match self.driver.queue.append_message(message) {
+        let (numbers, octets) = self.told.some(1);
+        match self.driver.queue.append_message(message, told::records(&numbers, &octets)) {
             Ok(ticket) => {
+                self.told.appended(ticket, numbers);
                 self.tickets.push((ticket, id, Promise::Message));
                 let added = model_message(envelope, content, received, None);
                 self.model.insert(id, added);
@@ -629,11 +678,14 @@ impl World {
             content,
             size: content.len() as u64,
         });
-        let ticket = match self.driver.queue.append_outcome(outcome, dsn) {
+        let (numbers, octets) = self.told.some(outcome.recipients.len());
+        let events = told::records(&numbers, &octets);
+        let ticket = match self.driver.queue.append_outcome(outcome, dsn, events) {
             Ok(ticket) => ticket,
             Err(AppendError::Poisoned) => return,
             Err(error) => panic!("{error}"),
         };
+        self.told.appended(ticket, numbers);
         if let Some((id, index, envelope, content)) = report {
             self.tickets.push((ticket, id, Promise::Message));
             let added = model_message(envelope, content, 7, Some((outcome.id, index)));
@@ -707,6 +759,7 @@ impl World {
 
     /// Redeems what can be: from then on it may not be lost.
     pub(crate) fn redeem(&mut self) {
+        self.told.work(&mut self.driver);
         if self.driver.queue.durable_through() > BatchNumber(0) {
             for (id, passed) in std::mem::take(&mut self.unconfirmed) {
                 let message = self.model.get_mut(&id).unwrap();
@@ -740,7 +793,9 @@ impl World {
     pub(crate) fn restart(mut self, storage: &MemoryStorage) -> Result<(Self, Recovered), String> {
         let (driver, recovered) = Driver::recover(storage, self.config.clone())
             .map_err(|error| format!("recovery failed: {error:?}"))?;
+        self.told.look_for_given_up(&self.driver);
         self.driver = driver;
+        self.told.restart(&self.driver.readable)?;
         self.tickets.clear();
         self.streams.clear();
         let found = self.driver.messages();

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures_lite::future::block_on;
 use ringpost_queue::{
-    Inspection, ShardId,
+    EventRecords, Inspection, ShardId,
     checkpoint::CHECKPOINT_FILES,
     inspect,
     salvage::{Rebuilt, rebuild},
@@ -194,7 +194,7 @@ mod tests {
             content,
             size: content.len() as u64,
         };
-        let _ = log.append_message(message).unwrap();
+        let _ = log.append_message(message, EventRecords::NONE).unwrap();
         block_on(drain(log, storage)).unwrap();
         id
     }

@@ -52,6 +52,8 @@ impl Ledger {
                 self.settled.extend(gone);
                 Ok(())
             }
+            // They say nothing about the queue.
+            Record::Events(_) | Record::EventMark(_) => Ok(()),
         }
     }
 
