@@ -25,8 +25,8 @@ use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_queue::segment::run_task;
 use ringpost_queue::storage::Storage;
 use ringpost_queue::{
-    BatchNumber, Disposition, LogIdentity, NewMessage, Outcome, Queue, QueueConfig, RecipientIndex,
-    Redeemed, SegmentSequence, SegmentTask, ShardId, Ticket,
+    BatchNumber, Disposition, EventRecords, LogIdentity, NewMessage, Outcome, Queue, QueueConfig,
+    RecipientIndex, Redeemed, SegmentSequence, SegmentTask, ShardId, Ticket,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -289,7 +289,7 @@ impl<R: Runtime> Log<R> {
             let appended = {
                 let mut queue = self.queue.borrow_mut();
                 let id = queue.next_id();
-                queue.append_message(NewMessage {
+                let message = NewMessage {
                     id,
                     received_unix_ms: 0,
                     expiry_unix_ms: u64::MAX,
@@ -297,7 +297,8 @@ impl<R: Runtime> Log<R> {
                     envelope: &envelope,
                     content: &content,
                     size: size as u64,
-                })
+                };
+                queue.append_message(message, EventRecords::NONE)
             };
             let Ok(ticket) = appended else {
                 self.runtime.sleep(Duration::from_millis(1)).await;
@@ -311,8 +312,11 @@ impl<R: Runtime> Log<R> {
             let recipients = vec![(RecipientIndex(0), Disposition::Delivered)];
             let outcome = Outcome { id: ticket.id(), recipients };
             // Nobody waits for it: it is written with the next batch.
-            let _ =
-                self.queue.borrow_mut().append_outcome(&outcome, None).map(|ticket| ticket.id());
+            let _ = self
+                .queue
+                .borrow_mut()
+                .append_outcome(&outcome, None, EventRecords::NONE)
+                .map(|ticket| ticket.id());
         }
     }
 

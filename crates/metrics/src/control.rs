@@ -16,9 +16,9 @@ metric_table! {
     event_bytes_written: Counter = "ringpost_event_bytes_written_total", Bytes,
         "Bytes written to the event log.";
     event_write_failures: Counter = "ringpost_event_write_failures_total", Count,
-        "Failed writes, opens and reopens of the event log; each is tried again.";
-    event_records_lost: Counter = "ringpost_event_records_lost_total", Count,
-        "Event records given up at shutdown because the event log could not be written.";
+        "Failed writes, syncs and reopens of the event log; each is tried again.";
+    event_syncs: Counter = "ringpost_event_syncs_total", Count,
+        "Syncs of the event log, at most about one a second.";
     control_requests: Counter = "ringpost_control_requests_total", Count,
         "HTTP requests answered by the control thread.";
     disk_free_bytes: Gauge = "ringpost_disk_free_bytes", Bytes,

@@ -2,8 +2,11 @@
 //!
 //! One record is one JSON object on one line. The fields borrow from whatever the driver has at hand and
 //! are encoded straight into a buffer that it keeps, so that a record costs no allocation.
-//! Every record has a `time`, a `type` and an `id`. A reader drops repeats by (`id`, `type`,
-//! `forward_path`, `attempts`): after a crash a record may come twice, but none is missing.
+//! Every record has a `time`, a `type`, an `id` and a `record`. After a crash a record may come twice, but
+//! none is missing: a reader drops those of which it has seen the `record` before. It is the queue id
+//! for what happened to a message as a whole; with `.` and the number of the recipient, from 0, for what
+//! became of that in the end; and with `.` and the number of the attempt behind that for a deferral, or
+//! with `.delayed` for a warning.
 
 use std::fmt::{self, Display};
 
@@ -12,7 +15,7 @@ use crate::json::JsonObject;
 /// Something that can be displayed, borrowed for as long as the record lives.
 pub type Text<'a> = &'a dyn Display;
 
-/// One event, with the time at which it became durable.
+/// One event, with the time at which it was appended to the queue's log.
 #[derive(Clone, Copy)]
 pub struct EventRecord<'a> {
     /// Milliseconds since 1970.
@@ -25,7 +28,7 @@ pub struct EventRecord<'a> {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A message was acknowledged with 250.
+    /// A message entered the queue: from now on we are responsible for it.
     Received(Reception<'a>),
     /// A recipient was delivered.
     Delivered(Settlement<'a>),
@@ -97,8 +100,6 @@ pub struct Reception<'a> {
     pub protocol: &'a str,
     /// When its delivery begins, if the client wants that later, in milliseconds since 1970.
     pub hold_until_unix_ms: Option<u64>,
-    /// From the end of data to durability, in milliseconds.
-    pub commit_ms: u64,
 }
 
 /// What an attempt meant for one recipient.
@@ -122,6 +123,8 @@ pub struct Settlement<'a> {
     pub stage: &'a str,
     /// The remote's reply, or our own reason in the same shape.
     pub reply: Option<EventReply<'a>>,
+    /// Number of the recipient within the message, from 0.
+    pub recipient: u64,
     /// Attempts made for this recipient, this one included.
     pub attempts: u64,
     /// From reception to now, in milliseconds.
@@ -149,15 +152,17 @@ impl EventRecord<'_> {
         object.string("type", &self.event.type_name());
         match &self.event {
             Event::Received(reception) => reception.encode(&mut object),
-            Event::Delivered(settlement) => settlement.encode(&mut object),
+            Event::Delivered(settlement) => settlement.encode(&mut object, &""),
             Event::Deferred { settlement, due_unix_ms } => {
-                settlement.encode(&mut object);
+                settlement.encode(&mut object, &format_args!(".{}", settlement.attempts));
                 object.time("due", *due_unix_ms);
             }
-            Event::Delayed { settlement, dsn_id }
-            | Event::Bounced { settlement, dsn_id }
-            | Event::Expired { settlement, dsn_id } => {
-                settlement.encode(&mut object);
+            Event::Delayed { settlement, dsn_id } => {
+                settlement.encode(&mut object, &".delayed");
+                optional(&mut object, "dsn_id", *dsn_id);
+            }
+            Event::Bounced { settlement, dsn_id } | Event::Expired { settlement, dsn_id } => {
+                settlement.encode(&mut object, &"");
                 optional(&mut object, "dsn_id", *dsn_id);
             }
             Event::Purged(removal) => removal.encode(&mut object),
@@ -184,7 +189,7 @@ impl Event<'_> {
 
 impl Removal<'_> {
     fn encode(&self, object: &mut JsonObject<'_>) {
-        object.string("id", self.id);
+        object.string("id", self.id).string("record", self.id);
         if let Some(user) = self.user {
             object.number("user", u64::from(user));
         }
@@ -206,6 +211,7 @@ impl Reception<'_> {
     fn encode(&self, object: &mut JsonObject<'_>) {
         object
             .string("id", self.id)
+            .string("record", self.id)
             .string("reverse_path", self.reverse_path)
             .number("recipients", self.recipients)
             .number("size", self.size)
@@ -215,14 +221,15 @@ impl Reception<'_> {
         if let Some(hold_until_unix_ms) = self.hold_until_unix_ms {
             object.time("hold_until", hold_until_unix_ms);
         }
-        object.number("commit_ms", self.commit_ms);
     }
 }
 
 impl Settlement<'_> {
-    fn encode(&self, object: &mut JsonObject<'_>) {
+    /// Adds the fields; `suffix` tells apart what can be said more than once of a recipient.
+    fn encode(&self, object: &mut JsonObject<'_>, suffix: &dyn Display) {
+        let (id, recipient) = (self.id, self.recipient);
+        object.string("id", id).string("record", &format_args!("{id}.{recipient}{suffix}"));
         object
-            .string("id", self.id)
             .string("reverse_path", self.reverse_path)
             .string("forward_path", self.forward_path)
             .number("size", self.size);

@@ -192,6 +192,8 @@ closed_label! {
         ConnectionsPerSite = "connections_per_site_per_core_max",
         /// The bounded channel of event records.
         EventChannel = "event_channel",
+        /// `events.held_segments_max`.
+        HeldSegmentsMax = "held_segments_max",
         /// File descriptors of the process.
         Descriptors = "descriptors",
     }

@@ -162,8 +162,10 @@ metric_table! {
     content_cache_misses: Counter = "ringpost_content_cache_misses_total", Count,
         "Transactions whose content was read back from the log.";
 
-    event_records_dropped: Counter = "ringpost_event_records_dropped_total", Count,
-        "Event records lost because the writer could not keep up.";
+    event_records_lost: Counter = "ringpost_event_records_lost_total", Count,
+        "Event records given up because the event log could not be written for too long, at most: some may be in it.";
+    event_records_read_back: Counter = "ringpost_event_records_read_back_total", Count,
+        "Event records read back from the queue: after a restart, or when the event log could not be written.";
     limit_hits: Family<Limit, Counter> = "ringpost_limit_hits_total", Count,
         "Times a limit held something back, by limit.";
     panics_contained: Counter = "ringpost_panics_contained_total", Count,

@@ -116,8 +116,9 @@ impl Events {
     ) {
         let mut before = self.last;
         // The first frame of a run takes the place of the last one of the run before.
-        while let Some(place) = self.places.pop_back_if(|place| place.begin.lsn >= begin.lsn) {
+        while let Some(place) = self.places.back().filter(|place| place.begin.lsn >= begin.lsn) {
             before = place.before;
+            self.places.pop_back();
         }
         before.0 = before.0.min(begin.lsn.0 - 1);
         self.passed_bytes += len;
@@ -136,6 +137,13 @@ impl Events {
             let passed_bytes = self.passed_bytes;
             self.places.push_back(Place { begin, batch, passed_bytes, before });
         }
+    }
+
+    /// After the log has been read: what has not been told is to be read back.
+    pub(crate) fn resume(mut self) -> Self {
+        self.recorded = self.marked;
+        self.read_after(self.marked);
+        self
     }
 
     /// Takes it that all up to this frame have been told.

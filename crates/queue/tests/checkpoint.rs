@@ -212,7 +212,7 @@ fn a_purge_is_never_applied_to_what_came_after_it() {
     let piece = driver.queue.poll_checkpoint().unwrap();
     let host = Some(Host::parse("host0.test").unwrap());
     let purge = Purge { host, received_before_unix_ms: u64::MAX };
-    let (_, purged) = driver.queue.append_purge(&purge).unwrap();
+    let (_, purged) = driver.queue.append_purge(&purge, |_| Vec::new()).unwrap();
     assert_eq!(purged.recipients, 60 + 3 + 10);
     driver.queue.handle_checkpoint(Ok(piece.bytes.len()));
     driver.checkpoints();
@@ -318,7 +318,7 @@ fn a_purge_of_very_many_is_one_record() {
     }
     let written = driver.queue.stats().batch_bytes_total;
     let purge = Purge { host: None, received_before_unix_ms: u64::MAX };
-    let (ticket, purged) = driver.queue.append_purge(&purge).unwrap();
+    let (ticket, purged) = driver.queue.append_purge(&purge, |_| Vec::new()).unwrap();
     assert_eq!((purged.messages, purged.recipients), (10_000, 10_000));
     assert_eq!((driver.message_ids().len(), driver.queue.stats().recipients), (0, 0));
     driver.pump();

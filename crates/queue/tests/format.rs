@@ -13,14 +13,16 @@ use ringpost_queue::checkpoint::CHECKPOINT_FILES;
 use ringpost_queue::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use ringpost_queue::storage::memory::MemoryStorage;
 use ringpost_queue::{
-    Disposition, EventRecords, MessageId, NewMessage, Outcome, Purge, QueueConfig, RecipientIndex,
-    SegmentSequence, ShardId,
+    Disposition, EventRecords, Lsn, MessageId, NewMessage, Outcome, Purge, QueueConfig,
+    RecipientIndex, SegmentSequence, ShardId,
 };
 use support::{Driver, IDENTITY, content, small_config};
 
 const BLOCK: usize = 4096;
 /// Blocks of each fixture; the rest of the segment is zeros.
 const BLOCKS: [usize; 2] = [6, 7];
+/// An event record as the server writes it, but shorter.
+const EVENT: EventRecords<'_> = EventRecords { count: 1, octets: b"{\"type\":\"received\"}\n" };
 
 fn envelope(recipients: usize) -> Envelope {
     let path = |index| ForwardPath::parse(&format!("<user{index}@example.test>")).unwrap();
@@ -59,7 +61,7 @@ fn write_log(storage: &MemoryStorage) -> Driver {
         content: &whole[3000..],
         size: 5000,
     };
-    driver.queue.append_message(message, EventRecords::NONE).unwrap().batch();
+    driver.queue.append_message(message, EVENT).unwrap().batch();
     driver.pump();
     let recipients = vec![
         (RecipientIndex(0), Disposition::Delivered),
@@ -90,7 +92,8 @@ fn write_log(storage: &MemoryStorage) -> Driver {
     driver.pump();
     let host = Some(Host::parse("elsewhere.test").unwrap());
     let purge = Purge { host, received_before_unix_ms: 1_700_000_000_000 };
-    driver.queue.append_purge(&purge).unwrap().0.batch();
+    driver.queue.mark_events(Lsn(1));
+    driver.queue.append_purge(&purge, |_| Vec::new()).unwrap().0.batch();
     driver.pump();
     driver
 }
@@ -172,7 +175,7 @@ fn is_read(version: u16) {
     let storage = MemoryStorage::new();
     storage.replace(&first_segment(), fixture(version));
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    assert_eq!((recovered.frames, recovered.records), [(4, 5), (5, 6)][usize::from(version) - 1]);
+    assert_eq!((recovered.frames, recovered.records), [(4, 5), (5, 8)][usize::from(version) - 1]);
     assert_eq!(recovered.tail_truncated_bytes, 0);
     let id = MessageId::new(ShardId(3), 1);
     let messages = driver.messages();

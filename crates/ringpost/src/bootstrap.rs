@@ -33,7 +33,7 @@ use crate::{
 use directory::QueueDirectory;
 
 /// Batches of event records that may wait for the writer.
-const EVENT_BATCHES_MAX: usize = 4096;
+const EVENT_BATCHES_MAX: usize = 256;
 
 /// Messages that may wait for a shard's next tick.
 const INBOX_MAX: usize = 64;
@@ -127,7 +127,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         listening: Arc::clone(&listening),
         sessions_max,
         health: Arc::clone(&health),
-        events: events.clone(),
+        events: events.for_shard(),
         inbox: inbox.clone(),
         reports: reports.clone(),
     });

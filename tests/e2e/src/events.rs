@@ -1,6 +1,6 @@
 //! Reads the event log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ pub struct Event {
     pub kind: String,
     /// The queue id.
     pub id: String,
+    /// The name of the record; the same in a repeat.
+    pub record: String,
     /// The recipient, where the record is about one.
     pub forward_path: Option<String>,
     /// All fields.
@@ -27,16 +29,17 @@ pub struct Event {
 ///
 /// # Errors
 ///
-/// Fails on any line that is not a whole JSON object with `time`, `type` and `id`.
+/// Fails on any line that is not a whole JSON object with `time`, `type`, `id` and `record`, unless it
+/// was cut short, by a crash.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("no {}", path.display())),
     };
     // A reader beside a writer may see half of the last line: it is not there yet.
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    whole.lines().map(parse).collect()
+    let end = bytes.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
+    parse_lines(&bytes[..end])
 }
 
 /// Reads a log piece by piece, each record once.
@@ -70,21 +73,30 @@ impl Tail {
         file.read_to_end(&mut bytes)?;
         let end = bytes.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
         self.offset += end as u64;
-        std::str::from_utf8(&bytes[..end])?.lines().map(parse).collect()
+        parse_lines(&bytes[..end])
     }
 }
 
-fn parse(line: &str) -> Result<Event> {
-    let fields: Value =
-        serde_json::from_str(line).with_context(|| format!("not a record: {line:?}"))?;
+fn parse_lines(bytes: &[u8]) -> Result<Vec<Event>> {
+    String::from_utf8_lossy(bytes).lines().filter_map(|line| parse(line).transpose()).collect()
+}
+
+/// Reads a line; `None` if it was cut short.
+fn parse(line: &str) -> Result<Option<Event>> {
+    let fields: Value = match serde_json::from_str(line) {
+        Ok(fields) => fields,
+        Err(error) if error.is_eof() => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("not a record: {line:?}")),
+    };
     let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
     ensure!(text("time").is_some_and(|time| time.ends_with('Z')), "no time in {line:?}");
-    Ok(Event {
+    Ok(Some(Event {
         kind: text("type").with_context(|| format!("no type in {line:?}"))?,
         id: text("id").with_context(|| format!("no id in {line:?}"))?,
+        record: text("record").with_context(|| format!("no record in {line:?}"))?,
         forward_path: text("forward_path"),
         fields,
-    })
+    }))
 }
 
 /// Number of different (queue id, recipient) pairs with a record of `kind`.
@@ -97,6 +109,24 @@ pub fn distinct(events: &[Event], kind: &str) -> usize {
         .map(|event| (&event.id, &event.forward_path))
         .collect::<HashSet<_>>()
         .len()
+}
+
+/// What is wrong with the names of records: one that stands for two things, and things without a
+/// reception before them.
+pub fn misnamed(events: &[Event]) -> Vec<String> {
+    let mut known: HashMap<&str, &Value> = HashMap::new();
+    let mut wrong = Vec::new();
+    let received: HashSet<&str> =
+        events.iter().filter(|one| one.kind == "received").map(|one| one.id.as_str()).collect();
+    for event in events {
+        if *known.entry(&event.record).or_insert(&event.fields) != &event.fields {
+            wrong.push(format!("two things are called {}", event.record));
+        }
+        if event.kind != "purged" && !received.contains(event.id.as_str()) {
+            wrong.push(format!("{} was never received", event.id));
+        }
+    }
+    wrong
 }
 
 /// The ids of test messages called delivered, read from recipients like `r0.ID@domain`.
@@ -121,7 +151,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events");
         assert_eq!(read(&path).unwrap().len(), 0);
-        let record = r#"{"time":"2026-11-22T12:00:00.000Z","type":"delivered","id":"q1","forward_path":"<r0.run-7@a.test>"}"#;
+        let record = r#"{"time":"2026-11-22T12:00:00.000Z","type":"delivered","id":"q1","record":"q1.0","forward_path":"<r0.run-7@a.test>"}"#;
         fs::write(&path, format!("{record}\n{record}\n{{\"time\"")).unwrap();
         let events = read(&path).unwrap();
         assert_eq!(events.len(), 2);
@@ -133,7 +163,26 @@ mod tests {
         fs::write(&path, format!("{record}\n{record}\n{record}\n")).unwrap();
         assert_eq!(tail.read_new().unwrap().len(), 1);
         assert_eq!(tail.read_new().unwrap().len(), 0);
-        fs::write(&path, "{\"time\"\n").unwrap();
+        assert_eq!(misnamed(&events).len(), 2, "it was never received");
+        fs::write(&path, format!("{{\"time\"\n{record}\n")).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 1, "a crash has cut the first one short");
+        fs::write(&path, "{\"time\"}\n").unwrap();
         assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn two_things_with_one_name_are_noticed() {
+        let event = |kind: &str, id: &str, record: &str| Event {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            record: record.to_owned(),
+            forward_path: None,
+            fields: serde_json::json!({ "type": kind }),
+        };
+        let received = event("received", "q1", "q1");
+        let delivered = event("delivered", "q1", "q1.0");
+        let log = [received.clone(), delivered.clone(), received.clone(), delivered];
+        assert_eq!(misnamed(&log), Vec::<String>::new());
+        assert_eq!(misnamed(&[received, event("bounced", "q1", "q1")]).len(), 1);
     }
 }

@@ -26,6 +26,7 @@ fn settlement<'a>() -> Settlement<'a> {
         remote: Some(&"192.0.2.1:25"),
         stage: "final_reply",
         reply: Some(EventReply { code: Some(250), enhanced: Some(&"2.0.0"), text: &"Ok" }),
+        recipient: 0,
         attempts: 1,
         queued_ms: 12,
         transaction_ms: Some(3),
@@ -41,8 +42,8 @@ fn a_delivery_looks_like_this() {
     assert_eq!(
         String::from_utf8(line).unwrap(),
         concat!(
-            r#"{"time":"2023-11-14T22:13:20.123Z","type":"delivered","id":"A1","reverse_path":"","#,
-            r#""forward_path":"user@example.com","size":5120,"site":"mx.example.com","#,
+            r#"{"time":"2023-11-14T22:13:20.123Z","type":"delivered","id":"A1","record":"A1.0","#,
+            r#""reverse_path":"","forward_path":"user@example.com","size":5120,"site":"mx.example.com","#,
             r#""mx_host":"mx.example.com","remote":"192.0.2.1:25","stage":"final_reply","#,
             r#""reply":{"code":250,"enhanced":"2.0.0","text":"Ok"},"attempts":1,"queued_ms":12,"#,
             r#""transaction_ms":3}"#,
@@ -104,6 +105,33 @@ fn each_type_has_its_own_fields() {
     }
 }
 
+#[test]
+fn records_of_different_things_have_different_names() {
+    let other = Settlement { recipient: 1, ..settlement() };
+    let later = Settlement { attempts: 2, ..settlement() };
+    let reception = Reception {
+        id: &"A1",
+        reverse_path: &"",
+        recipients: 2,
+        size: 1,
+        client: &"",
+        helo: &"",
+        protocol: "internal",
+        hold_until_unix_ms: None,
+    };
+    let events = [
+        (Event::Received(reception), "A1"),
+        (Event::Deferred { settlement: settlement(), due_unix_ms: 1 }, "A1.0.1"),
+        (Event::Deferred { settlement: later, due_unix_ms: 1 }, "A1.0.2"),
+        (Event::Delayed { settlement: later, dsn_id: None }, "A1.0.delayed"),
+        (Event::Expired { settlement: later, dsn_id: None }, "A1.0"),
+        (Event::Delivered(other), "A1.1"),
+    ];
+    for (event, name) in events {
+        assert_eq!(parse(&EventRecord { time_unix_ms: 0, event })["record"], name);
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_comes_back(
@@ -125,7 +153,6 @@ proptest! {
             helo: &helo,
             protocol: "ESMTP",
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
-            commit_ms: numbers[2],
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
         prop_assert_eq!(&value["id"], &id);

@@ -300,7 +300,7 @@ impl Queue {
     }
 
     /// Appends event records to the gathering batch, within a group.
-    fn encode_events(&mut self, events: EventRecords<'_>) {
+    pub(super) fn encode_events(&mut self, events: EventRecords<'_>) {
         if events.count > 0
             && let Some(batch) = self.pending.back_mut()
         {
@@ -324,7 +324,7 @@ impl Queue {
         self.split_batch(start);
     }
 
-    fn begin_group(&self) -> GroupStart {
+    pub(super) fn begin_group(&self) -> GroupStart {
         self.pending.back().map_or(GroupStart::default(), |batch| GroupStart {
             len: batch.frame.len(),
             records: batch.records,
@@ -354,7 +354,7 @@ impl Queue {
 
     /// Moves the group just appended to a batch of its own if the batch has become too large: a group
     /// is never split over two.
-    fn split_batch(&mut self, start: GroupStart) {
+    pub(super) fn split_batch(&mut self, start: GroupStart) {
         let buffer = self.buffers.pop().unwrap_or_default();
         let Some(batch) = self.pending.back_mut() else { return };
         self.pending_bytes += batch.frame.len() - start.len;
@@ -382,7 +382,7 @@ impl Queue {
 
 /// Where a batch stood before a group of records.
 #[derive(Debug, Clone, Copy, Default)]
-struct GroupStart {
+pub(super) struct GroupStart {
     len: usize,
     records: u32,
     events: u32,

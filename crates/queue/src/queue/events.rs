@@ -43,6 +43,13 @@ impl Queue {
         }
     }
 
+    /// Whether all event records have been marked, and the mark is in the log.
+    pub fn is_done_with_events(&self) -> bool {
+        self.events.first_place().is_none()
+            && self.events.marked == self.events.recorded
+            && self.in_flight.is_none()
+    }
+
     /// Has the event records of all frames behind this one read back, by
     /// [`Queue::poll_events`], but not what has been marked.
     ///

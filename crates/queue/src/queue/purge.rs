@@ -3,6 +3,7 @@
 use super::Queue;
 use crate::commit::Ticket;
 use crate::error::AppendError;
+use crate::events::EventRecords;
 use crate::id::MessageId;
 use crate::index::Phase;
 use crate::message::{Purge, Purged};
@@ -16,19 +17,25 @@ impl Queue {
     /// left to deliver: one record in the log, however many they are. Messages that are still coming
     /// in are not affected. Taken even when the log is full.
     ///
+    /// `describe` gives the octets of one event record about it, or none; they become durable with it.
+    ///
     /// From now on they are not in the queue; after a crash before the ticket can be redeemed they may
     /// be there again. Their space is given back by [`Queue::remove_purged`].
     ///
     /// # Errors
     ///
     /// [`AppendError`]; nothing was appended.
-    pub fn append_purge(&mut self, purge: &Purge) -> Result<(Ticket, Purged), AppendError> {
+    pub fn append_purge(
+        &mut self,
+        purge: &Purge,
+        describe: impl FnOnce(&Purged) -> Vec<u8>,
+    ) -> Result<(Ticket, Purged), AppendError> {
         self.check_usable()?;
-        self.append_group(|batch| {
+        let start = self.begin_group();
+        if let Some(batch) = self.pending.back_mut() {
             record::encode_purge(&mut batch.frame, purge);
             batch.records += 1;
-        });
-        self.keep_from_checkpoint();
+        }
         let host = purge.host.as_ref().map(|host| self.index.hosts.find(host));
         let mut purged = Purged::default();
         let mut gone = Vec::new();
@@ -54,6 +61,10 @@ impl Queue {
                 }
             }
         }
+        let octets = describe(&purged);
+        self.encode_events(EventRecords { count: u32::from(!octets.is_empty()), octets: &octets });
+        self.split_batch(start);
+        self.keep_from_checkpoint();
         if let Some(batch) = self.pending.back_mut() {
             batch.purged.extend(gone);
         }

@@ -138,9 +138,7 @@ pub async fn recover<S: Storage>(
         offset = BLOCK_SIZE;
     }
     let Walk { replay, last, frames, frames_bytes, expected, tail_truncated_bytes, .. } = walk;
-    let mut events = walk.events;
-    // What the log had of it may not be durable, and is soon said anew.
-    events.read_after(events.marked);
+    let events = walk.events.resume();
     check_end(end, expected)?;
     checkpoints.replay_bytes = frames_bytes;
 
@@ -151,11 +149,8 @@ pub async fn recover<S: Storage>(
             unused.push(scan.sequence);
         } else {
             segments.add_sealed(scan.sequence, scan.size);
-            let (count, through) = scan.events;
-            // The last frame is read back where it is written again.
-            let end =
-                last.filter(|(last, ..)| *last == at).map_or(scan.end, |(_, offset, _)| offset);
-            segments.note_frame(scan.sequence, end, through, count);
+            let last = last.filter(|(last, ..)| *last == at);
+            scan.note_events(&mut segments, last.map(|(_, offset, _)| offset));
         }
     }
     segments.mark_events(events.marked);
@@ -450,6 +445,13 @@ impl<S: Storage> SegmentScan<'_, S> {
         }
         self.close();
         Ok(head)
+    }
+
+    /// Passes on where the frames end that count, and their event records. `last`: where the last frame
+    /// of the log is; it is read back where it is written again.
+    fn note_events(&self, segments: &mut Segments, last: Option<u64>) {
+        let (count, through) = self.events;
+        segments.note_frame(self.sequence, last.unwrap_or(self.end), through, count);
     }
 
     fn corrupt(&self, offset: u64, reason: CorruptReason) -> RecoveryError {

@@ -717,7 +717,7 @@ impl World {
         let host = (host < 3).then(|| Host::parse(&format!("host{host}.test")).unwrap());
         let received_before_unix_ms = self.choices.number() % 1500;
         let purge = Purge { host, received_before_unix_ms };
-        let (ticket, purged) = match self.driver.queue.append_purge(&purge) {
+        let (ticket, purged) = match self.driver.queue.append_purge(&purge, |_| Vec::new()) {
             Ok(appended) => appended,
             Err(AppendError::Poisoned) => return,
             Err(error) => panic!("{error}"),

@@ -413,6 +413,7 @@ fn check_control(found: &mut Findings, config: &Config) {
     if config.events.file().is_some_and(|path| !path.is_absolute()) {
         found.add(&["events", "path"], "must be an absolute path, or empty for no event log");
     }
+    found.not_zero(&["events"], &[("held_segments_max", config.events.held_segments_max == 0)]);
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         found.add(&["log", "level"], format!("{:?}: {error}", config.log.level));
     }

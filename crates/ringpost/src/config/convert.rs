@@ -65,6 +65,7 @@ impl ConfigSnapshot {
             segment_size: queue.segment_size,
             disk_size_max: queue.size_max,
             checkpoint_interval: queue.checkpoint_interval,
+            event_segments_max: self.config().events.held_segments_max,
             ..defaults
         };
         let group_size_max = limits.group_size_max();

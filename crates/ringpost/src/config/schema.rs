@@ -461,11 +461,14 @@ impl Default for ControlSection {
 pub struct EventsSection {
     /// The event log, in JSON lines. Default: `/var/log/ringpost/events.jsonl`; empty: none.
     pub path: PathBuf,
+    /// Segments of a queue's log that may be kept for records the event log does not have yet.
+    /// Default: 4; at least 1.
+    pub held_segments_max: usize,
 }
 
 impl Default for EventsSection {
     fn default() -> Self {
-        Self { path: PathBuf::from("/var/log/ringpost/events.jsonl") }
+        Self { path: PathBuf::from("/var/log/ringpost/events.jsonl"), held_segments_max: 4 }
     }
 }
 

@@ -1,13 +1,21 @@
 //! The event log: batches of lines from the shards, appended to one file.
+//!
+//! Each shard is told up to where its records are synced, so that it need not keep them any longer. The
+//! file is synced about once a second while there is something to sync, and at once when there was
+//! nothing for a second. A line that a crash has cut short stays as it is: the next start ends it with a
+//! line feed, and its record comes again, whole.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, after, never, select_biased};
 use ringpost_metrics::ControlMetrics;
+use ringpost_queue::Lsn;
 
 use super::{ControlError, Worker};
 
@@ -15,31 +23,70 @@ use super::{ControlError, Worker};
 const WRITE_SIZE_MAX: usize = 1 << 20;
 /// How long to wait before a failed write or open is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long at least from one sync to the next.
+const SYNC_PERIOD: Duration = Duration::from_secs(1);
 /// For the user and the group: records hold addresses of people.
 const FILE_MODE: u32 = 0o640;
 
-/// The shards' end of the channel to the event log.
+/// How far the writer has come with the records of one shard.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The frame of its log up to which all are synced.
+    synced: AtomicU64,
+    /// How often a sync has failed, so that what had been written may be gone.
+    failures: AtomicU64,
+}
+
+/// Lines of one shard.
+#[derive(Debug)]
+struct Batch {
+    lines: Vec<u8>,
+    report: Report,
+    /// The shard waits for the sync.
+    is_urgent: bool,
+}
+
+/// What a shard is told when its lines are synced.
 #[derive(Debug, Clone)]
+struct Report {
+    progress: Arc<Progress>,
+    through: Lsn,
+    /// The failures that the shard knew of. After one that it did not know of, lines before these may be
+    /// missing.
+    failures: u64,
+}
+
+/// A shard's end of the channel to the event log.
+#[derive(Debug)]
 pub struct EventSender {
-    batches: Option<Sender<Vec<u8>>>,
+    batches: Option<Sender<Batch>>,
+    progress: Arc<Progress>,
 }
 
 /// The writer's end of the channel.
 #[derive(Debug)]
 pub struct EventReceiver {
-    batches: Receiver<Vec<u8>>,
+    batches: Receiver<Batch>,
 }
 
 /// A channel that holds at most `batches_max` batches.
 pub fn event_channel(batches_max: usize) -> (EventSender, EventReceiver) {
     let (sender, receiver) = crossbeam_channel::bounded(batches_max);
-    (EventSender { batches: Some(sender) }, EventReceiver { batches: receiver })
+    (
+        EventSender { batches: Some(sender), progress: Arc::default() },
+        EventReceiver { batches: receiver },
+    )
 }
 
 impl EventSender {
     /// A sender for when there is no event log: takes everything and does nothing.
     pub fn off() -> Self {
-        Self { batches: None }
+        Self { batches: None, progress: Arc::default() }
+    }
+
+    /// A sender into the same channel with a progress of its own.
+    pub fn for_shard(&self) -> Self {
+        Self { batches: self.batches.clone(), progress: Arc::default() }
     }
 
     /// Tells whether records are worth encoding.
@@ -47,19 +94,59 @@ impl EventSender {
         self.batches.is_some()
     }
 
-    /// Hands over a batch of whole lines, without waiting. Returns how many records were dropped because
-    /// the channel is full or the writer gone: 0, or all of the batch.
-    pub fn send(&self, batch: Vec<u8>) -> u64 {
-        let Some(batches) = &self.batches else { return 0 };
-        match batches.try_send(batch) {
-            Ok(()) => 0,
-            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => lines(&batch),
+    /// Hands over whole lines, without waiting: all records up to the frame `through` that have not been
+    /// handed over before. `failures` is how many failures of the writer the shard has made up for.
+    ///
+    /// # Errors
+    ///
+    /// The lines, if the channel is full or the writer gone.
+    pub fn send(&self, lines: Vec<u8>, through: Lsn, failures: u64) -> Result<(), Vec<u8>> {
+        let Some(batches) = &self.batches else { return Ok(()) };
+        let report = Report { progress: Arc::clone(&self.progress), through, failures };
+        let sent = batches.try_send(Batch { lines, report, is_urgent: false });
+        sent.map_err(|error| match error {
+            TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch.lines,
+        })
+    }
+
+    /// Asks for a sync of what was sent before, without waiting.
+    pub fn flush(&self) {
+        if let Some(batches) = &self.batches {
+            let progress = Arc::clone(&self.progress);
+            let report = Report { progress, through: Lsn(0), failures: 0 };
+            // A full channel is being written out; it is asked again.
+            let _ = batches.try_send(Batch { lines: Vec::new(), report, is_urgent: true });
         }
+    }
+
+    /// How often the writer has failed to keep what was sent, and the frame up to which all is safe.
+    pub fn progress(&self) -> (u64, Lsn) {
+        let failures = self.progress.failures.load(Ordering::Acquire);
+        (failures, Lsn(self.progress.synced.load(Ordering::Acquire)))
+    }
+}
+
+impl Report {
+    /// Whether lines before these may be missing.
+    fn is_void(&self) -> bool {
+        self.failures != self.progress.failures.load(Ordering::Acquire)
     }
 }
 
 fn lines(batch: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', batch).count() as u64
+}
+
+/// What is written to: a file, or a faulty one in tests.
+trait EventFile: Write {
+    /// Makes what was written durable.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl EventFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +188,10 @@ pub(super) fn spawn(
         file,
         pending: Vec::new(),
         written: 0,
+        gathered: Vec::new(),
+        unsynced: Vec::new(),
+        is_urgent: false,
+        synced_at: None,
         failing: false,
         reopen_failed: false,
         metrics,
@@ -109,8 +200,30 @@ pub(super) fn spawn(
     Ok(WriterHandle { orders, worker })
 }
 
+/// Opens the file, and ends a line that was cut short.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(FILE_MODE).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(file);
+    }
+    match metadata.len().checked_sub(1) {
+        // It may be new. Not every file system can sync a directory; those that cannot need no sync.
+        None => {
+            if let Some(Ok(directory)) = path.parent().map(File::open) {
+                let _ = directory.sync_all();
+            }
+        }
+        Some(last) => {
+            let mut end = [0];
+            file.read_exact_at(&mut end, last)?;
+            if end != *b"\n" {
+                (&file).write_all(b"\n")?;
+            }
+        }
+    }
+    Ok(file)
 }
 
 /// Writes what comes in; `F` is the file, or a faulty one in tests.
@@ -120,6 +233,12 @@ struct Writer<F> {
     /// Whole lines, of which the first `written` bytes are in the file.
     pending: Vec<u8>,
     written: usize,
+    /// Whom to tell of what is pending, and of what is written and not synced.
+    gathered: Vec<Report>,
+    unsynced: Vec<Report>,
+    /// Somebody waits for the sync.
+    is_urgent: bool,
+    synced_at: Option<Instant>,
     /// Whether the last write failed.
     failing: bool,
     /// Whether the last reopening failed.
@@ -127,9 +246,9 @@ struct Writer<F> {
     metrics: ControlMetrics,
 }
 
-impl<F: Write> Writer<F> {
+impl<F: EventFile> Writer<F> {
     /// Until the order to stop comes, or the shards are gone.
-    fn run(mut self, batches: &Receiver<Vec<u8>>, orders: &Receiver<Order>) {
+    fn run(mut self, batches: &Receiver<Batch>, orders: &Receiver<Order>) {
         let mut orders = orders.clone();
         let nothing = never();
         let mut troubled = false;
@@ -137,6 +256,7 @@ impl<F: Write> Writer<F> {
             // While the file fails no batch is taken, so that the channel's bound holds.
             let source = if self.pending.is_empty() { batches } else { &nothing };
             let retry = if troubled { after(RETRY_DELAY) } else { never() };
+            let sync = self.until_sync().map_or_else(never, after);
             select_biased! {
                 recv(orders) -> order => match order {
                     Ok(Order::Reopen) => self.reopen(),
@@ -145,6 +265,7 @@ impl<F: Write> Writer<F> {
                     Err(_) => orders = never(),
                 },
                 recv(retry) -> _ => {}
+                recv(sync) -> _ => {}
                 recv(source) -> batch => match batch {
                     Ok(batch) => self.gather(batch, batches),
                     Err(_) => break,
@@ -154,21 +275,69 @@ impl<F: Write> Writer<F> {
                 self.reopen();
             }
             self.write();
+            if self.until_sync().is_some_and(|rest| rest.is_zero()) {
+                self.sync();
+            }
             troubled = self.reopen_failed || !self.pending.is_empty();
         }
         self.finish(batches);
     }
 
     /// Takes a batch, and those that wait behind it, up to [`WRITE_SIZE_MAX`].
-    fn gather(&mut self, batch: Vec<u8>, batches: &Receiver<Vec<u8>>) {
-        if self.pending.is_empty() {
-            self.pending = batch;
-        } else {
-            self.pending.extend_from_slice(&batch);
-        }
+    fn gather(&mut self, batch: Batch, batches: &Receiver<Batch>) {
+        self.take(batch);
         while self.pending.len() < WRITE_SIZE_MAX {
             let Ok(next) = batches.try_recv() else { break };
-            self.pending.extend_from_slice(&next);
+            self.take(next);
+        }
+    }
+
+    fn take(&mut self, batch: Batch) {
+        if batch.is_urgent {
+            self.is_urgent = true;
+            return;
+        }
+        if self.pending.is_empty() {
+            self.pending = batch.lines;
+        } else {
+            self.pending.extend_from_slice(&batch.lines);
+        }
+        note(&mut self.gathered, batch.report);
+    }
+
+    /// How long until a sync is due, if there is anything to sync.
+    fn until_sync(&self) -> Option<Duration> {
+        if self.unsynced.is_empty() {
+            return None;
+        }
+        let since = self.synced_at.filter(|_| !self.is_urgent);
+        Some(since.map_or(Duration::ZERO, |at| SYNC_PERIOD.saturating_sub(at.elapsed())))
+    }
+
+    /// Makes what was written durable, and tells the shards. What was written before a failure may be
+    /// gone, whatever a second sync says: the shards have to send it again.
+    fn sync(&mut self) {
+        self.is_urgent = false;
+        self.synced_at = Some(Instant::now());
+        match self.file.sync() {
+            Ok(()) => {
+                self.metrics.event_syncs.increment(1);
+                for report in self.unsynced.drain(..).filter(|report| !report.is_void()) {
+                    report.progress.synced.fetch_max(report.through.0, Ordering::AcqRel);
+                }
+            }
+            Err(error) => {
+                self.metrics.event_write_failures.increment(1);
+                tracing::error!("cannot sync the event log, will write again: {error}");
+                // Also those of which a part has been written.
+                let parts = self.gathered.iter().filter(|_| self.written > 0).cloned();
+                for report in parts.collect::<Vec<_>>() {
+                    note(&mut self.unsynced, report);
+                }
+                for report in self.unsynced.drain(..) {
+                    report.progress.failures.fetch_add(1, Ordering::AcqRel);
+                }
+            }
         }
     }
 
@@ -194,6 +363,9 @@ impl<F: Write> Writer<F> {
         if self.written >= self.pending.len() {
             self.pending.clear();
             self.written = 0;
+            for report in self.gathered.drain(..) {
+                note(&mut self.unsynced, report);
+            }
         }
     }
 
@@ -219,6 +391,10 @@ impl<F: Write> Writer<F> {
     fn reopen(&mut self) {
         match (self.open)() {
             Ok(file) => {
+                // Nobody will do it later.
+                if self.written > 0 || !self.unsynced.is_empty() {
+                    self.sync();
+                }
                 self.file = file;
                 self.reopen_failed = false;
                 // A line that is partly in the old file is written whole to the new one.
@@ -235,160 +411,32 @@ impl<F: Write> Writer<F> {
         }
     }
 
-    /// Writes what waits in the channel, and counts what cannot be written.
-    fn finish(mut self, batches: &Receiver<Vec<u8>>) {
+    /// Writes what waits in the channel. What cannot be written stays in the logs of the shards.
+    fn finish(mut self, batches: &Receiver<Batch>) {
         for batch in batches.try_iter() {
-            self.pending.extend_from_slice(&batch);
+            self.take(batch);
             if self.pending.len() >= WRITE_SIZE_MAX && !self.failing {
                 self.write();
             }
         }
         self.write();
-        let lost = lines(self.pending.get(self.written..).unwrap_or_default());
-        if lost > 0 {
-            tracing::error!("{lost} event record(s) could not be written");
-            self.metrics.event_records_lost.increment(lost);
+        if !self.unsynced.is_empty() {
+            self.sync();
         }
+        let left = lines(self.pending.get(self.written..).unwrap_or_default());
+        if left > 0 {
+            tracing::warn!("{left} event record(s) will be written after the next start");
+        }
+    }
+}
+
+/// Adds a report to a list that has at most one for each shard.
+fn note(list: &mut Vec<Report>, report: Report) {
+    match list.iter_mut().find(|known| Arc::ptr_eq(&known.progress, &report.progress)) {
+        Some(known) => *known = report,
+        None => list.push(report),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    /// What a file has, and has room for.
-    type Content = (Vec<u8>, usize);
-
-    /// Files by the order of opening.
-    #[derive(Clone, Default)]
-    struct Disk {
-        files: Arc<Mutex<Vec<Content>>>,
-    }
-
-    struct FakeFile {
-        disk: Disk,
-        index: usize,
-    }
-
-    impl Disk {
-        fn create(&self, room: usize) -> FakeFile {
-            let mut files = self.files.lock().unwrap();
-            files.push((Vec::new(), room));
-            FakeFile { disk: self.clone(), index: files.len() - 1 }
-        }
-
-        fn make_room(&self, index: usize) {
-            self.files.lock().unwrap()[index].1 = usize::MAX;
-        }
-
-        fn text(&self, index: usize) -> String {
-            String::from_utf8(self.files.lock().unwrap()[index].0.clone()).unwrap()
-        }
-    }
-
-    impl Write for FakeFile {
-        /// Three bytes at a time, so that lines are always cut.
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let (written, room) = &mut self.disk.files.lock().unwrap()[self.index];
-            let count = bytes.len().min(3).min(*room - written.len());
-            if count == 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            written.extend_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn writer(disk: &Disk, room: usize) -> Writer<FakeFile> {
-        let again = disk.clone();
-        Writer {
-            open: Box::new(move || Ok(again.create(usize::MAX))),
-            file: disk.create(room),
-            pending: Vec::new(),
-            written: 0,
-            failing: false,
-            reopen_failed: false,
-            metrics: ControlMetrics::noop(),
-        }
-    }
-
-    #[test]
-    fn a_failed_write_goes_on_where_it_stopped() {
-        let disk = Disk::default();
-        let mut writer = writer(&disk, 7);
-        let (_sender, receiver) = event_channel(1);
-        writer.gather(b"one\ntwo\nthree\n".to_vec(), &receiver.batches);
-        writer.write();
-        assert!(writer.failing);
-        assert_eq!(disk.text(0), "one\ntwo");
-        disk.make_room(0);
-        writer.write();
-        assert!(!writer.failing && writer.pending.is_empty());
-        assert_eq!(disk.text(0), "one\ntwo\nthree\n");
-    }
-
-    #[test]
-    fn reopening_never_splits_a_line_over_two_files() {
-        let disk = Disk::default();
-        let mut writer = writer(&disk, 6);
-        let (_sender, receiver) = event_channel(1);
-        writer.gather(b"one\ntwo\nthree\n".to_vec(), &receiver.batches);
-        writer.write();
-        writer.reopen();
-        writer.write();
-        assert_eq!(disk.text(0), "one\ntw");
-        assert_eq!(disk.text(1), "two\nthree\n");
-    }
-
-    #[test]
-    fn waiting_batches_share_a_write() {
-        let disk = Disk::default();
-        let mut writer = writer(&disk, usize::MAX);
-        let (sender, receiver) = event_channel(4);
-        assert_eq!(sender.send(b"b\n".to_vec()) + sender.send(b"c\n".to_vec()), 0);
-        writer.gather(b"a\n".to_vec(), &receiver.batches);
-        assert_eq!(writer.pending, b"a\nb\nc\n");
-    }
-
-    #[test]
-    fn a_full_or_closed_channel_drops_and_counts() {
-        let (sender, receiver) = event_channel(1);
-        assert_eq!(sender.send(b"a\nb\n".to_vec()), 0);
-        assert_eq!(sender.send(b"c\nd\ne\n".to_vec()), 3);
-        drop(receiver);
-        assert_eq!(sender.send(b"f\n".to_vec()), 1);
-        assert_eq!(EventSender::off().send(b"g\n".to_vec()), 0);
-        assert!(sender.is_on() && !EventSender::off().is_on());
-    }
-
-    #[test]
-    fn stopping_writes_what_waits() {
-        let disk = Disk::default();
-        let writer = writer(&disk, usize::MAX);
-        let (sender, receiver) = event_channel(2);
-        let (orders, received) = crossbeam_channel::bounded(1);
-        sender.send(b"a\n".to_vec());
-        sender.send(b"b\n".to_vec());
-        orders.send(Order::Stop).unwrap();
-        writer.run(&receiver.batches, &received);
-        assert_eq!(disk.text(0), "a\nb\n");
-    }
-
-    #[test]
-    fn the_writer_ends_when_the_shards_are_gone() {
-        let disk = Disk::default();
-        let writer = writer(&disk, usize::MAX);
-        let (sender, receiver) = event_channel(2);
-        let (orders, received) = crossbeam_channel::bounded::<Order>(1);
-        sender.send(b"a\n".to_vec());
-        drop((sender, orders));
-        writer.run(&receiver.batches, &received);
-        assert_eq!(disk.text(0), "a\n");
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use ringpost_metrics::label::QueueState;
 use ringpost_metrics::{MetricsRecorder, ShardMetrics};
 
+use ringpost_queue::Lsn;
+
 use super::*;
 
 struct Control {
@@ -134,10 +136,10 @@ fn events_are_appended_and_follow_a_rotation() {
     std::fs::write(&path, "old\n").unwrap();
     let (sender, receiver) = event_channel(16);
     let control = start_control(Some((path.clone(), receiver)));
-    sender.send(b"a\n".to_vec());
+    sender.send(b"a\n".to_vec(), Lsn(1), 0).unwrap();
     expect_text(&path, "old\na\n");
     std::fs::rename(&path, &rotated).unwrap();
-    sender.send(b"b\n".to_vec());
+    sender.send(b"b\n".to_vec(), Lsn(1), 0).unwrap();
     expect_text(&rotated, "old\na\nb\n");
     control.handle.reopen_events();
     // The file exists once it has been opened again.
@@ -146,7 +148,7 @@ fn events_are_appended_and_follow_a_rotation() {
         assert!(Instant::now() < deadline);
         thread::yield_now();
     }
-    sender.send(b"c\n".to_vec());
+    sender.send(b"c\n".to_vec(), Lsn(1), 0).unwrap();
     expect_text(&path, "c\n");
     control.handle.stop();
     assert_eq!(std::fs::read_to_string(&rotated).unwrap(), "old\na\nb\n");
@@ -162,7 +164,7 @@ fn stopping_writes_every_record_that_was_taken() {
     for number in 0..1000 {
         let line = format!("{number}\n");
         expected.push_str(&line);
-        assert_eq!(sender.send(line.into_bytes()), 0);
+        sender.send(line.into_bytes(), Lsn(number), 0).unwrap();
     }
     control.handle.stop();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);

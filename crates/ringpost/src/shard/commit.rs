@@ -47,7 +47,7 @@ pub(super) struct Commits {
     waiters: RefCell<Vec<(BatchNumber, Waker)>>,
     /// Who need not wait any more, and is woken when the next write is on its way.
     released: RefCell<Vec<Waker>>,
-    /// The last batch whose messages and events have been let go.
+    /// The last batch whose messages have been let go.
     released_through: Cell<BatchNumber>,
     /// Since when somebody waits for the batch that gathers.
     gathering_since: Cell<Option<Instant>>,
@@ -271,7 +271,6 @@ impl<R: Runtime> Shard<R> {
         self.commits.wake_released();
         let durable = self.queue.borrow().durable_through();
         self.commits.released_through.set(durable);
-        self.events.release(durable);
         self.segment_work.set();
         while let Some(message) = self.commits.next_to_schedule(durable) {
             self.with_engine(|engine, now| engine.handle_message(now, &message));
@@ -309,6 +308,7 @@ impl<R: Runtime> Shard<R> {
             self.metrics.commit_bytes.increment(size as u64);
         }
         self.commits.release(durable, is_poisoned);
+        self.release_events();
     }
 }
 

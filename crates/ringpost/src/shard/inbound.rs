@@ -344,7 +344,24 @@ impl<R: Runtime> Inbound<R> {
             content: &content,
             size,
         };
-        let ticket = shard.with_queue(|queue| queue.append_message(message)).map_err(refusal)?;
+        let mut lines = shard.events.lines();
+        lines.push(&EventRecord {
+            time_unix_ms: shard.runtime.unix_ms(),
+            event: Event::Received(Reception {
+                id: &id,
+                reverse_path: &envelope.reverse_path.bare(),
+                recipients: envelope.forward_paths.len() as u64,
+                size,
+                client: &self.session.peer().ip,
+                helo: &self.session.helo().unwrap_or_default(),
+                protocol: self.session.protocol(),
+                hold_until_unix_ms: receiving.hold_until_unix_ms,
+            }),
+        });
+        let ticket = shard
+            .with_queue(|queue| queue.append_message(message, lines.records()))
+            .map_err(refusal)?;
+        shard.events.keep(&ticket, lines);
         // From here on the message will be delivered, whatever becomes of this session.
         let mut fresh = fresh_message(
             id,
@@ -358,7 +375,6 @@ impl<R: Runtime> Inbound<R> {
         }
         shard.commits.schedule_after(&ticket, fresh);
         let recipients = envelope.forward_paths.len() as u64;
-        let reverse_path = envelope.reverse_path.clone();
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
         // What is held is read from the log in its time: memory is for what goes out now.
         let is_held = receiving.hold_until_unix_ms.is_some();
@@ -379,20 +395,6 @@ impl<R: Runtime> Inbound<R> {
             shard.metrics.messages_held.increment(1);
             shard.metrics.recipients_held.increment(recipients);
         }
-        shard.events.emit(&EventRecord {
-            time_unix_ms: shard.runtime.unix_ms(),
-            event: Event::Received(Reception {
-                id: &id,
-                reverse_path: &reverse_path.bare(),
-                recipients,
-                size,
-                client: &self.session.peer().ip,
-                helo: &self.session.helo().unwrap_or_default(),
-                protocol: self.session.protocol(),
-                hold_until_unix_ms: receiving.hold_until_unix_ms,
-                commit_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-            }),
-        });
         Ok(committed)
     }
 

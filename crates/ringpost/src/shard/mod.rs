@@ -85,6 +85,8 @@ pub(crate) struct Shard<R: Runtime> {
 
     cache: RefCell<ContentCache>,
     events: Events,
+    /// Event records that the queue had given up at the last look.
+    events_given_up: Cell<u64>,
     metrics: ShardMetrics,
     health: Option<Arc<ShardHealth>>,
     /// Where mail for `<Postmaster>` without a domain belongs (RFC 5321 §4.5.1).

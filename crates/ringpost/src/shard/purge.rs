@@ -20,7 +20,7 @@ impl<R: Runtime> Shard<R> {
     /// Carries a purge out, and answers when it is durable.
     pub(super) async fn purge(self: Rc<Self>, request: PurgeRequest) {
         let PurgeRequest { purge, user, reply } = request;
-        let answer = self.purge_durably(&purge).await;
+        let answer = self.purge_durably(&purge, user).await;
         if let Ok(purged) = &answer {
             self.note_purge(&purge, user, *purged);
         }
@@ -28,11 +28,29 @@ impl<R: Runtime> Shard<R> {
         let _: Result<(), PurgeReply> = reply.send(answer);
     }
 
-    async fn purge_durably(&self, purge: &Purge) -> PurgeReply {
+    async fn purge_durably(&self, purge: &Purge, user: Option<u32>) -> PurgeReply {
         // From here on jobs and outcomes are held against the queue.
         self.has_purged.set(true);
-        let appended = self.with_queue(|queue| queue.append_purge(purge));
+        let mut lines = self.events.lines();
+        let appended = self.with_queue(|queue| {
+            // A number of its own, so that a reader can tell a second purge from a repeat.
+            let id = queue.next_id();
+            queue.append_purge(purge, |purged| {
+                let before = purge.received_before_unix_ms;
+                let event = Event::Purged(Removal {
+                    id: &id,
+                    user,
+                    host: purge.host.as_ref().map(|host| host as _),
+                    received_before_unix_ms: (before != u64::MAX).then_some(before),
+                    recipients: purged.recipients,
+                    messages: purged.messages,
+                });
+                lines.push(&EventRecord { time_unix_ms: self.runtime.unix_ms(), event });
+                lines.records().octets.to_vec()
+            })
+        });
         let (ticket, purged) = appended.map_err(|error| error.to_string())?;
+        self.events.keep(&ticket, lines);
         self.segment_work.set();
         match self.committed(ticket).await {
             Ok(_) => Ok(purged),
@@ -51,19 +69,6 @@ impl<R: Runtime> Shard<R> {
             messages = purged.messages,
             "removed from the queue by an operator"
         );
-        // A number of its own, so that a reader can tell a second purge from a repeat.
-        let id = self.with_queue_lazily(ringpost_queue::Queue::next_id);
-        let before = purge.received_before_unix_ms;
-        let event = Event::Purged(Removal {
-            id: &id,
-            user,
-            host: host.map(|host| host as _),
-            received_before_unix_ms: (before != u64::MAX).then_some(before),
-            recipients: purged.recipients,
-            messages: purged.messages,
-        });
-        self.events.emit(&EventRecord { time_unix_ms: self.runtime.unix_ms(), event });
-        self.events.hand_over();
     }
 
     /// Tells whether a recipient is still in the queue, to be delivered.

@@ -2,7 +2,7 @@
 //!
 //! Outcomes and their DSN are appended together and become durable together, so neither can be there
 //! without the other. Nobody waits for that commit: a crash before it means that the attempt is made
-//! again, never that mail is lost. Events go out when it is durable.
+//! again, never that mail is lost. Event records are committed with it, and go out when it is durable.
 //!
 //! Outcomes of attempts come with their message. Those of mail that never got to a transaction do not:
 //! the engine keeps them, and they are taken from it one by one, as fast as the log takes them. Of
@@ -215,7 +215,9 @@ impl<R: Runtime> Shard<R> {
             content: &report.content,
             size: report.content.len() as u64,
         });
-        let appended = self.with_queue_lazily(|queue| queue.append_outcome(&outcome, dsn));
+        let lines = self.lines(settlement, message, report.as_ref(), transaction);
+        let appended =
+            self.with_queue_lazily(|queue| queue.append_outcome(&outcome, dsn, lines.records()));
         let ticket = match appended {
             Ok(ticket) => ticket,
             Err(AppendError::Poisoned) => return,
@@ -235,21 +237,8 @@ impl<R: Runtime> Shard<R> {
                 return;
             }
         };
+        self.events.keep(&ticket, lines);
         self.count(settlement, size, received_unix_ms, now_unix_ms);
-        for settled in &settlement.recipients {
-            let facts = EventFacts {
-                settlement,
-                settled,
-                message,
-                size,
-                queued_ms: now_unix_ms.saturating_sub(received_unix_ms),
-                transaction,
-                dsn_id: report.as_ref().map(|report| report.id),
-            };
-            facts.with_events(|event| {
-                self.events.emit_after(&ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
-            });
-        }
         if let Some(report) = report {
             let warned = settlement.recipients.iter().filter(|settled| settled.warns).count();
             self.metrics.delay_warnings.increment(warned as u64);
@@ -269,22 +258,51 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
+    /// What the event log is to say of a settlement and its report.
+    fn lines(
+        &self,
+        settlement: &Settlement,
+        message: &CachedMessage,
+        report: Option<&Report>,
+        transaction: Option<Duration>,
+    ) -> Lines {
+        let time_unix_ms = self.runtime.unix_ms();
+        let (received_unix_ms, size) = {
+            let queue = self.queue.borrow();
+            queue.message(settlement.id).map_or((0, 0), |view| (view.received_unix_ms, view.size))
+        };
+        let mut lines = self.events.lines();
+        for settled in &settlement.recipients {
+            let facts = EventFacts {
+                settlement,
+                settled,
+                message,
+                size,
+                queued_ms: time_unix_ms.saturating_sub(received_unix_ms),
+                transaction,
+                dsn_id: report.map(|report| report.id),
+            };
+            facts.with_events(|event| lines.push(&EventRecord { time_unix_ms, event }));
+        }
+        if let Some(report) = report {
+            let reception = Reception {
+                id: &report.id,
+                reverse_path: &report.envelope.reverse_path.bare(),
+                recipients: report.envelope.forward_paths.len() as u64,
+                size: report.content.len() as u64,
+                client: &"",
+                helo: &"",
+                protocol: "internal",
+                hold_until_unix_ms: None,
+            };
+            lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });
+        }
+        lines
+    }
+
     /// Sends a report on its way, once it is durable.
     fn send_report(&self, ticket: &Ticket, report: Report, now_unix_ms: u64, expiry_unix_ms: u64) {
         self.metrics.dsns.increment(1);
-        let reception = Reception {
-            id: &report.id,
-            reverse_path: &report.envelope.reverse_path.bare(),
-            recipients: report.envelope.forward_paths.len() as u64,
-            size: report.content.len() as u64,
-            client: &"",
-            helo: &"",
-            protocol: "internal",
-            hold_until_unix_ms: None,
-            commit_ms: 0,
-        };
-        let event = Event::Received(reception);
-        self.events.emit_after(ticket, &EventRecord { time_unix_ms: now_unix_ms, event });
         let own_host = self.own_host.borrow();
         let fresh =
             fresh_message(report.id, now_unix_ms, expiry_unix_ms, &report.envelope, &own_host);
@@ -368,7 +386,7 @@ struct EventFacts<'a> {
 
 impl EventFacts<'_> {
     /// Calls `emit` with each event, which borrows from here.
-    fn with_events(&self, emit: impl Fn(Event<'_>)) {
+    fn with_events(&self, mut emit: impl FnMut(Event<'_>)) {
         let Some(path) = self.message.envelope.forward_paths.get(usize::from(self.settled.index.0))
         else {
             return;
@@ -397,6 +415,7 @@ impl EventFacts<'_> {
                     EventReply { code: None, enhanced: Some(&reason.status), text: &reason.text }
                 }
             }),
+            recipient: u64::from(self.settled.index.0),
             attempts: u64::from(self.settled.attempts),
             queued_ms: self.queued_ms,
             transaction_ms: self

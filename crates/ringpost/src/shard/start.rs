@@ -25,7 +25,7 @@ use thiserror::Error;
 
 use super::{
     Activity, ContentCache, Events, Intake, ListenerContext, ListeningShards, Resolver, Shard,
-    ShardMessage, Signal, checkpoint, commit, listener, resolver, segments, settle, tick,
+    ShardMessage, Signal, checkpoint, commit, events, listener, resolver, segments, settle, tick,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -179,7 +179,8 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         settlements: settle::Settlements::default(),
         client_config: RefCell::new(Arc::new(config.client_config())),
         cache: RefCell::new(cache),
-        events: Events::new(options.events, metrics.clone()),
+        events: Events::new(options.events),
+        events_given_up: Cell::default(),
         metrics,
         watermarks: Arc::clone(health.watermarks()),
         queue_pressure: Cell::default(),
@@ -267,6 +268,7 @@ impl<R: Runtime> Shard<R> {
         self.runtime.spawn(Containment::Process, commit::run(Rc::clone(self)));
         self.runtime.spawn(Containment::Process, segments::run(Rc::clone(self)));
         self.runtime.spawn(Containment::Process, checkpoint::run(Rc::clone(self)));
+        self.runtime.spawn(Containment::Process, events::run(Rc::clone(self)));
         self.segment_work.set();
         self.commits.look();
         // The first senders need not wait for a segment to be filled with zeros. If it cannot be

@@ -9,7 +9,7 @@ use std::{
 use crossbeam_channel::Receiver;
 use futures_lite::future::yield_now;
 use ringpost_delivery::DeliveryConfig;
-use ringpost_metrics::label::QueueState;
+use ringpost_metrics::label::{Limit, QueueState};
 use ringpost_queue::Admission;
 
 use super::{Shard, commit::is_quiet};
@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// How often gauges are published.
 const PUBLISH_PERIOD: Duration = Duration::from_millis(200);
+
+/// How long a shard that has done everything else waits until its event records are in the event log.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Times that the engine is told of the time in one tick; each does a bounded amount of work.
 const TIMEOUTS_PER_TICK: usize = 16;
@@ -45,6 +48,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
     let mut ticked = shard.runtime.now();
     let mut published = ticked;
     let mut stop_at: Option<Instant> = None;
+    let mut drained_at: Option<Instant> = None;
     shard.publish();
     loop {
         shard.runtime.sleep(TICK).await;
@@ -75,7 +79,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
         shard.look_at_queue();
         shard.commits.check_stall(now, shard.queue.borrow().is_starved());
         shard.commits.look_after(now, TICK);
-        shard.events.hand_over();
+        shard.look_at_events();
         if now - published >= PUBLISH_PERIOD {
             published = now;
             shard.publish();
@@ -83,8 +87,17 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             shard.segment_work.set();
             shard.checkpoint_work.set();
         }
-        if stop_at.is_some_and(|at| shard.is_drained() || at <= now) {
-            shard.events.hand_over();
+        let Some(stop_at) = stop_at else { continue };
+        if shard.is_drained() {
+            // An event log that cannot be written does not hold up the end.
+            let patience = *drained_at.get_or_insert(now) + EVENTS_PATIENCE;
+            if shard.finish_events() || patience <= now {
+                shard.publish();
+                return;
+            }
+        }
+        if stop_at <= now {
+            shard.finish_events();
             shard.publish();
             return;
         }
@@ -147,6 +160,11 @@ impl<R: Runtime> Shard<R> {
         metrics.queue_checkpoint_bytes.set(stats.checkpoint_bytes as f64);
         metrics.queue_checkpoints.absolute(stats.checkpoints_total);
         metrics.queue_checkpoint_failures.absolute(stats.checkpoint_failures_total);
+        let given_up = stats.event_records_given_up_total;
+        if self.events_given_up.replace(given_up) < given_up {
+            metrics.limit_hits.increment(Limit::HeldSegmentsMax);
+        }
+        metrics.event_records_lost.absolute(given_up);
         metrics.queue_bytes_max.set(queue.config().disk_size_max as f64);
         let state = match queue.admission() {
             // Told like this, because operators have to do the same about it.

@@ -56,6 +56,8 @@ impl Run {
         let book = load.finish()?;
         take_slowly(&bench.sink);
         let account = bench.account(&book)?;
+        // A clean stop waits until the event log has everything.
+        bench.server.terminate()?;
         let unrecorded = bench.unrecorded(&account)?;
         let (mean, longest) = bench.start_times();
         let acked = account.acked();
@@ -71,8 +73,8 @@ impl Run {
         ));
         ensure!(acked > 100 * usize::try_from(cuts)?, "too little load to say anything: {account}");
         sound(&account)?;
-        none("sent again without need", &account.unexplained(&bench.outages), &account)?;
-        bench.server.terminate()
+        ensure!(unrecorded == 0, "delivered, and the event log does not say so: {account}");
+        none("sent again without need", &account.unexplained(&bench.outages), &account)
     }
 }
 

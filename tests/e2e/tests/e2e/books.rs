@@ -76,7 +76,7 @@ fn what_came_in_went_out_or_is_still_there() -> Result<()> {
     for record in &records {
         assert!(received_ids.contains(&record.id), "an event without a reception: {record:?}");
     }
-    assert_eq!(metrics.count("ringpost_event_records_dropped_total"), 0);
+    assert_eq!(metrics.count("ringpost_event_records_lost_total"), 0);
     assert_eq!(metrics.count("ringpost_panics_contained_total"), 0);
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! acknowledgement before the write, a log that does not recover, a completed recipient that is
 //! sent to again, and state that was only in memory.
 
+use std::collections::HashSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -75,13 +76,19 @@ fn nothing_acknowledged_is_lost_and_nothing_completed_is_repeated() -> Result<()
     let book = load.finish()?;
     server.wait_drained(Duration::from_mins(3))?;
     let account = Account::of(&book, &sink.accepted());
-    // A record follows its outcome to the disk by a moment, so a kill may come between them.
-    let recorded = events::delivered_test_ids(&server.events()?);
-    let unrecorded = account.arrived().filter(|id| !recorded.contains(*id)).count();
+    // A clean stop waits until the event log has everything.
+    server.terminate()?;
+    let records = server.events()?;
+    let recorded = events::delivered_test_ids(&records);
+    let unrecorded: Vec<_> = account.arrived().filter(|id| !recorded.contains(*id)).collect();
+    let names: HashSet<_> = records.iter().map(|one| &one.record).collect();
+    let repeats = records.len() - names.len();
     peers::tell(&format!(
         "kill: {} kills (seed {seed}), {AT_DOT:?} at each dot: {account}, without an event record \
-         {unrecorded}",
-        outages.len()
+         {}, event records {} of which repeats {repeats}",
+        outages.len(),
+        unrecorded.len(),
+        records.len(),
     ));
     assert!(account.acked() > 100, "too little load to say anything: {account}");
     assert_eq!(account.lost(), NONE, "{account}");
@@ -89,7 +96,9 @@ fn nothing_acknowledged_is_lost_and_nothing_completed_is_repeated() -> Result<()
     assert_eq!(account.invented(), NONE, "{account}");
     assert_eq!(account.unexplained(&outages), NONE, "{account}");
     assert_eq!(sink.violations(), NONE);
-    server.terminate()
+    assert_eq!(unrecorded, NONE, "delivered, and the event log does not say so");
+    assert_eq!(events::misnamed(&records), NONE);
+    Ok(())
 }
 
 #[test]

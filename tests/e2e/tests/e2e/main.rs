@@ -14,6 +14,7 @@ mod isolation;
 mod kill;
 mod limits;
 mod peers;
+mod records;
 mod resources;
 mod self_check;
 mod signals;
