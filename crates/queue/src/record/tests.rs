@@ -42,7 +42,20 @@ fn some_records() -> Vec<u8> {
     encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), b"rest");
     let recipients = vec![(RecipientIndex(0), Disposition::Delivered)];
     encode_outcome(&mut out, &Outcome { id: id(7), recipients });
+    encode_events(&mut out, EventRecords { count: 2, octets: b"one\ntwo\n" });
+    encode_event_mark(&mut out, Lsn(9));
     out
+}
+
+#[test]
+fn events_and_marks_round_trip() {
+    let events = EventRecords { count: 2, octets: b"one\ntwo\n" };
+    let mut out = Vec::new();
+    encode_events(&mut out, events);
+    let len = out.len();
+    encode_event_mark(&mut out, Lsn(9));
+    assert_eq!(decode(&out), Ok((Record::Events(events), len)));
+    assert_eq!(decode(&out[len..]), Ok((Record::EventMark(Lsn(9)), EVENT_MARK_SIZE)));
 }
 
 proptest! {
