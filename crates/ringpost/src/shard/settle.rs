@@ -27,6 +27,7 @@ use super::{
     Shard,
     cache::CachedMessage,
     commit::fresh_message,
+    events::Lines,
     signal::Signal,
     stored::{MessageError, Part},
 };
