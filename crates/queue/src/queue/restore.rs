@@ -4,7 +4,7 @@ use super::{Continuation, Queue};
 use crate::commit::Ticket;
 use crate::config::{ConfigError, QueueConfig};
 use crate::error::AppendError;
-use crate::events::EventRecords;
+use crate::events::{EventRecords, Events};
 use crate::frame::Lsn;
 use crate::index::Index;
 use crate::message::{NewMessage, RecipientState};
@@ -33,6 +33,7 @@ impl Queue {
             next_message_sequence,
             last_frame: None,
             checkpoints: Checkpoints::default(),
+            events: Events::default(),
             tail_truncated_bytes: 0,
         };
         Ok(Self { frame_due: true, ..Self::resume(config, identity, continuation) })

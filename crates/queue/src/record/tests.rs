@@ -137,7 +137,7 @@ fn every_changed_bit_is_noticed() {
         at += len;
         records += 1;
     }
-    assert_eq!(records, 3);
+    assert_eq!(records, 5);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use futures_lite::future::block_on;
 use ringpost_queue::{
-    EventRecords, Inspection, ShardId,
+    Inspection, ShardId,
     checkpoint::CHECKPOINT_FILES,
     inspect,
     salvage::{Rebuilt, rebuild},
@@ -155,8 +155,8 @@ mod tests {
         path::{ForwardPath, ReversePath},
     };
     use ringpost_queue::{
-        MessageId, NewMessage, Queue, SegmentSequence, checkpoint::write_piece, offline::drain,
-        recover,
+        EventRecords, MessageId, NewMessage, Queue, SegmentSequence, checkpoint::write_piece,
+        offline::drain, recover,
     };
 
     use super::super::testing;

@@ -153,7 +153,7 @@ fn bad(payload: &[u8], at: usize, error: RecordError) -> BadRecord {
     let kind = record.first().copied().unwrap_or_default();
     let body = record.get(RECORD_HEADER_SIZE..).unwrap_or_default();
     // A purge has no id.
-    let has_id = (1..=record::KIND_MAX).contains(&kind) && kind != record::KIND_PURGE;
+    let has_id = (1..record::KIND_PURGE).contains(&kind);
     let id = Fields::new(body).u64().filter(|_| has_id).map(MessageId::from_u64);
     BadRecord { at, error, id, is_message: kind == KIND_MESSAGE, is_chunk: kind == KIND_CHUNK }
 }
