@@ -85,6 +85,7 @@ impl EventSender {
     }
 
     /// A sender into the same channel with a progress of its own.
+    #[must_use]
     pub fn for_shard(&self) -> Self {
         Self { batches: self.batches.clone(), progress: Arc::default() }
     }
