@@ -236,7 +236,7 @@ mod tests {
                 content: b"x",
                 size: 1,
             };
-            let ticket = queue.append_message(message).unwrap();
+            let ticket = queue.append_message(message, crate::events::EventRecords::NONE).unwrap();
             let first = block_on(drain(&mut queue, &storage)).is_ok();
             let second = block_on(drain(&mut queue, &storage)).is_ok();
             (first, second, matches!(queue.redeem(ticket), Redeemed::Durable(_)))
