@@ -238,7 +238,7 @@ fn a_purge_in_the_last_frame_is_not_applied_to_what_joins_that_frame_later() {
     driver.pump();
     let host = Some(Host::parse("host0.test").unwrap());
     let purge = Purge { host, received_before_unix_ms: u64::MAX };
-    driver.queue.append_purge(&purge).unwrap().0.batch();
+    driver.queue.append_purge(&purge, |_| Vec::new()).unwrap().0.batch();
     driver.step();
     // The frame with the purge is written again after a restart, with what comes in then.
     let (mut driver, _) = Driver::recover(&storage, eager()).unwrap();
