@@ -116,6 +116,11 @@ impl Destinations {
         self.table.iter().map(|(_, destination)| destination)
     }
 
+    /// Ids are below this.
+    pub(crate) fn bound(&self) -> u32 {
+        self.table.bound()
+    }
+
     pub(crate) fn ids(&self) -> Vec<DestinationId> {
         self.table.indices().into_iter().map(DestinationId).collect()
     }

@@ -17,6 +17,11 @@ impl<T> Table<T> {
         self.entries.len() - self.free.len()
     }
 
+    /// Indices are below this.
+    pub(crate) fn bound(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
     pub(crate) fn insert(&mut self, entry: T) -> u32 {
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.entries.get_mut(index as usize)

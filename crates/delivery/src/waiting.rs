@@ -145,6 +145,28 @@ impl Waiting {
         std::mem::take(&mut self.works)
     }
 
+    /// The numbers of its blocks, for [`retain`](Self::retain).
+    pub(crate) fn blocks(&self) -> std::ops::Range<i64> {
+        self.works.blocks()
+    }
+
+    /// Shows the works of a block to `keep`, which may take recipients away: what has none left
+    /// goes. Gives how many recipients it was shown.
+    pub(crate) fn retain(&mut self, block: i64, mut keep: impl FnMut(&mut Work)) -> usize {
+        let (mut before, mut after) = (0, 0);
+        self.works.retain(block, |work| {
+            before += work.recipients.len();
+            keep(work);
+            after += work.recipients.len();
+            !work.recipients.is_empty()
+        });
+        self.recipients = self.recipients.saturating_sub(before - after);
+        if self.is_empty() {
+            self.mark = u64::MAX;
+        }
+        before
+    }
+
     /// Goes on to look for work whose mark is not after `now`, a bounded step at a time: `keep` gives
     /// back what stays, with its new mark. Returns whether the end was reached.
     pub(crate) fn look(
@@ -190,7 +212,7 @@ mod tests {
     use ringpost_queue::{MessageId, RecipientIndex};
 
     use super::*;
-    use crate::work::{DestinationId, Recipient};
+    use crate::work::{DestinationId, Recipient, Recipients};
 
     const LATE: Stamp = Stamp(1000);
 
@@ -299,7 +321,7 @@ mod tests {
         /// Whatever happens between the steps of a look, a mark is never forgotten.
         #[test]
         fn no_mark_is_overlooked(
-            steps in proptest::collection::vec((0..4_u8, 0..200_u64), 1..400),
+            steps in proptest::collection::vec((0..5_u8, 0..200_u64), 1..400),
         ) {
             let mut queue = Waiting::default();
             let mut number = 0;
@@ -323,6 +345,16 @@ mod tests {
                             marks.remove(&work.message.to_u64());
                         }
                     }
+                    3 => {
+                        for block in queue.blocks() {
+                            queue.retain(block, |work| {
+                                if marks[&work.message.to_u64()] % 7 == value % 7 {
+                                    marks.remove(&work.message.to_u64());
+                                    work.recipients = Recipients::default();
+                                }
+                            });
+                        }
+                    }
                     _ => {
                         queue.look(Stamp(value), |work| {
                             let mark = marks[&work.message.to_u64()];
@@ -336,7 +368,7 @@ mod tests {
                 }
                 let least = marks.values().min().copied();
                 prop_assert!(least.is_none_or(|least| queue.mark().unwrap().0 <= least));
-                prop_assert_eq!(queue.len(), marks.len());
+                prop_assert_eq!((queue.len(), queue.recipients()), (marks.len(), marks.len()));
             }
             // The first pass may have begun before.
             for _ in 0..2 {

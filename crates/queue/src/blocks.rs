@@ -155,7 +155,32 @@ impl<T> BlockQueue<T> {
             block.items.push_back(item);
         }
         self.len += block.items.len();
-        // An empty one in the middle would change the numbers of others: it goes when it is at an end.
+        self.trim();
+    }
+
+    /// Shows everything in a block to `keep`, in order: what it refuses goes. Gives how many things it
+    /// was shown. The mark of the block stays, as what is left is not below it.
+    pub fn retain(&mut self, block: i64, mut keep: impl FnMut(&mut T) -> bool) -> usize {
+        let Some(place) = self.place(block) else { return 0 };
+        let Some(block) = self.blocks.get_mut(place) else { return 0 };
+        let before = block.items.len();
+        block.items.retain_mut(&mut keep);
+        let after = block.items.len();
+        self.len -= before - after;
+        if after < before {
+            // One left of each block must not hold the memory of all.
+            block.items.shrink_to_fit();
+        }
+        if after == 0 {
+            block.mark = u64::MAX;
+            self.trim();
+        }
+        before
+    }
+
+    /// Drops empty blocks at both ends. One in the middle would change the numbers of others: it goes
+    /// when it is at an end.
+    fn trim(&mut self) {
         self.trim_front();
         while self.blocks.back().is_some_and(|block| block.items.is_empty()) {
             self.blocks.pop_back();
@@ -180,6 +205,7 @@ mod tests {
         Pop(usize),
         Append(Vec<u64>),
         Sift(u64),
+        Retain(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -189,6 +215,7 @@ mod tests {
             3 => (0..80_usize).prop_map(Step::Pop),
             2 => prop::collection::vec(0..50_u64, 0..200).prop_map(Step::Append),
             1 => (0..50_u64).prop_map(Step::Sift),
+            1 => (0..50_u64).prop_map(Step::Retain),
         ]
     }
 
@@ -241,12 +268,33 @@ mod tests {
                         }
                         model.retain(|item| *item > limit);
                     }
+                    Step::Retain(limit) => {
+                        for block in queue.blocks() {
+                            queue.retain(block, |item| *item <= limit);
+                        }
+                        model.retain(|item| *item <= limit);
+                    }
                 }
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
             }
             prop_assert_eq!(contents(&mut queue), Vec::from(model));
         }
+    }
+
+    #[test]
+    fn what_is_dropped_from_the_middle_frees_its_memory() {
+        let mut queue = BlockQueue::new();
+        for item in 0..100 * BLOCK_LEN as u64 {
+            queue.push_back(item, item);
+        }
+        for block in queue.blocks() {
+            let seen = queue.retain(block, |item| item.is_multiple_of(BLOCK_LEN as u64));
+            assert_eq!(seen, BLOCK_LEN);
+        }
+        assert_eq!((queue.len(), queue.blocks()), (100, 0..100));
+        let capacity: usize = queue.blocks.iter().map(|block| block.items.capacity()).sum();
+        assert!(capacity <= 400, "{capacity}");
     }
 
     #[test]

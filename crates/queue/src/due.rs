@@ -17,12 +17,26 @@ pub const DUE_STEP_MS: u64 = 1000;
 /// Contract:
 ///
 /// - A, getters: [`len`](Self::len), [`is_empty`](Self::is_empty), [`next_due`](Self::next_due).
-/// - C, commands: [`insert`](Self::insert), [`clear`](Self::clear).
+/// - C, commands: [`insert`](Self::insert), [`retain_some`](Self::retain_some),
+///   [`clear`](Self::clear).
 /// - D, polls: [`poll`](Self::poll), until it gives nothing.
 #[derive(Debug, Clone)]
 pub struct DueWheel<T> {
     buckets: BTreeMap<u64, BlockQueue<T>>,
     len: usize,
+}
+
+/// A place in a wheel, for [`DueWheel::retain_some`]. The default is before everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueCursor {
+    bucket: u64,
+    block: i64,
+}
+
+impl Default for DueCursor {
+    fn default() -> Self {
+        Self { bucket: 0, block: i64::MIN }
+    }
 }
 
 impl<T> Default for DueWheel<T> {
@@ -73,6 +87,33 @@ impl<T> DueWheel<T> {
         item
     }
 
+    /// Shows some of what is behind `cursor` to `keep`, a few dozen things at most: what it refuses
+    /// goes. Gives how many things it was shown, or `None` at the end.
+    ///
+    /// What comes in at an earlier time while a cursor moves on is not shown.
+    pub fn retain_some(
+        &mut self,
+        cursor: &mut DueCursor,
+        keep: impl FnMut(&mut T) -> bool,
+    ) -> Option<usize> {
+        let (&bucket, queue) = self.buckets.range_mut(cursor.bucket..).next()?;
+        let blocks = queue.blocks();
+        let first = if bucket == cursor.bucket { cursor.block } else { i64::MIN };
+        let block = first.max(blocks.start);
+        if block >= blocks.end {
+            *cursor = DueCursor { bucket: bucket.checked_add(1)?, block: i64::MIN };
+            return Some(0);
+        }
+        let before = queue.len();
+        let seen = queue.retain(block, keep);
+        self.len -= before - queue.len();
+        if queue.is_empty() {
+            self.buckets.remove(&bucket);
+        }
+        *cursor = DueCursor { bucket, block: block + 1 };
+        Some(seen)
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.buckets.clear();
@@ -99,6 +140,29 @@ mod tests {
         assert_eq!(wheel.next_due(), Some(2000));
         assert_eq!((wheel.poll(2000), wheel.poll(2000)), (Some("b"), Some("c")));
         assert_eq!((wheel.poll(9000), wheel.len()), (None, 0));
+    }
+
+    #[test]
+    fn everything_is_shown_once_in_small_steps() {
+        let mut wheel = DueWheel::new();
+        for number in 0..10_000_u64 {
+            // Some buckets have many, and many have one.
+            wheel.insert(if number % 2 == 0 { 5000 } else { number * 1000 }, number);
+        }
+        let (mut cursor, mut shown) = (DueCursor::default(), Vec::new());
+        while let Some(seen) = wheel.retain_some(&mut cursor, |number| {
+            shown.push(*number);
+            *number % 3 == 0
+        }) {
+            assert!(seen <= 64, "{seen} in one step");
+        }
+        shown.sort_unstable();
+        assert_eq!(shown, (0..10_000).collect::<Vec<_>>());
+        assert_eq!(wheel.len(), 3334);
+        let mut left: Vec<_> = std::iter::from_fn(|| wheel.poll(u64::MAX)).collect();
+        left.sort_unstable();
+        assert_eq!(left, (0..10_000).step_by(3).collect::<Vec<_>>());
+        assert!(wheel.is_empty() && wheel.next_due().is_none());
     }
 
     proptest! {

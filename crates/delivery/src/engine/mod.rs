@@ -1,6 +1,7 @@
 //! The scheduler of one shard: takes messages and events, gives jobs, outcomes and actions.
 
 mod connect;
+mod forget;
 mod intake;
 mod parking;
 mod resolve;
@@ -18,6 +19,7 @@ use ringpost_protocol::address::Host;
 use ringpost_queue::due::DueWheel;
 use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
 
+use self::forget::Pass;
 use self::parking::{Place, Timer};
 use self::settle::Doomed;
 pub use self::stats::{EngineStats, SiteView};
@@ -156,7 +158,9 @@ pub struct SiteChange {
 ///   [`handle_ready`](Self::handle_ready), [`handle_report`](Self::handle_report),
 ///   [`handle_job_failed`](Self::handle_job_failed), [`handle_closed`](Self::handle_closed),
 ///   [`handle_timeout`](Self::handle_timeout).
-/// - C, commands: [`next_job`](Self::next_job), [`reconfigure`](Self::reconfigure).
+/// - C, commands: [`next_job`](Self::next_job), [`narrow_job`](Self::narrow_job),
+///   [`begin_forgetting`](Self::begin_forgetting), [`forget_some`](Self::forget_some),
+///   [`reconfigure`](Self::reconfigure).
 /// - D, what to do: [`poll_action`](Self::poll_action) until `None`, then
 ///   [`poll_timeout`](Self::poll_timeout), after each call of B or C. And, whenever there is time for
 ///   it, [`poll_settlement`](Self::poll_settlement): outcomes without a transaction, of which there may
@@ -204,6 +208,8 @@ pub struct Engine {
     doomed: VecDeque<Doomed>,
     /// Works in `doomed`.
     unsettled: usize,
+    /// A pass over all work for what has left the queue.
+    forgetting: Option<Pass>,
     actions: VecDeque<Action>,
     sweep_at: Option<Instant>,
     stats: EngineStats,
@@ -242,6 +248,7 @@ impl Engine {
             astray: BlockQueue::new(),
             doomed: VecDeque::new(),
             unsettled: 0,
+            forgetting: None,
             actions: VecDeque::new(),
             sweep_at: None,
             stats: EngineStats::default(),
@@ -299,6 +306,7 @@ impl Engine {
         self.routes = Routes::new(&config);
         self.resolver.reconfigure(config.dns.clone());
         self.config = config;
+        self.forget_again();
         for id in self.destinations.ids() {
             let Some(destination) = self.destinations.get_mut(id) else { continue };
             destination.route = self.routes.find(&destination.name);

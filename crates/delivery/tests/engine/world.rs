@@ -148,6 +148,8 @@ pub(crate) struct World {
     pub(crate) changes: Vec<SiteChange>,
     /// Recipients whose originator was told that they are late.
     pub(crate) warned: Vec<(MessageId, RecipientIndex)>,
+    /// Recipients that were removed from the queue.
+    pub(crate) purged: BTreeSet<(MessageId, RecipientIndex)>,
     /// Whether the driver takes settlements.
     pub(crate) settles: bool,
     config: Arc<DeliveryConfig>,
@@ -179,6 +181,7 @@ impl World {
             parked: BTreeSet::new(),
             changes: Vec::new(),
             warned: Vec::new(),
+            purged: BTreeSet::new(),
             settles: true,
             config,
             in_transaction: BTreeSet::new(),
@@ -256,6 +259,31 @@ impl World {
         }
         self.engine.handle_message(self.now, message);
         self.act();
+    }
+
+    /// Removes recipients from the queue, as far as they are in it.
+    pub(crate) fn purge(&mut self, ids: impl IntoIterator<Item = MessageId>) {
+        for id in ids {
+            let keys = (id, RecipientIndex(0))..=(id, RecipientIndex(u16::MAX));
+            let gone: Vec<_> = self.outstanding.range(keys).map(|(key, _)| *key).collect();
+            for key in gone {
+                self.outstanding.remove(&key);
+                self.purged.insert(key);
+            }
+        }
+        self.engine.begin_forgetting();
+    }
+
+    /// Lets the engine forget some of it; whether there is more, and how often it asked.
+    pub(crate) fn forget_some(&mut self) -> (bool, usize) {
+        let mut asked = 0;
+        let purged = &self.purged;
+        let more = self.engine.forget_some(|id, index| {
+            asked += 1;
+            !purged.contains(&(id, index))
+        });
+        self.act();
+        (more, asked)
     }
 
     /// Sets the wall clock.
@@ -459,7 +487,15 @@ impl World {
 
     fn ask(&mut self, id: ConnectionId) {
         match self.engine.next_job(self.now, id) {
-            Next::Deliver(job) => {
+            Next::Deliver(mut job) => {
+                let purged = &self.purged;
+                if job.recipients.iter().any(|index| purged.contains(&(job.id, *index))) {
+                    let stays = |index| !purged.contains(&(job.id, index));
+                    job.recipients = self.engine.narrow_job(self.now, id, stays);
+                    if job.recipients.is_empty() {
+                        return self.ask(id);
+                    }
+                }
                 self.links.get_mut(&id).unwrap().job = Some(job.clone());
                 for index in &job.recipients {
                     let key = (job.id, *index);
@@ -557,6 +593,12 @@ impl World {
         for settled in &settlement.recipients {
             let key = (settlement.id, settled.index);
             assert!(!self.in_transaction.contains(&key), "{key:?} is still in a transaction");
+            if self.purged.contains(&key) {
+                if matches!(settled.disposition, Disposition::Deferred { .. }) {
+                    self.engine.begin_forgetting();
+                }
+                continue;
+            }
             let attempts = self.outstanding.get_mut(&key).expect("settled for good already");
             *attempts += u16::from(settlement.is_attempt);
             assert_eq!(*attempts, settled.attempts, "{key:?}");

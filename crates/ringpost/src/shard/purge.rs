@@ -2,18 +2,20 @@
 //!
 //! The queue forgets it with one record. The engine still knows of it, and so may connections: a job
 //! is held against the queue before it is begun, and an outcome before it is stored. So what was being
-//! sent when it was purged may arrive, and nothing else.
+//! sent when it was purged may arrive, and nothing else. What only waits in the engine is forgotten, a
+//! little at a time beside the live mail.
 
 use std::rc::Rc;
 
+use futures_lite::future::yield_now;
 use ringpost_delivery::Settlement;
 use ringpost_metrics::event::{Event, EventRecord, Removal};
-use ringpost_queue::{MessageId, Purge, Purged, RecipientIndex};
+use ringpost_queue::{Disposition, MessageId, Purge, Purged, RecipientIndex};
 
 use super::Shard;
 use crate::{
     control::admin::{PurgeReply, PurgeRequest},
-    runtime::Runtime,
+    runtime::{Containment, Runtime},
 };
 
 impl<R: Runtime> Shard<R> {
@@ -28,7 +30,7 @@ impl<R: Runtime> Shard<R> {
         let _: Result<(), PurgeReply> = reply.send(answer);
     }
 
-    async fn purge_durably(&self, purge: &Purge, user: Option<u32>) -> PurgeReply {
+    async fn purge_durably(self: &Rc<Self>, purge: &Purge, user: Option<u32>) -> PurgeReply {
         // From here on jobs and outcomes are held against the queue.
         self.has_purged.set(true);
         let mut lines = self.events.lines();
@@ -52,9 +54,24 @@ impl<R: Runtime> Shard<R> {
         let (ticket, purged) = appended.map_err(|error| error.to_string())?;
         self.events.keep(&ticket, lines);
         self.segment_work.set();
+        self.forget_purged();
         match self.committed(ticket).await {
             Ok(_) => Ok(purged),
             Err(_) => Err("the storage of the shard has failed, or does not answer".to_owned()),
+        }
+    }
+
+    /// Lets the engine forget what is not in the queue any more.
+    fn forget_purged(self: &Rc<Self>) {
+        if self.engine.borrow_mut().begin_forgetting() {
+            let shard = Rc::clone(self);
+            self.runtime.spawn(Containment::Process, async move {
+                let is_queued = |id, index| shard.is_queued(id, index);
+                while shard.with_engine(|engine, _| engine.forget_some(is_queued)) {
+                    yield_now().await;
+                }
+                shard.publish();
+            });
         }
     }
 
@@ -81,7 +98,7 @@ impl<R: Runtime> Shard<R> {
 
     /// What of a settlement is about recipients that are still in the queue; `None` when all of it
     /// is, which it is unless something was purged.
-    pub(super) fn without_purged(&self, settlement: &Settlement) -> Option<Settlement> {
+    pub(super) fn without_purged(self: &Rc<Self>, settlement: &Settlement) -> Option<Settlement> {
         if !self.has_purged.get() {
             return None;
         }
@@ -89,8 +106,18 @@ impl<R: Runtime> Shard<R> {
         if settlement.recipients.iter().all(|settled| is_queued(settled.index)) {
             return None;
         }
+        let is_deferred = |disposition| matches!(disposition, Disposition::Deferred { .. });
         let mut left = settlement.clone();
-        left.recipients.retain(|settled| is_queued(settled.index));
+        let mut is_kept = false;
+        left.recipients.retain(|settled| {
+            let stays = is_queued(settled.index);
+            is_kept |= !stays && settlement.is_attempt && is_deferred(settled.disposition);
+            stays
+        });
+        if is_kept {
+            // It was out when the engine forgot the others, and waits there again.
+            self.forget_purged();
+        }
         Some(left)
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::injector::{Client, Load};
 use ringpost_e2e::message;
+use ringpost_e2e::ports;
 use ringpost_e2e::process::{self, Server};
 use ringpost_e2e::sink::{Answer, Sink, Step};
 use ringpost_e2e::wait::{SOON, wait_until};
@@ -142,5 +143,40 @@ fn what_the_engine_knows_of_is_not_sent_after_a_purge() -> Result<()> {
     wait_until("new mail", SOON, || Ok(sink.accepted_count() == 51))?;
     let (success, text) = queue(&server, &["purge", "--all"])?;
     ensure!(success, "{text}");
+    Ok(())
+}
+
+#[test]
+fn purged_mail_that_is_parked_leaves_the_memory_while_other_mail_flows() -> Result<()> {
+    const PARKED: u64 = 20_000;
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    server.config.route("down.test", ports::reserve()?).route("*", sink.address());
+    server.config.set("queue", "shards", "2");
+    server.start()?;
+    let mut dead = Load::new(server.smtp(), "dead", 16, Some(PARKED));
+    dead.domains = vec!["down.test".to_owned()];
+    dead.size = 200;
+    dead.run()?;
+    // One message pays for each round in vain, and waits for its own time.
+    let held = || -> Result<(u64, u64)> {
+        let metrics = server.metrics()?;
+        let waiting = metrics.count("ringpost_recipients_waiting");
+        Ok((metrics.count("ringpost_recipients_parked"), waiting))
+    };
+    wait_until("parked mail", SOON, || {
+        let (parked, waiting) = held()?;
+        Ok(parked + waiting == PARKED && parked > PARKED - 100)
+    })?;
+    let live = Load::new(server.smtp(), "live", 4, None).start();
+    let before = sink.accepted_count();
+    let (success, text) = queue(&server, &["purge", "--domain", "down.test"])?;
+    ensure!(success && text.contains(&format!("removed {PARKED} recipient(s)")), "{text}");
+    wait_until("their memory", SOON, || Ok(held()? == (0, 0)))?;
+    wait_until("live mail", SOON, || Ok(sink.accepted_count() > before + 20))?;
+    live.stop();
+    let sent = live.finish()?;
+    server.wait_drained(SOON)?;
+    assert!(sink.accepted_count() >= sent.len(), "live mail is none of the purge's business");
     Ok(())
 }
