@@ -330,3 +330,42 @@ fn an_id_that_is_used_again_after_all_does_not_harm_the_log() {
     assert_eq!(recovered.messages, 1);
     assert_eq!(driver.read_message(id).unwrap().content.concat(), b"new content");
 }
+
+/// What lies idle in the log is given back when the file system is short of space.
+#[test]
+fn nothing_is_kept_for_later_when_space_is_short() {
+    let storage = MemoryStorage::new();
+    let config =
+        QueueConfig { rewrite_segments_min: 1 << 20, segments_free_max: 10, ..small_config() };
+    let mut driver = Driver::create(&storage, QueueConfig { disk_size_max: 1 << 30, ..config });
+    let mut ids: Vec<MessageId> = Vec::new();
+    for _ in 0..200 {
+        ids.push(driver.inject(1, 2000).unwrap().id());
+        driver.pump();
+    }
+    // The oldest holds the log; all others are dead.
+    let old = ids.remove(0);
+    for id in ids {
+        let _ = driver.settle(id, Disposition::Delivered);
+        driver.pump();
+    }
+    let settle_down = |driver: &mut Driver| {
+        for _ in 0..20 {
+            driver.pump();
+            driver.rewrite();
+        }
+        driver.pump();
+    };
+    settle_down(&mut driver);
+    let before = storage.names().len();
+    assert!(before > 6, "{before} files: neither rewritten nor deleted without need");
+    driver.queue.set_space_short(true);
+    settle_down(&mut driver);
+    let after = storage.names().len();
+    assert!(after <= 3, "{:?}", storage.names());
+    assert_eq!(driver.read_message(old).unwrap().content.concat(), content(old, 2000));
+    // With space again they are kept again.
+    driver.queue.set_space_short(false);
+    flow(&mut driver, 400);
+    assert!(storage.names().len() > after, "{:?}", storage.names());
+}

@@ -71,6 +71,7 @@ const SPARE_BUFFERS: usize = 2;
 ///   [`append_message`](Self::append_message), [`abandon`](Self::abandon),
 ///   [`append_outcome`](Self::append_outcome), [`append_purge`](Self::append_purge),
 ///   [`remove_purged`](Self::remove_purged), [`retry_segments`](Self::retry_segments),
+///   [`set_space_short`](Self::set_space_short),
 ///   [`request_checkpoint`](Self::request_checkpoint), [`mark_events`](Self::mark_events),
 ///   [`request_event_mark`](Self::request_event_mark),
 ///   [`read_events_after`](Self::read_events_after). After them poll.
@@ -127,6 +128,8 @@ pub struct Queue {
     cleanup: VecDeque<SegmentTask>,
     /// Recycling and deleting segments.
     reuse: Retry,
+    /// Whether the file system is short of space.
+    space_is_short: bool,
 
     stats: QueueStats,
 }
@@ -260,6 +263,7 @@ impl Queue {
             reusing: None,
             cleanup: VecDeque::new(),
             reuse: Retry::default(),
+            space_is_short: false,
             stats: QueueStats {
                 tail_truncated_bytes: continuation.tail_truncated_bytes,
                 ..QueueStats::default()

@@ -84,7 +84,8 @@ impl Queue {
         let (count, size, live) = self.segments.sealed();
         let pressed = count >= self.config.rewrite_segments_min
             || self.segments_left() < 2
-            || self.creation.is_failing();
+            || self.creation.is_failing()
+            || self.space_is_short;
         // A segment that was just emptied is freed by the next commit, which is waited for.
         let waited = self
             .rewrite

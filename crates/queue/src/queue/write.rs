@@ -268,8 +268,8 @@ impl Queue {
         let free = free.filter(|free| self.cleanup.is_empty() && free.sequence < self.durable_head);
         let wanted = self.ready.len() < self.config.segments_ready;
         let files = self.segments.len() + self.segments.free_len() + self.ready.len();
-        let surplus = self.segments.free_len() > self.config.segments_free_max
-            || files > self.config.segments_max();
+        let kept = if self.space_is_short { 0 } else { self.config.segments_free_max };
+        let surplus = self.segments.free_len() > kept || files > self.config.segments_max();
         let task = match free {
             // The size was changed in the configuration, or the segment was never finished.
             Some(free) if free.size != size => SegmentTask::Remove { sequence: free.sequence },
@@ -342,6 +342,13 @@ impl Queue {
     fn reuse_is_done(&mut self) {
         self.reusing = None;
         self.reuse.succeed();
+    }
+
+    /// Takes whether the file system is short of space: until it is not, no free segments are kept for
+    /// later, and a log of which less than half is live is rewritten however short it is. Otherwise
+    /// mail that is put off for want of space would have to wait for space that lies idle here.
+    pub fn set_space_short(&mut self, is_short: bool) {
+        self.space_is_short = is_short;
     }
 
     /// Lets what failed with segments be tried again; to be called about five times a second.

@@ -69,8 +69,10 @@ impl<R: Runtime> Shard<R> {
         highest
     }
 
-    /// Looks at what is queued.
+    /// Looks at what is queued, and tells the queue whether space is short.
     pub(super) fn look_at_queue(&self) {
+        let is_short = self.watermarks.level(SharedRoom::Space) == Level::Stop;
+        self.queue.borrow_mut().set_space_short(is_short);
         let stats = self.queue.borrow().stats();
         self.queue_pressure.set(of_queue(&stats, &self.config().config().queue));
     }

@@ -147,6 +147,28 @@ fn a_file_system_that_fills_up_puts_mail_off_and_takes_it_again() -> Result<()> 
     server.wait_drained(SOON)
 }
 
+/// What deliveries free is of use to new mail, though nobody else frees anything.
+#[test]
+fn a_file_system_that_the_queue_has_filled_is_freed_by_deliveries() -> Result<()> {
+    let Some(volume) = Volume::mount(10_000)? else {
+        return peers::skip("a file system cannot be mounted here");
+    };
+    let sink = deferring()?;
+    let server = on_volume(&volume, &sink)?;
+    // Room for five segments of 1 MiB: as many as are kept for later while there is space.
+    fill(&volume, 7 << 20)?;
+    let mut held = 0;
+    while mail(&server)?.code == 250 {
+        ensure!(held < 200, "a volume of 7 MiB takes more than 20");
+        held += usize::from(send(&server, &format!("held-{held}"), 100_000)?.code == 250);
+    }
+    expect_full(&server, "limit=\"free_space_min_percent\"")?;
+    sink.set_script(|_| Answer::Accept);
+    server.wait_drained(SOON)?;
+    assert_eq!(sink.accepted_count(), held);
+    expect_open(&server)
+}
+
 #[test]
 fn little_space_slows_mail_down_before_none_stops_it() -> Result<()> {
     let Some(volume) = Volume::mount(10_000)? else {
