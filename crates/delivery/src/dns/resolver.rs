@@ -85,6 +85,10 @@ struct Pending {
     mismatches: u8,
     deadline: Instant,
     failure: DnsFailure,
+    /// When it was first sent.
+    started: Instant,
+    /// Whether all servers were silent when it was last sent.
+    in_silence: bool,
 }
 
 /// A query whose answers do not fit is asked over TCP after this many.
@@ -92,7 +96,7 @@ const MISMATCHES_MAX: u8 = 3;
 
 /// A sans-IO stub resolver.
 ///
-/// - A: [`stats`](Self::stats).
+/// - A: [`stats`](Self::stats), [`is_silent`](Self::is_silent).
 /// - B: [`handle_datagram`](Self::handle_datagram), [`handle_tcp`](Self::handle_tcp),
 ///   [`handle_timeout`](Self::handle_timeout) bring what the network and the clock did.
 /// - C: [`lookup`](Self::lookup) asks; [`reconfigure`](Self::reconfigure).
@@ -116,6 +120,10 @@ pub struct Resolver {
     next_key: u64,
     /// The server asked first; moves on when it does not answer.
     preferred: usize,
+    /// When any server last answered anything.
+    answered: Option<Instant>,
+    /// Whether a lookup has failed of late, during which no server answered anything.
+    is_silent: bool,
     stats: DnsStats,
 }
 
@@ -135,6 +143,8 @@ impl Resolver {
             answers: VecDeque::new(),
             next_key: 0,
             preferred: 0,
+            answered: None,
+            is_silent: false,
             stats: DnsStats::default(),
             random,
             config,
@@ -144,6 +154,12 @@ impl Resolver {
     /// Returns the counters.
     pub fn stats(&self) -> DnsStats {
         DnsStats { in_flight: self.asked.len(), cached: self.cache.len(), ..self.stats }
+    }
+
+    /// Tells whether all name servers are silent: a lookup has failed while none of them answered
+    /// anything at all, and none has since.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
     }
 
     /// Uses `config` for new queries; those in flight go on.
@@ -159,7 +175,8 @@ impl Resolver {
     /// from [`poll_answer`](Self::poll_answer), once for all who asked meanwhile.
     pub fn lookup(&mut self, now: Instant, question: &Question) -> Option<(LookupResult, Instant)> {
         self.stats.lookups += 1;
-        if let Some(cached) = self.cache.get(now, question) {
+        let cached = self.cache.get(now, question);
+        if let Some(cached) = cached.filter(|(result, expires)| !self.is_over(result, *expires)) {
             self.stats.cache_hits += 1;
             return Some(cached);
         }
@@ -170,6 +187,12 @@ impl Resolver {
         self.waiting.push_back(question.clone());
         self.start_waiting(now);
         None
+    }
+
+    /// Tells whether a cached result is that no server answered, and one has since.
+    fn is_over(&self, result: &LookupResult, expires: Instant) -> bool {
+        let since = self.answered.map(|answered| answered + self.config.failure_ttl);
+        matches!(result, Err(DnsFailure::TimedOut)) && since.is_some_and(|since| expires <= since)
     }
 
     /// Takes a datagram that arrived from `from`.
@@ -274,6 +297,7 @@ impl Resolver {
             }
         });
         query.deadline = now + self.config.timeout;
+        query.in_silence = self.is_silent;
         self.deadlines.insert((query.deadline, key));
         self.by_id.insert(query.id, key);
         self.pending.insert(key, query);
@@ -307,6 +331,8 @@ impl Resolver {
             }
             Match::Malformed => Reading::Truncated,
         };
+        self.answered = Some(now);
+        self.is_silent = false;
         match reading {
             Reading::Truncated => match query.transport {
                 Transport::Udp => self.resend(now, key, |query| query.transport = Transport::Tcp),
@@ -350,7 +376,11 @@ impl Resolver {
         if failure != DnsFailure::TimedOut || query.tries == 1 {
             query.failure = failure;
         }
-        if query.tries >= self.config.attempts.max(1) {
+        // What was sent just before the servers came back says nothing: it is sent once more.
+        let is_void = failure == DnsFailure::TimedOut && query.in_silence && !self.is_silent;
+        if query.tries >= self.config.attempts.max(1) && !is_void {
+            let is_silent = self.answered.is_none_or(|answered| answered < query.started);
+            self.is_silent |= is_silent && query.failure == DnsFailure::TimedOut;
             self.finish(now, query.question, Err(query.failure), None);
             return;
         }
@@ -396,6 +426,8 @@ impl Pending {
             mismatches: 0,
             deadline: now,
             failure: DnsFailure::TimedOut,
+            started: now,
+            in_silence: false,
         }
     }
 }

@@ -6,6 +6,7 @@ mod intake;
 mod parking;
 mod resolve;
 mod settle;
+mod silence;
 mod stats;
 mod transaction;
 
@@ -22,6 +23,7 @@ use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
 use self::forget::Pass;
 use self::parking::{Place, Timer};
 use self::settle::Doomed;
+use self::silence::Silence;
 pub use self::stats::{EngineStats, SiteView};
 use crate::attempt::{Now, Reason};
 use crate::clock::{Clock, Stamp};
@@ -208,6 +210,7 @@ pub struct Engine {
     doomed: VecDeque<Doomed>,
     /// Works in `doomed`.
     unsettled: usize,
+    silence: Silence,
     /// A pass over all work for what has left the queue.
     forgetting: Option<Pass>,
     actions: VecDeque<Action>,
@@ -248,6 +251,7 @@ impl Engine {
             astray: BlockQueue::new(),
             doomed: VecDeque::new(),
             unsettled: 0,
+            silence: Silence::default(),
             forgetting: None,
             actions: VecDeque::new(),
             sweep_at: None,
@@ -307,6 +311,7 @@ impl Engine {
         self.resolver.reconfigure(config.dns.clone());
         self.config = config;
         self.forget_again();
+        self.end_silence();
         for id in self.destinations.ids() {
             let Some(destination) = self.destinations.get_mut(id) else { continue };
             destination.route = self.routes.find(&destination.name);

@@ -39,6 +39,8 @@ pub(super) enum Timer {
     Resolve(DestinationId),
     /// Parked work may have expired, or be late.
     Look(Place),
+    /// The name servers may answer again.
+    Silence,
 }
 
 /// Shortest time between two looks through the same queue.
@@ -122,6 +124,7 @@ impl Engine {
     pub(super) fn see_to(&mut self, at: Instant, timer: Timer) {
         match timer {
             Timer::Open(site) => self.dispatch(site),
+            Timer::Silence => self.see_to_silence(),
             Timer::Resolve(id) => {
                 let now = self.now.monotonic;
                 if let Some(destination) = self.destinations.get(id)

@@ -59,6 +59,7 @@ impl Engine {
 
     /// Takes the answers that the resolver has.
     pub(super) fn drain_answers(&mut self) {
+        self.heed_answers();
         while let Some((question, result, expires)) = self.resolver.poll_answer() {
             if question.kind == RecordKind::Mx {
                 if let Some(id) = self.destinations.by_name(&question.name) {
@@ -97,7 +98,10 @@ impl Engine {
             }
             Ok(Answer::NoData | Answer::Addresses(_)) => Ok(vec![RankedHost { rank: 0, name }]),
             Ok(Answer::NoName) => Err(Unroutable::NoName),
-            Err(failure) => return self.doom_destination(id, outcome::dns_failure(*failure)),
+            Err(failure) => {
+                self.doom_destination(id, outcome::dns_failure(*failure));
+                return self.note_silence(Place::Destination(id), *failure);
+            }
         };
         match hosts {
             Ok(hosts) => {
@@ -280,9 +284,9 @@ impl Engine {
     /// Decides about a site's work when none of its hosts has an address.
     pub(super) fn fail_without_address(&mut self, id: SiteId) {
         let Some(site) = self.sites.get_mut(id.0) else { return };
-        let failure = site.hosts.iter().find_map(|host| host.lookups.failure);
+        let cause = site.hosts.iter().find_map(|host| host.lookups.failure);
         let refused = site.hosts.iter().any(|host| host.lookups.refused);
-        let verdict = match (failure, site.key.kind) {
+        let verdict = match (cause, site.key.kind) {
             (Some(failure), _) => outcome::dns_failure(failure),
             (None, SiteKind::Smarthost) => outcome::unroutable(Unroutable::SmarthostUnknown),
             (None, SiteKind::Mx) if refused => outcome::unroutable(Unroutable::AddressRefused),
@@ -297,5 +301,8 @@ impl Engine {
             return self.doom(failure, Fate::Attempted, works);
         }
         self.site_failed(id, failure);
+        if let Some(cause) = cause {
+            self.note_silence(Place::Site(id), cause);
+        }
     }
 }

@@ -11,5 +11,6 @@ mod chaos;
 mod parked;
 mod purge;
 mod scenarios;
+mod silence;
 mod times;
 mod world;

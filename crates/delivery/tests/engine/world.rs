@@ -134,6 +134,8 @@ pub(crate) struct World {
     pub(crate) zone: BTreeMap<(String, RecordType), Vec<RData>>,
     /// Names whose lookups fail.
     pub(crate) broken: BTreeSet<String>,
+    /// Whether no name server answers.
+    pub(crate) dns_is_down: bool,
     pub(crate) servers: BTreeMap<SocketAddr, Server>,
     pub(crate) hosts_of: BTreeMap<MessageId, Vec<Host>>,
     pub(crate) outstanding: BTreeMap<(MessageId, RecipientIndex), u16>,
@@ -169,6 +171,7 @@ impl World {
             now,
             zone: BTreeMap::new(),
             broken: BTreeSet::new(),
+            dns_is_down: false,
             servers: BTreeMap::new(),
             hosts_of: BTreeMap::new(),
             outstanding: BTreeMap::new(),
@@ -630,7 +633,7 @@ impl World {
         *self.queries.entry(key.clone()).or_default() += 1;
         let mut response = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         response.add_query(question.clone());
-        if text.starts_with("silent") {
+        if text.starts_with("silent") || self.dns_is_down {
             return None;
         }
         if self.broken.contains(&text) {
