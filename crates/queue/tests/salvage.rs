@@ -381,7 +381,11 @@ fn a_failure_of_the_storage_ends_it() {
 #[test]
 fn checkpoints_are_looked_at_too() {
     let storage = MemoryStorage::new();
-    let config = QueueConfig { checkpoint_interval: 4096, ..small_config() };
+    let config = QueueConfig {
+        checkpoint_interval: 4096,
+        checkpoint_block_size: 64 << 10,
+        ..small_config()
+    };
     let mut driver = Driver::create(&storage, config);
     for _ in 0..30 {
         driver.inject(2, 500).unwrap().batch();
