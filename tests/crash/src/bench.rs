@@ -135,8 +135,9 @@ impl Bench {
     pub fn note_outage(&mut self) -> Result<()> {
         let sink = &self.sink;
         wait_until("the last octets at the sink", SOON, || Ok(sink.open_connections() == 0))?;
-        self.delivered.extend(events::delivered_test_ids(&self.events.read_new()?));
-        self.outages.push(Outage { at: Instant::now(), delivered: self.delivered.clone() });
+        let delivered = events::delivered_test_ids(&self.events.read_new()?);
+        self.delivered.extend(delivered.iter().cloned());
+        self.outages.push(Outage { at: Instant::now(), delivered });
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! join them. Nothing of the server's own bookkeeping is believed, but for one rule about
 //! duplicates: a message that the event log calls delivered may not be sent again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub struct Outage {
     /// A moment at which the old process was gone, everything it had written to the sink had
     /// been read, and the new process was not there yet.
     pub at: Instant,
-    /// The ids that the event log called delivered at that moment.
+    /// The ids that the event log has called delivered since the outage before.
     pub delivered: HashSet<String>,
 }
 
@@ -107,10 +107,19 @@ impl Account {
     /// event log did not call the message delivered at that outage: then its final dot was out
     /// and its completion was not yet durable, or known to anybody.
     pub fn unexplained(&self, outages: &[Outage]) -> Vec<&str> {
+        // The first outage at which each was called so.
+        let mut delivered: HashMap<&str, usize> = HashMap::new();
+        for (number, outage) in outages.iter().enumerate() {
+            for id in &outage.delivered {
+                delivered.entry(id).or_insert(number);
+            }
+        }
         let explained = |id: &str, pair: &[Instant]| {
-            outages.iter().any(|outage| {
-                pair[0] <= outage.at && outage.at <= pair[1] && !outage.delivered.contains(id)
-            })
+            let known_from = delivered.get(id).copied().unwrap_or(usize::MAX);
+            outages
+                .iter()
+                .take(known_from)
+                .any(|outage| pair[0] <= outage.at && outage.at <= pair[1])
         };
         self.copies
             .iter()

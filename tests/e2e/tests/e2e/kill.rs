@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::account::{Account, Outage};
-use ringpost_e2e::events;
+use ringpost_e2e::events::{self, Tail};
 use ringpost_e2e::injector::{Client, Load};
 use ringpost_e2e::message;
 use ringpost_e2e::peers;
@@ -45,10 +45,10 @@ fn slow_sink() -> Result<Sink> {
 }
 
 /// Kills the server and waits until the sink has read all that it had written.
-fn kill(server: &mut Server, sink: &Sink) -> Result<Outage> {
+fn kill(server: &mut Server, sink: &Sink, log: &mut Tail) -> Result<Outage> {
     server.kill()?;
     wait_until("the last octets at the sink", SOON, || Ok(sink.open_connections() == 0))?;
-    let delivered = events::delivered_test_ids(&server.events()?);
+    let delivered = events::delivered_test_ids(&log.read_new()?);
     Ok(Outage { at: Instant::now(), delivered })
 }
 
@@ -61,14 +61,15 @@ fn nothing_acknowledged_is_lost_and_nothing_completed_is_repeated() -> Result<()
     let mut server = Server::relaying_to(sink.address())?;
     let load = Load::new(server.smtp(), "kill", 8, None).start();
     let mut outages = Vec::new();
+    let mut log = Tail::new(&server.directory().join("events.jsonl"));
     for number in 0..kills {
         thread::sleep(Duration::from_millis(moments.next(10..1_500)));
-        outages.push(kill(&mut server, &sink)?);
+        outages.push(kill(&mut server, &sink, &mut log)?);
         if number % 5 == 4 {
             // A kill in the middle of recovery.
             server.spawn(&[])?;
             thread::sleep(Duration::from_millis(moments.next(1..60)));
-            outages.push(kill(&mut server, &sink)?);
+            outages.push(kill(&mut server, &sink, &mut log)?);
         }
         server.start().with_context(|| format!("start {number}, seed {seed}"))?;
     }
@@ -144,7 +145,8 @@ fn a_kill_between_dot_and_reply_makes_one_copy_and_no_more() -> Result<()> {
     let mut server = Server::relaying_to(sink.address())?;
     let book = Load::new(server.smtp(), "gap", 1, Some(1)).run()?;
     wait_until("the final dot", SOON, || Ok(sink.accepted_count() == 1))?;
-    let outage = kill(&mut server, &sink)?;
+    let mut log = Tail::new(&server.directory().join("events.jsonl"));
+    let outage = kill(&mut server, &sink, &mut log)?;
     server.start()?;
     server.wait_drained(SOON)?;
     let account = Account::of(&book, &sink.accepted());
@@ -165,7 +167,8 @@ fn a_lost_queue_is_reported_as_loss() -> Result<()> {
     })?;
     let mut server = Server::relaying_to(sink.address())?;
     let book = Load::new(server.smtp(), "wiped", 4, Some(100)).run()?;
-    let outage = kill(&mut server, &sink)?;
+    let mut log = Tail::new(&server.directory().join("events.jsonl"));
+    let outage = kill(&mut server, &sink, &mut log)?;
     sink.set_script(|_| Answer::Accept);
     fs::remove_dir_all(server.queue())?;
     server.start()?;
