@@ -347,8 +347,8 @@ impl<R: Runtime> Log<R> {
                 // while the others append.
                 let waiting = self.waiting.borrow().len();
                 let is_large = last_len >= LARGE && waiting > 1;
-                self.wake(woken, if is_large { waiting / 2 } else { usize::MAX });
-                if is_large {
+                let count = self.wake(woken, if is_large { waiting / 2 } else { usize::MAX });
+                if is_large && count > 0 {
                     future::yield_now().await;
                 } else {
                     self.wait_for_work().await;
@@ -371,16 +371,18 @@ impl<R: Runtime> Log<R> {
         }
     }
 
-    /// Wakes who waits for what is durable, so many at most.
-    fn wake(&self, durable: BatchNumber, mut count: usize) {
+    /// Wakes who waits for what is durable, so many at most; gives how many.
+    fn wake(&self, durable: BatchNumber, most: usize) -> usize {
+        let mut count = 0;
         self.waiting.borrow_mut().retain(|(batch, waker)| {
-            if *batch > durable || count == 0 {
+            if *batch > durable || count == most {
                 return true;
             }
-            count -= 1;
+            count += 1;
             waker.wake_by_ref();
             false
         });
+        count
     }
 
     async fn wait_for_work(&self) {
