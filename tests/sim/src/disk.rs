@@ -1,0 +1,1 @@
+//! Disks that are slow, fail, fill up and lose what was not synced.

@@ -1,0 +1,1 @@
+//! Name servers of the simulated world.

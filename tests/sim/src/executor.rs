@@ -1,0 +1,1 @@
+//! The single-threaded executor: the next task is drawn among those that are ready.

@@ -1,0 +1,1 @@
+//! Applications that send mail to the server.

@@ -1,0 +1,1 @@
+//! The account: what became of each recipient of each message.

@@ -1,0 +1,1 @@
+//! The network: connections and datagrams with latency, loss and failures.

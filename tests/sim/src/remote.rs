@@ -1,0 +1,1 @@
+//! Remote hosts that take mail, or do not.

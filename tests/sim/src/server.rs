@@ -1,0 +1,1 @@
+//! The real server on a simulated host: started, crashed, restarted, told things.
