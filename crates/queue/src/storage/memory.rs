@@ -367,8 +367,9 @@ impl Storage for MemoryStorage {
         };
         self.rename_step(Rename::Link(name.to_owned(), node))?;
         pause().await;
-        self.write_step(node, 0, &vec![0; size.min(room) as usize])?;
-        if room < size {
+        let zeros = size.min(room) as usize;
+        let written = self.write_step(node, 0, &vec![0; zeros])?;
+        if room < size || written < zeros {
             return Err(io::ErrorKind::StorageFull.into());
         }
         pause().await;
