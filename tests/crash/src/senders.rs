@@ -19,6 +19,8 @@ pub struct Senders {
     run: String,
     size: usize,
     clients: Vec<Option<Client>>,
+    /// The shard that each client has met last.
+    met: Vec<Option<u16>>,
     book: Vec<Sent>,
 }
 
@@ -44,7 +46,8 @@ impl Senders {
     /// `count` clients of a server, which need not run yet. Prefix of all ids: `run`.
     pub fn new(address: SocketAddr, run: &str, count: usize, size: usize) -> Self {
         let clients = (0..count).map(|_| None).collect();
-        Self { address, run: run.to_owned(), size, clients, book: Vec::new() }
+        let met = vec![None; count];
+        Self { address, run: run.to_owned(), size, clients, met, book: Vec::new() }
     }
 
     /// Each client sends a message; one whose connection is gone makes a new one for it.
@@ -54,6 +57,17 @@ impl Senders {
     /// Fails when no connection can be made.
     pub fn round(&mut self) -> Result<Vec<Answered>> {
         (0..self.clients.len()).map(|at| self.send(at)).collect()
+    }
+
+    /// The same, but only those clients that are connected to `shard`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Senders::round`].
+    pub fn round_at(&mut self, shard: u16) -> Result<Vec<Answered>> {
+        let at: Vec<_> =
+            (0..self.clients.len()).filter(|at| self.met[*at] == Some(shard)).collect();
+        at.into_iter().map(|at| self.send(at)).collect()
     }
 
     fn send(&mut self, at: usize) -> Result<Answered> {
@@ -77,6 +91,11 @@ impl Senders {
             (Fate::Acked, Some(reply)) => Some(shard_of(reply)?),
             _ => None,
         };
+        self.met[at] = match fate {
+            // The next connection may be to any.
+            Fate::Unknown => None,
+            _ => shard.or(self.met[at]),
+        };
         self.book.push(Sent { id: id.clone(), fate, at: Instant::now() });
         Ok(Answered { id, reply, shard })
     }
@@ -93,6 +112,7 @@ impl Senders {
             ensure!(at < ATTEMPTS_MAX, "{at} connections, and only to {met:?}");
             if at == self.clients.len() {
                 self.clients.push(None);
+                self.met.push(None);
             }
             let answered = self.send(at)?;
             met.insert(answered.shard.with_context(|| format!("{answered:?}"))?);
@@ -104,6 +124,7 @@ impl Senders {
     /// Drops all connections.
     pub fn hang_up(&mut self) {
         self.clients.fill_with(|| None);
+        self.met.fill(None);
     }
 
     /// What was sent, and what became of it.
