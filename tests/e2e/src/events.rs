@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -114,19 +115,62 @@ pub fn distinct(events: &[Event], kind: &str) -> usize {
 /// What is wrong with the names of records: one that stands for two things, and things without a
 /// reception before them.
 pub fn misnamed(events: &[Event]) -> Vec<String> {
-    let mut known: HashMap<&str, &Value> = HashMap::new();
-    let mut wrong = Vec::new();
-    let received: HashSet<&str> =
-        events.iter().filter(|one| one.kind == "received").map(|one| one.id.as_str()).collect();
-    for event in events {
-        if *known.entry(&event.record).or_insert(&event.fields) != &event.fields {
-            wrong.push(format!("two things are called {}", event.record));
+    let mut ledger = Ledger::default();
+    ledger.add(events);
+    ledger.misnamed()
+}
+
+/// What a long event log says, kept small: the records themselves are not.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Records read, repeats included.
+    pub read: usize,
+    /// A hash of the fields of each record, by its name.
+    known: HashMap<String, u64>,
+    received: HashSet<String>,
+    /// The queue ids that other things are said of.
+    mentioned: HashSet<String>,
+    /// The ids of test messages called delivered.
+    delivered: HashSet<String>,
+    wrong: Vec<String>,
+}
+
+impl Ledger {
+    /// Takes further records.
+    pub fn add(&mut self, events: &[Event]) {
+        self.read += events.len();
+        for event in events {
+            let mut hasher = DefaultHasher::new();
+            event.fields.to_string().hash(&mut hasher);
+            let hash = hasher.finish();
+            if *self.known.entry(event.record.clone()).or_insert(hash) != hash {
+                self.wrong.push(format!("two things are called {}", event.record));
+            }
+            match event.kind.as_str() {
+                "received" => drop(self.received.insert(event.id.clone())),
+                "purged" => {}
+                _ => drop(self.mentioned.insert(event.id.clone())),
+            }
         }
-        if event.kind != "purged" && !received.contains(event.id.as_str()) {
-            wrong.push(format!("{} was never received", event.id));
-        }
+        self.delivered.extend(delivered_test_ids(events));
     }
-    wrong
+
+    /// Records that say what others have said.
+    pub fn repeats(&self) -> usize {
+        self.read - self.known.len()
+    }
+
+    /// Whether a test message has been called delivered.
+    pub fn has_delivered(&self, id: &str) -> bool {
+        self.delivered.contains(id)
+    }
+
+    /// See [`misnamed`].
+    pub fn misnamed(&self) -> Vec<String> {
+        let orphans = self.mentioned.difference(&self.received);
+        let orphans = orphans.map(|id| format!("{id} was never received"));
+        self.wrong.iter().cloned().chain(orphans).collect()
+    }
 }
 
 /// The ids of test messages called delivered, read from recipients like `r0.ID@domain`.

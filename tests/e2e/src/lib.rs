@@ -20,6 +20,7 @@
 //! | [`netns`] | network namespaces of our own |
 //! | [`dns`] | a real name server with a zone of ours |
 //! | [`trace`] | count the durable writes of a process, as the kernel sees them |
+//! | [`queue_files`] | what a kill has left of the queue's files |
 //! | [`peers`] | other mail programs, and skipping loudly without them |
 //!
 //! None of it uses the server's own protocol code, so a mistake made on both sides of that code
@@ -37,6 +38,7 @@ pub mod netns;
 pub mod peers;
 pub mod ports;
 pub mod process;
+pub mod queue_files;
 pub mod sink;
 pub mod trace;
 pub mod wait;

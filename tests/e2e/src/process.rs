@@ -1,7 +1,8 @@
 //! Starts, signals, kills and reaps a server.
 
 use std::env;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -201,16 +202,15 @@ impl Server {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Kills it, by SIGKILL, and reaps it.
+    /// Kills it, by SIGKILL, and reaps it. The status tells whether it had ended before.
     ///
     /// # Errors
     ///
     /// Fails when it is not started.
-    pub fn kill(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("not started")?;
         child.kill()?;
-        child.wait()?;
-        Ok(())
+        Ok(child.wait()?)
     }
 
     /// Waits for its end and reaps it.
@@ -239,7 +239,22 @@ impl Server {
 
     /// What it has logged so far, over all its starts.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.directory().join("log")).unwrap_or_default();
+        self.log_from(0)
+    }
+
+    /// Octets that it has logged so far.
+    pub fn log_len(&self) -> u64 {
+        fs::metadata(self.directory().join("log")).map_or(0, |it| it.len())
+    }
+
+    /// What it has logged behind the first `offset` octets.
+    pub fn log_from(&self, offset: u64) -> String {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(self.directory().join("log")) {
+            // Less of it is seen on an error, and the test says what it misses.
+            drop(file.seek(SeekFrom::Start(offset)));
+            drop(file.read_to_end(&mut bytes));
+        }
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

@@ -47,6 +47,26 @@ pub fn wait_for<T>(
     }
 }
 
+/// Looks again and again, many times in a millisecond, until `condition` holds; whether it did.
+///
+/// For what has to be met in the act.
+///
+/// # Errors
+///
+/// Fails when the condition itself fails.
+pub fn watch(deadline: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let start = Instant::now();
+    loop {
+        if condition()? {
+            return Ok(true);
+        }
+        if start.elapsed() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +75,17 @@ mod tests {
     fn a_condition_that_never_holds_is_an_error_that_names_it() {
         let error = wait_until("the moon", Duration::from_millis(30), || Ok(false)).unwrap_err();
         assert!(error.to_string().contains("the moon"));
+    }
+
+    #[test]
+    fn a_watch_says_whether_it_saw_anything() {
+        let mut looks = 0;
+        let seen = watch(SOON, || {
+            looks += 1;
+            Ok(looks == 3)
+        });
+        assert!(seen.unwrap());
+        assert!(!watch(Duration::from_millis(5), || Ok(false)).unwrap());
     }
 
     #[test]

@@ -5,37 +5,31 @@
 //! acknowledgement before the write, a log that does not recover, a completed recipient that is
 //! sent to again, and state that was only in memory.
 
+mod aim;
+
 use std::collections::HashSet;
-use std::fs;
-use std::thread;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::account::{Account, Outage};
-use ringpost_e2e::events::{self, Tail};
+use ringpost_e2e::events::{self, Ledger, Tail};
 use ringpost_e2e::injector::{Client, Load};
 use ringpost_e2e::message;
+use ringpost_e2e::metrics;
 use ringpost_e2e::peers;
+use ringpost_e2e::ports;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::queue_files;
+use ringpost_e2e::sink::{Answer, Sink, SinkOptions, Step};
 use ringpost_e2e::wait::{SOON, wait_until};
 
+use self::aim::{Aim, Moments, Score};
 use crate::{NONE, scale};
 
 /// How long the sink thinks at each final dot: the width of the window in which a kill makes a
 /// duplicate legal.
 const AT_DOT: Duration = Duration::from_millis(20);
-
-/// A small generator of numbers, for the moments of the kills; the seed is printed.
-struct Moments(u64);
-
-impl Moments {
-    fn next(&mut self, range: std::ops::Range<u64>) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        range.start + (self.0 >> 33) % (range.end - range.start)
-    }
-}
 
 fn slow_sink() -> Result<Sink> {
     Sink::scripted(|step| match step {
@@ -44,61 +38,139 @@ fn slow_sink() -> Result<Sink> {
     })
 }
 
-/// Kills the server and waits until the sink has read all that it had written.
-fn kill(server: &mut Server, sink: &Sink, log: &mut Tail) -> Result<Outage> {
-    server.kill()?;
-    wait_until("the last octets at the sink", SOON, || Ok(sink.open_connections() == 0))?;
-    let delivered = events::delivered_test_ids(&log.read_new()?);
-    Ok(Outage { at: Instant::now(), delivered })
+/// The event log, read as it grows.
+struct Log {
+    tail: Tail,
+    ledger: Ledger,
+}
+
+impl Log {
+    fn of(server: &Server) -> Self {
+        let tail = Tail::new(&server.directory().join("events.jsonl"));
+        Self { tail, ledger: Ledger::default() }
+    }
+
+    fn read(&mut self) -> Result<HashSet<String>> {
+        let events = self.tail.read_new()?;
+        self.ledger.add(&events);
+        Ok(events::delivered_test_ids(&events))
+    }
+
+    /// Notes the outage of a server that is gone, when the sink has read all that it had written.
+    fn outage(&mut self, sink: &Sink) -> Result<Outage> {
+        wait_until("the last octets at the sink", SOON, || Ok(sink.open_connections() == 0))?;
+        let delivered = self.read()?;
+        Ok(Outage { at: Instant::now(), delivered })
+    }
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_completed_is_repeated() -> Result<()> {
-    let kills = scale("RINGPOST_KILLS", 30);
+    let kills = usize::try_from(scale("RINGPOST_KILLS", 30))?;
     let seed = scale("RINGPOST_SEED", 20_261_122);
-    let mut moments = Moments(seed);
+    let mut moments = Moments::new(seed);
     let sink = slow_sink()?;
-    let mut server = Server::relaying_to(sink.address())?;
-    let load = Load::new(server.smtp(), "kill", 8, None).start();
-    let mut outages = Vec::new();
-    let mut log = Tail::new(&server.directory().join("events.jsonl"));
-    for number in 0..kills {
-        thread::sleep(Duration::from_millis(moments.next(10..1_500)));
-        outages.push(kill(&mut server, &sink, &mut log)?);
-        if number % 5 == 4 {
-            // A kill in the middle of recovery.
-            server.spawn(&[])?;
-            thread::sleep(Duration::from_millis(moments.next(1..60)));
-            outages.push(kill(&mut server, &sink, &mut log)?);
+    // One message in twenty is for a host that is down, so that there is always old mail, which holds
+    // segments back until it is moved.
+    let down = ports::reserve()?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address()).route("down.test", down);
+    Aim::prepare(&mut server);
+    let began = Instant::now();
+    let mut load = Load::new(server.smtp(), "kill", 8, None);
+    load.domains = vec!["example.test".to_owned(); 20];
+    load.domains[0] = "down.test".to_owned();
+    let load = load.start();
+    let mut log = Log::of(&server);
+    let mut score = Score::default();
+    while score.outages.len() < kills {
+        let number = score.outages.len();
+        let aim = Aim::ALL[number % Aim::ALL.len()];
+        if aim != Aim::Recovery {
+            server.start().with_context(|| format!("before kill {number}, seed {seed}"))?;
         }
-        server.start().with_context(|| format!("start {number}, seed {seed}"))?;
+        let hits = aim.kill(&mut server, &mut moments)?;
+        score.note(aim, &hits, log.outage(&sink)?);
     }
     load.stop();
     let book = load.finish()?;
+    let killed = began.elapsed();
+    let ending = Instant::now();
+    // The host that was down comes up.
+    let late = Sink::with(down, SinkOptions::default(), |_| Answer::Accept)?;
+    server.start()?;
     server.wait_drained(Duration::from_mins(3))?;
-    let account = Account::of(&book, &sink.accepted());
+    let accepted = [sink.accepted(), late.accepted()].concat();
+    let account = Account::of(&book, &accepted);
     // A clean stop waits until the event log has everything.
     server.terminate()?;
-    let records = server.events()?;
-    let recorded = events::delivered_test_ids(&records);
-    let unrecorded: Vec<_> = account.arrived().filter(|id| !recorded.contains(*id)).collect();
-    let names: HashSet<_> = records.iter().map(|one| &one.record).collect();
-    let repeats = records.len() - names.len();
+    log.read()?;
+    let ledger = &log.ledger;
+    let unrecorded: Vec<_> = account.arrived().filter(|id| !ledger.has_delivered(id)).collect();
     peers::tell(&format!(
-        "kill: {} kills (seed {seed}), {AT_DOT:?} at each dot: {account}, without an event record \
-         {}, event records {} of which repeats {repeats}",
-        outages.len(),
+        "kill: {} kills (seed {seed}) in {:.0} s and {:.0} s: {score}; {AT_DOT:?} at each dot: {account}, \
+         without an event record {}, event records {} of which repeats {}",
+        score.outages.len(),
+        killed.as_secs_f64(),
+        ending.elapsed().as_secs_f64(),
         unrecorded.len(),
-        records.len(),
+        ledger.read,
+        ledger.repeats(),
     ));
     assert!(account.acked() > 100, "too little load to say anything: {account}");
     assert_eq!(account.lost(), NONE, "{account}");
     assert_eq!(account.damaged(), NONE, "{account}");
     assert_eq!(account.invented(), NONE, "{account}");
-    assert_eq!(account.unexplained(&outages), NONE, "{account}");
+    assert_eq!(account.unexplained(&score.outages), NONE, "{account}");
     assert_eq!(sink.violations(), NONE);
     assert_eq!(unrecorded, NONE, "delivered, and the event log does not say so");
-    assert_eq!(events::misnamed(&records), NONE);
+    assert_eq!(ledger.misnamed(), NONE);
+    score.check()
+}
+
+/// The twin that must fail: what was written last is gone after the kill, as if a disk had lied.
+#[test]
+fn whatever_a_kill_was_aimed_at_a_robbed_queue_is_noticed() -> Result<()> {
+    for aim in Aim::ALL {
+        let sink = Sink::scripted(|step| match step {
+            Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
+            _ => Answer::Accept,
+        })?;
+        let mut server = Server::prepare()?;
+        server.config.route("*", sink.address());
+        Aim::prepare(&mut server);
+        server.start()?;
+        let load = Load::new(server.smtp(), "robbed", 4, None).start();
+        wait_until("mail", SOON, || Ok(load.acked() > 500))?;
+        if aim == Aim::Recovery {
+            server.kill()?;
+        }
+        aim.kill(&mut server, &mut Moments::new(1))?;
+        load.stop();
+        let mut robbed = 0;
+        for shard in queue_files::shards(&server.queue())? {
+            let Some(segment) = queue_files::newest_in_use(&shard)? else { continue };
+            let size = fs::metadata(&segment)?.len();
+            File::create(&segment)?.set_len(size)?;
+            robbed += 1;
+        }
+        ensure!(robbed > 0, "{aim:?}: nothing to rob");
+        let book = load.finish()?;
+        sink.set_script(|_| Answer::Accept);
+        server.spawn(&[])?;
+        let mut health = String::new();
+        wait_until("a start", SOON, || {
+            let (status, body) = metrics::fetch(server.control(), "/health").unwrap_or_default();
+            health = body;
+            Ok(status == 200 || health.contains("damaged"))
+        })?;
+        if health.contains("damaged") {
+            continue;
+        }
+        server.wait_drained(SOON)?;
+        let account = Account::of(&book, &sink.accepted());
+        assert!(!account.lost().is_empty(), "{aim:?}: a loss was not noticed: {account}");
+    }
     Ok(())
 }
 
@@ -145,8 +217,8 @@ fn a_kill_between_dot_and_reply_makes_one_copy_and_no_more() -> Result<()> {
     let mut server = Server::relaying_to(sink.address())?;
     let book = Load::new(server.smtp(), "gap", 1, Some(1)).run()?;
     wait_until("the final dot", SOON, || Ok(sink.accepted_count() == 1))?;
-    let mut log = Tail::new(&server.directory().join("events.jsonl"));
-    let outage = kill(&mut server, &sink, &mut log)?;
+    server.kill()?;
+    let outage = Log::of(&server).outage(&sink)?;
     server.start()?;
     server.wait_drained(SOON)?;
     let account = Account::of(&book, &sink.accepted());
@@ -167,8 +239,8 @@ fn a_lost_queue_is_reported_as_loss() -> Result<()> {
     })?;
     let mut server = Server::relaying_to(sink.address())?;
     let book = Load::new(server.smtp(), "wiped", 4, Some(100)).run()?;
-    let mut log = Tail::new(&server.directory().join("events.jsonl"));
-    let outage = kill(&mut server, &sink, &mut log)?;
+    server.kill()?;
+    let outage = Log::of(&server).outage(&sink)?;
     sink.set_script(|_| Answer::Accept);
     fs::remove_dir_all(server.queue())?;
     server.start()?;
