@@ -8,9 +8,14 @@
 //! the engine keeps them, and they are taken from it one by one, as fast as the log takes them. Of
 //! their messages only what is needed is read: the envelope, and for a report the header section.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use futures_lite::future::yield_now;
+use futures_lite::future::{self, yield_now};
 use ringpost_delivery::{
     Settled, Settlement,
     bounce::{BounceContext, report},
@@ -39,9 +44,22 @@ const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// Settlements whose message has to be read first.
 #[derive(Debug, Default)]
 pub(super) struct Settlements {
-    /// The first one stays until it is settled.
+    /// The first one stays until it is settled, or put off.
     waiting: RefCell<VecDeque<Rc<Settlement>>>,
+    /// Those whose message could not be read, and how often that was tried. They wait apart, so that
+    /// one bad place on the disk holds up nothing else.
+    put_off: RefCell<VecDeque<PutOff>>,
     work: Signal,
+}
+
+/// A settlement whose message could not be read.
+#[derive(Debug)]
+struct PutOff {
+    settlement: Rc<Settlement>,
+    /// Reads that failed.
+    attempts: u32,
+    /// When the next one may be tried.
+    due: Instant,
 }
 
 impl Settlements {
@@ -51,11 +69,23 @@ impl Settlements {
         self.work.set();
     }
 
+    /// The next one whose time has come, and how often its message could not be read.
+    fn take_due(&self, now: Instant) -> Option<PutOff> {
+        let mut put_off = self.put_off.borrow_mut();
+        put_off.front().is_some_and(|first| first.due <= now).then(|| put_off.pop_front())?
+    }
+
+    /// When one that was put off is to be tried again.
+    fn next_due(&self) -> Option<Instant> {
+        self.put_off.borrow().front().map(|first| first.due)
+    }
+
     /// Lets the settling task look for what is to be settled.
     pub(super) fn look(&self) {
         self.work.set();
     }
 
+    /// Whether nothing waits; what cannot be read now is left for the next start.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
@@ -79,13 +109,27 @@ const PENDING_PAUSE: Duration = Duration::from_millis(10);
 /// Reads the messages of waiting settlements, one after the other, and settles them.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     let mut turn = 0_u32;
+    let settlements = &shard.settlements;
     loop {
-        shard.settlements.work.wait().await;
-        while shard.next_settlement() {
-            let next = shard.settlements.waiting.borrow().front().map(Rc::clone);
-            let Some(settlement) = next else { break };
-            read_and_settle(&shard, &settlement).await;
-            shard.settlements.waiting.borrow_mut().pop_front();
+        let next_due = settlements.next_due();
+        let work = settlements.work.wait();
+        match next_due.map(|due| due.saturating_duration_since(shard.runtime.now())) {
+            Some(pause) => future::or(work, shard.runtime.sleep(pause)).await,
+            None => work.await,
+        }
+        loop {
+            if let Some(PutOff { settlement, attempts, .. }) =
+                settlements.take_due(shard.runtime.now())
+            {
+                shard.read_and_settle(settlement, attempts).await;
+            } else if shard.next_settlement() {
+                let next = settlements.waiting.borrow().front().map(Rc::clone);
+                let Some(settlement) = next else { break };
+                shard.read_and_settle(settlement, 0).await;
+                settlements.waiting.borrow_mut().pop_front();
+            } else {
+                break;
+            }
             turn += 1;
             while shard.queue.borrow().stats().pending_bytes > PENDING_SIZE_MAX
                 && !shard.is_poisoned()
@@ -95,47 +139,6 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             }
             if turn.is_multiple_of(SETTLEMENTS_PER_TURN) {
                 yield_now().await;
-            }
-        }
-    }
-}
-
-async fn read_and_settle<R: Runtime>(shard: &Rc<Shard<R>>, settlement: &Settlement) {
-    if shard.without_purged(settlement).is_some_and(|left| left.recipients.is_empty()) {
-        return;
-    }
-    for attempt in 1..=READ_ATTEMPTS_MAX {
-        let current;
-        let settlement = if settlement.is_attempt {
-            settlement
-        } else {
-            let Some(holds) = shard.still_holds(settlement) else { return };
-            current = holds;
-            &current
-        };
-        let part = if has_report(settlement) { Part::Header } else { Part::Envelope };
-        match shard.message_part(settlement.id, part).await {
-            Ok(message) if settlement.is_attempt => {
-                return shard.settle(settlement, &message, None);
-            }
-            Ok(message) => {
-                // Others of its recipients may have been settled while it was read.
-                let Some(holds) = shard.still_holds(settlement) else { return };
-                return shard.settle(&holds, &message, None);
-            }
-            // Delivered after all, before anybody could be told that it is late.
-            Err(MessageError::Unknown) if !settlement.is_attempt => return,
-            Err(MessageError::Io(error)) if attempt < READ_ATTEMPTS_MAX => {
-                tracing::warn!(id = %settlement.id, %error, "cannot read a queued message yet");
-                shard.runtime.sleep(READ_PAUSE).await;
-            }
-            Err(error) => {
-                // Without its envelope nobody can be told of it: it stays for the operator.
-                tracing::error!(
-                    id = %settlement.id, %error,
-                    "cannot read a queued message to settle it; it stays in the queue"
-                );
-                return;
             }
         }
     }
@@ -158,6 +161,38 @@ impl<R: Runtime> Shard<R> {
             }
         }
         !self.settlements.is_empty()
+    }
+
+    /// Settles, or puts off what cannot be read now; `attempts` is how often it could not be before.
+    async fn read_and_settle(self: &Rc<Self>, settlement: Rc<Settlement>, attempts: u32) {
+        if self.without_purged(&settlement).is_some_and(|left| left.recipients.is_empty()) {
+            return;
+        }
+        let part = if has_report(&settlement) { Part::Header } else { Part::Envelope };
+        let read = self.message_part(settlement.id, part).await;
+        // Those of its recipients that were parked may have been settled since this was decided.
+        let current = if settlement.is_attempt {
+            Rc::clone(&settlement)
+        } else {
+            let Some(holds) = self.still_holds(&settlement) else { return };
+            Rc::new(holds)
+        };
+        match read {
+            Ok(message) => self.settle(&current, &message, None),
+            Err(MessageError::Io(error)) if attempts + 1 < READ_ATTEMPTS_MAX => {
+                tracing::warn!(id = %settlement.id, %error, "cannot read a queued message yet");
+                let due = self.runtime.now() + READ_PAUSE;
+                let put_off = PutOff { settlement: current, attempts: attempts + 1, due };
+                self.settlements.put_off.borrow_mut().push_back(put_off);
+            }
+            Err(error) => {
+                // Without its envelope nobody can be told of it: it stays for the operator.
+                tracing::error!(
+                    id = %settlement.id, %error,
+                    "cannot read a queued message to settle it; it stays in the queue"
+                );
+            }
+        }
     }
 
     /// What of a settlement without an attempt still holds: mail that was parked when it was decided may
