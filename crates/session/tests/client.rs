@@ -88,6 +88,44 @@ fn step_by_step_without_pipelining() {
     assert_eq!(client.take_said(), "");
 }
 
+/// A reply is an answer only if all of it came after the question.
+#[test]
+fn a_reply_that_began_too_early_is_none() {
+    // Before the final dot.
+    let mut client = ready(PLAIN);
+    client.start(&message());
+    for reply in ["250 ok\r\n", "250 ok\r\n", "250 ok\r\n"] {
+        client.hear(reply.as_bytes());
+    }
+    client.hear(b"354 go\r\n25");
+    assert_eq!(client.contents_sent, 1);
+    client.hear(b"0 taken\r\n");
+    assert_eq!(client.last_report(), ["final reply violation"; 2]);
+    assert!(matches!(client.closed, Some(Some(SessionFailure::Protocol { .. }))));
+    // Before a command.
+    let mut client = ready(PLAIN);
+    client.start(&message());
+    client.hear(b"250 ok\r\n5");
+    client.hear(b"50 no\r\n");
+    assert!(matches!(client.closed, Some(Some(SessionFailure::Protocol { .. }))));
+    // Before the transaction. But 421 is never too early.
+    for (reply, is_wrong) in [("50 no\r\n", true), ("21 bye\r\n", false)] {
+        let mut client = ready(PIPELINING);
+        client.hear(if is_wrong { b"5" } else { b"4" });
+        client.start(&message());
+        client.hear(reply.as_bytes());
+        let Some(Some(failure)) = &client.closed else { panic!("{reply:?} is let pass") };
+        assert_eq!(matches!(failure, SessionFailure::Protocol { .. }), is_wrong, "{failure:?}");
+    }
+    // A server that gives up while content is sent may take its time to say so.
+    let mut client = ready(PIPELINING);
+    client.sends_content = false;
+    client.start(&message());
+    client.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n452 ");
+    client.hear(b"full\r\n");
+    assert_eq!(client.last_report(), ["content 452"; 2]);
+}
+
 #[test]
 fn nothing_is_sent_to_nobody() {
     // MAIL refused, without pipelining: no RCPT.

@@ -94,6 +94,8 @@ pub struct ClientSession {
     needs_reset: bool,
     /// Nothing of the command that is waited for has been sent, so that no reply can be meant for it.
     is_unsent: bool,
+    /// The reply that is coming began when nothing was waited for.
+    is_unasked: bool,
     transactions: u32,
 }
 
@@ -115,6 +117,7 @@ impl ClientSession {
             scripted: 0,
             needs_reset: false,
             is_unsent: false,
+            is_unasked: false,
             transactions: 0,
         }
     }
@@ -155,6 +158,9 @@ impl ClientSession {
         self.is_unsent = self.transmitted == 0 && !self.output.is_empty();
         let mut rest = input;
         while !rest.is_empty() && !self.is_closed() {
+            if !self.decoder.is_inside_reply() {
+                self.is_unasked = self.is_unsent || self.is_ready() || self.sends_content();
+            }
             let (consumed, reply) = match self.decoder.decode(rest) {
                 Ok(decoded) => decoded,
                 Err(error) => return self.fail_protocol(ProtocolViolation::Reply(error)),
@@ -301,7 +307,9 @@ impl ClientSession {
             let stage = self.stage();
             return self.close(Some(SessionFailure::Reply { stage, reply }));
         }
-        if self.is_unsent || matches!(self.state, State::Ready) {
+        // What a server begins to say before it was asked is no answer, even if it ends after. While
+        // content is sent it may give up.
+        if self.is_unasked && !self.sends_content() {
             return self.fail_protocol(ProtocolViolation::UnexpectedReply(reply));
         }
         match mem::replace(&mut self.state, State::Closed) {
@@ -313,6 +321,11 @@ impl ClientSession {
             }
             State::Ready | State::ExpectQuit | State::Closed => {}
         }
+    }
+
+    /// Whether the driver is sending the content.
+    fn sends_content(&self) -> bool {
+        matches!(&self.state, State::InTransaction(transaction) if transaction.expect == Expect::Content)
     }
 
     fn handle_greeting(&mut self, now: Instant, reply: Reply) {
