@@ -1,7 +1,10 @@
 //! Delivery status notifications (RFC 3464): writing them, and reading them back.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write as _;
+
+use memchr::memmem;
 
 use crate::limits::{DSN_HEADER_SIZE_MAX, REPLY_TEXT_MAX, TEXT_LINE_MAX};
 use crate::path::{ForwardPath, ReversePath};
@@ -87,8 +90,7 @@ impl DeliveryReport<'_> {
     /// stuffed.
     pub fn write(&self, out: &mut Vec<u8>) {
         let original = original_header(self.original_header);
-        // The queue id and the time make the boundary our own; nothing of a peer's goes into it.
-        let boundary = format!("=_{}_{}", word(self.report_id), self.unix_seconds);
+        let boundary = self.boundary(original);
         self.write_header(&boundary, original.is_ascii(), out);
         open_part(&boundary, "text/plain; charset=utf-8", out);
         self.write_explanation(out);
@@ -97,6 +99,18 @@ impl DeliveryReport<'_> {
         open_part(&boundary, "text/rfc822-headers", out);
         out.extend_from_slice(original);
         line(out, format_args!("\r\n--{boundary}--"));
+    }
+
+    /// A text that is nowhere in the header section that is repeated. Id and time make it our own, but
+    /// whoever has sent mail before can guess them.
+    fn boundary(&self, original: &[u8]) -> String {
+        let base = format!("=_{}_{}", word(self.report_id), self.unix_seconds);
+        let numbers: BTreeSet<usize> = memmem::find_iter(original, base.as_bytes())
+            .filter_map(|at| number_behind(original.get(at + base.len()..)?))
+            .collect();
+        // Of so many numbers one more than there are is not among them.
+        let free = (0..=numbers.len()).find(|number| !numbers.contains(number)).unwrap_or_default();
+        format!("{base}_{free}=")
     }
 
     fn write_header(&self, boundary: &str, seven_bit: bool, out: &mut Vec<u8>) {
@@ -207,6 +221,13 @@ fn date(out: &mut Vec<u8>, name: &str, unix_seconds: u64) {
 fn open_part(boundary: &str, content_type: &str, out: &mut Vec<u8>) {
     line(out, format_args!("\r\n--{boundary}"));
     line(out, format_args!("Content-Type: {content_type}\r\n"));
+}
+
+/// The number in a text that begins like `_7=`.
+fn number_behind(text: &[u8]) -> Option<usize> {
+    let digits = text.strip_prefix(b"_")?;
+    let end = memchr::memchr(b'=', digits.get(..digits.len().min(20))?)?;
+    std::str::from_utf8(digits.get(..end)?).ok()?.parse().ok()
 }
 
 /// Keeps what belongs into host names and ids.

@@ -119,6 +119,32 @@ fn a_report_tells_of_delays() {
 }
 
 #[test]
+fn a_message_cannot_end_a_part_of_the_report() {
+    let path = ForwardPath::Postmaster;
+    let recipient = DsnRecipient {
+        forward_path: &path,
+        action: Action::Failed,
+        status: EnhancedStatusCode::new(5, 0, 0),
+        remote_mta: None,
+        diagnostic: None,
+        reason: "refused",
+        last_attempt_unix_seconds: None,
+        will_retry_until_unix_seconds: None,
+    };
+    for (known, expected) in [(0, 0), (1, 1), (100, 100)] {
+        let guess = |n| format!("--=_00a2_1700000000_{n}=: x\r\nX: =_00a2_1700000000_{n}=--\r\n");
+        let header: String = (0..known).map(guess).chain(["Subject: a\r\n".to_owned()]).collect();
+        let text = report(&[recipient], header.as_bytes());
+        let boundary = format!("=_00a2_1700000000_{expected}=");
+        assert!(text.contains(&header) && text.ends_with(&format!("--{boundary}--\r\n")));
+        assert_eq!(text.matches(&boundary).count(), 5, "one field, and four delimiters");
+    }
+    for text in ["", "_", "_=", "_x=", "7=", "_7", "_-7=", "_77777777777777777777777777="] {
+        assert_eq!(number_behind(text.as_bytes()), None, "{text:?}");
+    }
+}
+
+#[test]
 fn what_is_not_a_report_is_not_read() {
     assert_eq!(DeliveryStatus::parse(b"Subject: hello\r\n\r\nbody\r\n"), None);
     assert_eq!(DeliveryStatus::parse(b""), None);
@@ -168,7 +194,7 @@ proptest! {
         prop_assert_eq!(status.recipients.len(), 2);
         prop_assert_eq!(status.recipients[0].action.as_str(), "failed");
         prop_assert_eq!(status.recipients[1].action.as_str(), "delayed");
-        prop_assert!(text.ends_with("--=_00a2_1700000000--\r\n"));
+        prop_assert!(text.ends_with("--=_00a2_1700000000_0=--\r\n"));
     }
 
     #[test]
