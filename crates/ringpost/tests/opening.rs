@@ -98,6 +98,10 @@ impl Runtime for Gated {
     fn panics_contained(&self) -> u64 {
         self.inner.panics_contained()
     }
+
+    fn end_process(&self, part: &'static str) {
+        self.inner.end_process(part);
+    }
 }
 
 impl Storage for GatedStorage {

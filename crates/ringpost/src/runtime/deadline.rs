@@ -14,7 +14,7 @@ use std::{
 };
 
 /// How often a core looks for deadlines that have passed; a deadline fires at most this late.
-pub(super) const SCAN_PERIOD: Duration = Duration::from_millis(250);
+pub const SCAN_PERIOD: Duration = Duration::from_millis(250);
 
 /// One stream's deadline, its notification flag, and the task to wake for either.
 #[derive(Default)]
@@ -38,18 +38,19 @@ impl Watch {
         self.wake();
     }
 
-    /// Takes the notification, if there is one.
-    pub(super) fn take_notified(&self) -> bool {
+    /// Takes the notification, if there is one. For a backend's streams.
+    pub fn take_notified(&self) -> bool {
         self.notified.replace(false)
     }
 
-    /// Whether the deadline has passed at the last scan.
-    pub(super) fn is_expired(&self) -> bool {
+    /// Whether the deadline has passed at the last scan. For a backend's streams.
+    pub fn is_expired(&self) -> bool {
         self.expired.get()
     }
 
-    /// Remembers whom to wake, without cloning a waker that is already there.
-    pub(super) fn register(&self, waker: &Waker) {
+    /// Remembers whom to wake, without cloning a waker that is already there. For a backend's
+    /// streams.
+    pub fn register(&self, waker: &Waker) {
         let current = self.waker.take();
         self.waker.set(match current {
             Some(current) if current.will_wake(waker) => Some(current),

@@ -23,7 +23,7 @@ use std::{
 
 use ringpost_queue::storage::Storage;
 
-pub use self::deadline::{DeadlineTable, Watch};
+pub use self::deadline::{DeadlineTable, SCAN_PERIOD, Watch};
 
 /// One core's access to the outside world.
 pub trait Runtime: Clone + 'static {
@@ -81,6 +81,13 @@ pub trait Runtime: Clone + 'static {
 
     /// Tasks that ended by a contained panic since the start.
     fn panics_contained(&self) -> u64;
+
+    /// Ends the process at once, as after a panic in `part` that may have left state half changed on
+    /// which all mail depends: the next start reads what is true from the log.
+    ///
+    /// A runtime whose process is not a real one may return; then nothing of it may run any more but
+    /// what unwinds.
+    fn end_process(&self, part: &'static str);
 }
 
 /// What a panic inside a task may take down.

@@ -209,7 +209,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
         let Some(file) = shard.segments.borrow().get(&write.segment).cloned() else {
             // The queue only writes to segments that a segment task has made.
             tracing::error!(segment = write.segment.0, "a segment to write to is not open");
-            std::process::abort();
+            return shard.runtime.end_process("group commit");
         };
         let records = shard.queue.borrow().stats().records_total;
         let size = write.bytes.len();

@@ -130,7 +130,7 @@ impl<R: Runtime> Shard<R> {
     ///
     /// A panic in it ends the process: what the log would hold from then on cannot be known.
     fn with_queue_lazily<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
-        let _bomb = AbortOnPanic("queue");
+        let _bomb = EndOnPanic(&self.runtime, "queue");
         change(&mut self.queue.borrow_mut())
     }
 
@@ -138,7 +138,7 @@ impl<R: Runtime> Shard<R> {
     ///
     /// A panic in it ends the process: mail could be stuck until the next start, unseen.
     fn with_engine<T>(self: &Rc<Self>, change: impl FnOnce(&mut Engine, Now) -> T) -> T {
-        let _bomb = AbortOnPanic("delivery engine");
+        let _bomb = EndOnPanic(&self.runtime, "delivery engine");
         let now = self.now();
         let result = change(&mut self.engine.borrow_mut(), now);
         self.carry_out_actions();
@@ -190,13 +190,12 @@ impl<R: Runtime> Shard<R> {
 }
 
 /// Ends the process when it is dropped by a panic.
-struct AbortOnPanic(&'static str);
+struct EndOnPanic<'a, R: Runtime>(&'a R, &'static str);
 
-impl Drop for AbortOnPanic {
+impl<R: Runtime> Drop for EndOnPanic<'_, R> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(part = self.0, "internal error: ending the process to recover");
-            std::process::abort();
+            self.0.end_process(self.1);
         }
     }
 }

@@ -167,15 +167,15 @@ impl Runtime for GlommioRuntime {
     }
 
     fn spawn(&self, containment: Containment, future: impl Future<Output = ()> + 'static) {
-        let shared = Rc::clone(&self.shared);
+        let runtime = self.clone();
         ::glommio::spawn_local(async move {
             if AssertUnwindSafe(future).catch_unwind().await.is_ok() {
                 return;
             }
+            let shared = &runtime.shared;
             if containment == Containment::Process {
                 // The panic's own message is already on stderr; recovery takes it from here.
-                tracing::error!("a task that all mail on this core depends on has failed");
-                std::process::abort();
+                runtime.end_process("task that all mail on this core depends on");
             }
             shared.panics_contained.set(shared.panics_contained.get() + 1);
         })
@@ -213,6 +213,11 @@ impl Runtime for GlommioRuntime {
 
     fn panics_contained(&self) -> u64 {
         self.shared.panics_contained.get()
+    }
+
+    fn end_process(&self, part: &'static str) {
+        tracing::error!(part, "internal error: ending the process to recover");
+        std::process::abort();
     }
 }
 
