@@ -69,6 +69,36 @@ pub struct EventReceiver {
     batches: Receiver<Batch>,
 }
 
+/// Lines of one shard that a writer has taken, and has to answer for.
+#[derive(Debug)]
+pub struct EventBatch(Batch);
+
+impl EventReceiver {
+    /// The next batch, if there is one. The event log's own thread takes them otherwise.
+    pub fn try_take(&self) -> Option<EventBatch> {
+        self.batches.try_recv().ok().map(EventBatch)
+    }
+}
+
+impl EventBatch {
+    /// Whole lines, or none when a shard only asks for a sync.
+    pub fn lines(&self) -> &[u8] {
+        &self.0.lines
+    }
+
+    /// Tells the shard that the lines are on stable storage, with all that it sent before.
+    pub fn synced(self) {
+        self.0.report.synced();
+    }
+
+    /// Tells the shard that the lines, and others before them, may be lost: it sends them again.
+    pub fn lost(self) {
+        if !self.0.is_urgent {
+            self.0.report.lost();
+        }
+    }
+}
+
 /// A channel that holds at most `batches_max` batches.
 pub fn event_channel(batches_max: usize) -> (EventSender, EventReceiver) {
     let (sender, receiver) = crossbeam_channel::bounded(batches_max);
@@ -131,6 +161,16 @@ impl Report {
     /// Whether lines before these may be missing.
     fn is_void(&self) -> bool {
         self.failures != self.progress.failures.load(Ordering::Acquire)
+    }
+
+    fn synced(&self) {
+        if !self.is_void() {
+            self.progress.synced.fetch_max(self.through.0, Ordering::AcqRel);
+        }
+    }
+
+    fn lost(&self) {
+        self.progress.failures.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -323,8 +363,8 @@ impl<F: EventFile> Writer<F> {
         match self.file.sync() {
             Ok(()) => {
                 self.metrics.event_syncs.increment(1);
-                for report in self.unsynced.drain(..).filter(|report| !report.is_void()) {
-                    report.progress.synced.fetch_max(report.through.0, Ordering::AcqRel);
+                for report in self.unsynced.drain(..) {
+                    report.synced();
                 }
             }
             Err(error) => {
@@ -336,7 +376,7 @@ impl<F: EventFile> Writer<F> {
                     note(&mut self.unsynced, report);
                 }
                 for report in self.unsynced.drain(..) {
-                    report.progress.failures.fetch_add(1, Ordering::AcqRel);
+                    report.lost();
                 }
             }
         }

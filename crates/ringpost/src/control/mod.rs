@@ -25,7 +25,7 @@ use ringpost_metrics::{ControlMetrics, Exposition};
 
 use admin::AdminState;
 pub use admin::{AdminOptions, AdminRequest};
-pub use event_log::{EventReceiver, EventSender, event_channel};
+pub use event_log::{EventBatch, EventReceiver, EventSender, event_channel};
 pub use health::{HealthReport, HealthState, ShardHealth};
 pub use watermarks::{Level, SharedRoom, Thresholds, Watermarks, watch};
 

@@ -164,12 +164,18 @@ impl Watermarks {
         *self.thresholds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes what the file system of the queue has: publishes its levels.
+    pub fn note_disk(&self, system: &FileSystem) {
+        let Some(thresholds) = self.thresholds() else { return };
+        self.set(SharedRoom::Space, thresholds.space(system));
+        self.set(SharedRoom::Inodes, thresholds.inodes(system));
+    }
+
     fn look_at_disk(&self, system: io::Result<FileSystem>, metrics: &ControlMetrics) {
-        let (Ok(system), Some(thresholds)) = (system, self.thresholds()) else { return };
+        let (Ok(system), Some(_)) = (system, self.thresholds()) else { return };
         metrics.disk_free_bytes.set(system.free as f64);
         metrics.disk_free_inodes.set(system.inodes_free as f64);
-        self.set(SharedRoom::Space, thresholds.space(&system));
-        self.set(SharedRoom::Inodes, thresholds.inodes(&system));
+        self.note_disk(&system);
     }
 
     fn look_at_memory(&self, resident: Option<u64>, metrics: &ControlMetrics) {

@@ -230,3 +230,23 @@ fn the_writer_ends_when_the_shards_are_gone() {
     writer.run(&receiver.batches, &received);
     assert_eq!(disk.text(0), "a\n");
 }
+
+#[test]
+fn another_writer_answers_for_what_it_takes() {
+    let (sender, receiver) = event_channel(4);
+    sender.send(b"one\n".to_vec(), Lsn(5), 0).unwrap();
+    sender.flush();
+    let batch = receiver.try_take().unwrap();
+    assert_eq!(batch.lines(), b"one\n");
+    batch.synced();
+    receiver.try_take().unwrap().lost();
+    assert_eq!(sender.progress(), (0, Lsn(5)), "the wish for a sync has no lines to lose");
+    assert!(receiver.try_take().is_none());
+    sender.send(b"two\n".to_vec(), Lsn(6), 0).unwrap();
+    receiver.try_take().unwrap().lost();
+    assert_eq!(sender.progress(), (1, Lsn(5)));
+    // Sent before the shard knew of the loss.
+    sender.send(b"three\n".to_vec(), Lsn(7), 0).unwrap();
+    receiver.try_take().unwrap().synced();
+    assert_eq!(sender.progress(), (1, Lsn(5)));
+}
