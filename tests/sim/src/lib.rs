@@ -5,6 +5,11 @@
 //! the remote hosts and the clients. The seams are `Runtime` and the queue's `Storage`; the product
 //! has no hook for this.
 //!
+//! [`world::World`] holds the parts: [`executor`], [`time`], [`net`], [`random`], and the list of
+//! violations. A [`runtime::SimRuntime`] is one host of it, with addresses and a [`disk`]; what lives in
+//! the world is asynchronous code over a `Runtime`, spawned there. [`server::Server`] is the real server
+//! on such a host. [`scenario`] makes a world from a seed, and runs it.
+//!
 //! One seed is one run: nothing here may ask the real clock, a thread, the environment or a hasher
 //! with a seed of its own.
 
@@ -21,3 +26,4 @@ pub mod runtime;
 pub mod scenario;
 pub mod server;
 pub mod time;
+pub mod world;
