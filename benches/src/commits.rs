@@ -360,7 +360,7 @@ impl<R: Runtime> Log<R> {
             let mut writing = pin!(self.storage.write(&file, write.offset, write.bytes));
             let mut done = future::poll_once(writing.as_mut()).await;
             // On its way to the disk before those are woken that waited for the last one.
-            future::yield_now().await;
+            self.runtime.flush().await;
             self.wake(woken, usize::MAX);
             if done.is_none() {
                 done = Some(writing.await);

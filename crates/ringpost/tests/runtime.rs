@@ -8,11 +8,13 @@ use std::{
     future::Future,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_lite::future;
 use ringpost::runtime::{
     Containment, Datagram, Listener, Read, Runtime, Stream,
     glommio::{ExecutorOptions, GlommioRuntime, start},
@@ -292,5 +294,25 @@ fn files_are_zeroed_written_read_renamed_and_removed() {
         assert_eq!(storage.open("a").await.err().unwrap().kind(), ErrorKind::NotFound);
         storage.remove("b").await.unwrap();
         assert!(storage.list().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn what_was_begun_before_a_flush_is_done_while_the_core_computes() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().to_owned();
+    on_executor(move |runtime| async move {
+        let storage = runtime.storage(&path);
+        let file = storage.create("a", 8192).await.unwrap();
+        let mut writing = pin!(storage.write(&file, 0, vec![7; 4096]));
+        let done = future::poll_once(writing.as_mut()).await;
+        assert!(done.is_none(), "nothing waits for the kernel within a poll");
+        runtime.flush().await;
+        // From here on this core does nothing but look, and leaves the library no turn.
+        let deadline = Instant::now() + SOON;
+        while std::fs::read(path.join("a")).unwrap()[0] != 7 {
+            assert!(Instant::now() < deadline, "the write was held back");
+        }
+        assert_eq!(writing.await.0.unwrap(), 4096);
     });
 }

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_lite::future;
 use ringpost_queue::storage::Storage;
 
 pub use self::deadline::{DeadlineTable, SCAN_PERIOD, Watch};
@@ -54,6 +55,14 @@ pub trait Runtime: Clone + 'static {
 
     /// Ends after `duration`, not much later; for pauses that no [`Watch`] covers.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Ends when everything that was asked of the kernel before is on its way.
+    ///
+    /// A backend may hold requests back until no task can run any more. Who is about to make others
+    /// compute for long, with a write of its own just begun, lets the disk begin first.
+    fn flush(&self) -> impl Future<Output = ()> {
+        future::yield_now()
+    }
 
     /// Binds a listener of this core's own; every core may bind the same address.
     fn listen(&self, address: SocketAddr) -> io::Result<Self::Listener>;
