@@ -65,7 +65,7 @@ use std::io;
 
 use ringpost_protocol::address::Host;
 
-use crate::codec::{Fields, checksum, put};
+use crate::codec::{Fields, checksum, checksum_of_both, put};
 use crate::frame::{BLOCK_SIZE, Lsn};
 use crate::hosts::{HostId, Hosts};
 use crate::id::{IdHasher, IdMap, MessageId, ShardId};
@@ -241,7 +241,7 @@ impl BlockWriter {
 }
 
 fn block_checksum(number: u64, items: &[u8]) -> u32 {
-    crc32c::crc32c_append(checksum(&number.to_le_bytes()), items)
+    checksum_of_both(&number.to_le_bytes(), items)
 }
 
 /// The whole size of a block in octets, by its first eight; `None` if they cannot be those of one.

@@ -60,7 +60,7 @@ use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use thiserror::Error;
 
-use crate::codec::{Fields, put};
+use crate::codec::{Fields, checksum_of_both, put};
 use crate::events::EventRecords;
 use crate::frame::Lsn;
 use crate::id::MessageId;
@@ -297,7 +297,7 @@ fn finish(out: &mut [u8], start: usize) {
 }
 
 fn record_checksum(header: &[u8], body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(header.get(..8).unwrap_or_default()), body)
+    checksum_of_both(header.get(..8).unwrap_or_default(), body)
 }
 
 fn encode_text(out: &mut Vec<u8>, length_at: usize, text: &dyn Display) {
