@@ -62,6 +62,8 @@ closed_label! {
         Limit = "limit",
         /// We are stopping.
         Shutdown = "shutdown",
+        /// The log of its core cannot be written, and other cores take the mail.
+        Storage = "storage",
         /// Reading or writing the connection failed.
         Network = "network",
         /// A panic inside the session, contained.

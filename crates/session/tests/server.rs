@@ -143,19 +143,57 @@ fn admission_is_asked_at_mail() {
         (Admission::Unavailable, "451 4.3.0"),
         (Admission::Recovering, "451 4.3.0 Still reading"),
         (Admission::ShuttingDown, "421 4.3.2"),
+        (Admission::Elsewhere, "421 4.3.0"),
     ] {
         let mut server = introduced();
         server.session.set_admission(admission);
         server.send(b"NOOP\r\nMAIL FROM:<a@a.test>\r\n");
         assert!(server.replies()[1].starts_with(reply), "{:?}", server.replies());
-        assert_eq!(server.closed.is_some(), admission == Admission::ShuttingDown);
+        assert_eq!(server.closed.is_some(), reply.starts_with("421"));
     }
-    let mut server = Server::new(config(), TRUSTED);
-    server.session.set_admission(Admission::ShuttingDown);
-    server.handle_events();
-    server.flush();
-    assert!(server.replies()[0].starts_with("421 4.3.2") && server.replies().len() == 1);
-    assert_eq!(server.closed, Some(CloseReason::ShuttingDown));
+    for (admission, reply, reason) in [
+        (Admission::ShuttingDown, "421 4.3.2", CloseReason::ShuttingDown),
+        (Admission::Elsewhere, "421 4.3.0", CloseReason::Elsewhere),
+    ] {
+        let mut server = Server::new(config(), TRUSTED);
+        server.session.set_admission(admission);
+        server.handle_events();
+        server.flush();
+        assert!(server.replies()[0].starts_with(reply) && server.replies().len() == 1);
+        assert_eq!(server.closed, Some(reason));
+    }
+}
+
+#[test]
+fn a_client_is_led_elsewhere_between_its_messages() {
+    let lead = |server: &mut Server| {
+        server.session.lead_elsewhere(server.now);
+        server.handle_events();
+        server.flush();
+    };
+    let mut server = introduced();
+    lead(&mut server);
+    assert!(server.replies()[0].starts_with("421 4.3.0"));
+    assert_eq!(server.closed, Some(CloseReason::Elsewhere));
+
+    // A message that is on its way gets its own reply first, at once or when its content is complete.
+    for content in [&b"text"[..], b"text\r\n.\r\n"] {
+        let mut server = introduced();
+        server.answers = false;
+        server.send(ENVELOPE_AND_DATA);
+        server.send(content);
+        lead(&mut server);
+        assert_eq!((server.closed, server.aborted), (None, 0));
+        if content == b"text" {
+            server.send(b"\r\n.\r\n");
+        }
+        server.session.message_refused(server.now, Refusal::Unavailable);
+        server.handle_events();
+        server.flush();
+        let replies = server.replies();
+        assert!(replies[3].starts_with("451") && replies[4].starts_with("421"), "{replies:?}");
+        assert_eq!(server.closed, Some(CloseReason::Elsewhere));
+    }
 }
 
 #[test]
@@ -176,6 +214,7 @@ fn mail_waits_for_an_admission_that_is_pending() {
         (Admission::Full, &["250 2.0.0", "452 4.3.1", "503 5.5.1"]),
         (Admission::Recovering, &["250 2.0.0", "451 4.3.0", "503 5.5.1"]),
         (Admission::ShuttingDown, &["250 2.0.0", "421 4.3.2"]),
+        (Admission::Elsewhere, &["250 2.0.0", "421 4.3.0"]),
     ] {
         let mut server = pending();
         // The client is not to blame for the time that this takes.

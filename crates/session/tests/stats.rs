@@ -274,6 +274,7 @@ fn what_the_driver_refuses() {
         (Admission::Full, Why::QueueFull),
         (Admission::Unavailable, Why::Unavailable),
         (Admission::ShuttingDown, Why::Shutdown),
+        (Admission::Elsewhere, Why::Unavailable),
     ] {
         let mut server = server();
         server.session.set_admission(admission);

@@ -165,6 +165,10 @@ impl Client {
         lines.push("DATA".to_owned());
         for line in lines {
             let reply = self.command(&line)?;
+            // 421 is the end of the connection.
+            if reply.code == 421 {
+                return Ok(Some(reply));
+            }
             if reply.code >= 400 {
                 self.command("RSET")?;
                 return Ok(Some(reply));

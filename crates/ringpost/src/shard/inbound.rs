@@ -222,6 +222,9 @@ impl<R: Runtime> Inbound<R> {
             Read::Notified if self.shard.is_draining() => {
                 self.session.shut_down(self.shard.runtime.now());
             }
+            Read::Notified if self.shard.intake.has_left() => {
+                self.session.lead_elsewhere(self.shard.runtime.now());
+            }
             Read::Notified => {}
         }
         Ok(())
@@ -315,6 +318,8 @@ impl<R: Runtime> Inbound<R> {
             Ok(committed) => acknowledge(&mut self.session, now, &committed),
             Err(refusal) => {
                 self.shard.with_queue_lazily(|queue| queue.abandon(id));
+                // The session may have to end behind this.
+                self.session.set_admission(self.shard.session_admission());
                 self.session.message_refused(now, refusal);
             }
         }
@@ -472,6 +477,7 @@ fn session_end(reason: CloseReason) -> SessionEnd {
         | CloseReason::TooManyTransactions
         | CloseReason::TooLarge => SessionEnd::Limit,
         CloseReason::ShuttingDown => SessionEnd::Shutdown,
+        CloseReason::Elsewhere => SessionEnd::Storage,
         _ => SessionEnd::Protocol,
     }
 }

@@ -65,12 +65,15 @@ pub(super) struct Intake {
     waiters: RefCell<Vec<Waker>>,
     closers: RefCell<Vec<Closer>>,
     listening: Arc<ListeningShards>,
+    /// Whether other shards listen in its place.
+    has_left: Cell<bool>,
 }
 
 impl Intake {
     pub(super) fn new(listening: Arc<ListeningShards>) -> Self {
         let (waiters, closers) = (RefCell::default(), RefCell::default());
-        Self { phase: Cell::default(), waiters, closers, listening }
+        let (phase, has_left) = (Cell::default(), Cell::default());
+        Self { phase, waiters, closers, listening, has_left }
     }
 
     /// Keeps what closes a listener.
@@ -81,6 +84,11 @@ impl Intake {
     /// Whether the log could not be opened, or has failed.
     pub(super) fn is_lost(&self) -> bool {
         self.phase.get() == Phase::Lost
+    }
+
+    /// Whether it listens no more, and other shards do.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.get()
     }
 
     /// Whether the log is open, and has not failed since.
@@ -103,6 +111,7 @@ impl Intake {
         if !is_first || !self.listening.leave() {
             return false;
         }
+        self.has_left.set(true);
         for closer in self.closers.take() {
             closer.close();
         }
@@ -137,6 +146,7 @@ impl<R: Runtime> Shard<R> {
     fn known_admission(&self) -> Admission {
         match self.admission() {
             _ if self.is_draining() => Admission::ShuttingDown,
+            _ if self.intake.has_left() => Admission::Elsewhere,
             _ if self.intake.is_lost() || self.commits.is_stalled() => Admission::Unavailable,
             _ if !self.intake.is_open() => Admission::Pending,
             QueueAdmission::Open if self.pressure().level == Level::Stop => Admission::Full,
@@ -193,8 +203,8 @@ mod tests {
         let listening = Arc::new(ListeningShards::new(2));
         let (one, one_closed) = intake(&listening);
         let (two, two_closed) = intake(&listening);
-        assert!(one.lose() && one_closed.get());
-        assert!(!two.lose() && !two_closed.get());
+        assert!(one.lose() && one_closed.get() && one.has_left());
+        assert!(!two.lose() && !two_closed.get() && !two.has_left());
         assert!(one.is_lost() && two.is_lost());
     }
 

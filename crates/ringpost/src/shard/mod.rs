@@ -184,6 +184,8 @@ impl<R: Runtime> Shard<R> {
         }
         if self.intake.lose() {
             tracing::warn!(shard = self.number, "listening no more: other shards take the mail");
+            // Whoever is connected is led there as well.
+            self.runtime.notify_streams();
         }
         self.publish();
     }

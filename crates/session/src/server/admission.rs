@@ -65,6 +65,11 @@ impl ServerSession {
                 self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
                 return false;
             }
+            Admission::Elsewhere => {
+                self.stats.count_refusal(TransactionRefusal::Unavailable);
+                self.close_with(now, replies::ELSEWHERE, CloseReason::Elsewhere);
+                return false;
+            }
         };
         self.stats.count_refusal(refusal);
         self.push(reply);

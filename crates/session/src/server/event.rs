@@ -59,6 +59,8 @@ pub enum CloseReason {
     TooLarge,
     /// The server shuts down.
     ShuttingDown,
+    /// Messages cannot be stored here, and can over a new connection.
+    Elsewhere,
 }
 
 impl CloseReason {
@@ -76,6 +78,7 @@ impl CloseReason {
             Self::TooManyTransactions => "too_many_transactions",
             Self::TooLarge => "too_large",
             Self::ShuttingDown => "shutting_down",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }
@@ -103,6 +106,20 @@ pub enum Admission {
     Recovering,
     /// The server shuts down: MAIL is answered by 421, and the session ends.
     ShuttingDown,
+    /// Messages cannot be stored here, and can over a new connection: MAIL is answered by 421, and the
+    /// session ends, so that the client makes one.
+    Elsewhere,
+}
+
+impl Admission {
+    /// How a session ends that takes nothing more; `None` while it may go on.
+    pub(super) fn ends_with(self) -> Option<(FixedReply, CloseReason)> {
+        match self {
+            Self::ShuttingDown => Some((replies::SHUTTING_DOWN, CloseReason::ShuttingDown)),
+            Self::Elsewhere => Some((replies::ELSEWHERE, CloseReason::Elsewhere)),
+            _ => None,
+        }
+    }
 }
 
 /// Why a message that was received is not taken.

@@ -42,6 +42,8 @@ pub(super) const REJECTED: FixedReply = FixedReply::new("554 5.0.0 Message rejec
 
 pub(super) const SHUTTING_DOWN: FixedReply =
     FixedReply::new("421 4.3.2 Service shutting down, try again later");
+pub(super) const ELSEWHERE: FixedReply =
+    FixedReply::new("421 4.3.0 Cannot store messages over this connection, try a new one");
 pub(super) const TIMED_OUT: FixedReply = FixedReply::new("421 4.4.2 Timed out, closing");
 pub(super) const TOO_MANY_ERRORS: FixedReply =
     FixedReply::new("421 4.7.0 Too many errors, closing");

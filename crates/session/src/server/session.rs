@@ -256,10 +256,10 @@ impl ServerSession {
     pub fn set_admission(&mut self, admission: Admission) {
         self.admission = admission;
         let unheard = matches!(self.state, State::Greeting) && self.transmitted == 0;
-        if admission == Admission::ShuttingDown && unheard {
+        if let (Some((reply, reason)), true) = (admission.ends_with(), unheard) {
             self.output.clear();
-            replies::SHUTTING_DOWN.write(&mut self.output);
-            self.close(CloseReason::ShuttingDown);
+            reply.write(&mut self.output);
+            self.close(reason);
         }
     }
 
@@ -296,6 +296,15 @@ impl ServerSession {
         match self.state {
             State::AwaitingVerdict | State::Closed => {}
             _ => self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown),
+        }
+    }
+
+    /// Ends the session with 421 if no transaction is under way, so that the client makes a new
+    /// connection; otherwise behind the reply to the message.
+    pub fn lead_elsewhere(&mut self, now: Instant) {
+        self.set_admission(Admission::Elsewhere);
+        if matches!(self.state, State::Command) && self.transaction.is_none() {
+            self.close_with(now, replies::ELSEWHERE, CloseReason::Elsewhere);
         }
     }
 
@@ -408,8 +417,8 @@ impl ServerSession {
         self.expect_command(now);
         if self.peer_closed {
             self.close(CloseReason::PeerClosed);
-        } else if self.admission == Admission::ShuttingDown {
-            self.close_with(now, replies::SHUTTING_DOWN, CloseReason::ShuttingDown);
+        } else if let Some((reply, reason)) = self.admission.ends_with() {
+            self.close_with(now, reply, reason);
         }
         self.start_output_timer(now);
     }
