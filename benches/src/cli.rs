@@ -72,6 +72,9 @@ pub(crate) struct CommitArguments {
     /// Seconds that each case runs.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Let fio, if it is installed, write blocks of the same size as well.
+    #[arg(long)]
+    fio: bool,
     /// Report as one JSON array.
     #[arg(long)]
     pub(crate) json: bool,
@@ -92,6 +95,7 @@ impl CommitArguments {
             writers: self.writers.clone(),
             sizes: self.sizes.iter().map(|size| size * 1024).collect(),
             duration: Duration::from_secs(self.seconds),
+            fio: self.fio,
         })
     }
 }
