@@ -302,15 +302,22 @@ impl Directory {
 
     /// The directory as a crash leaves it; nothing of it is shared with this one.
     fn image(&self, survival: Survival) -> Self {
+        if survival == Survival::ProcessOnly {
+            let copy = |(name, node): (&String, &Rc<RefCell<Node>>)| {
+                (name.clone(), Rc::new(RefCell::new(Node::new(node.borrow().live.clone()))))
+            };
+            let names: BTreeMap<_, _> = self.names.iter().map(copy).collect();
+            return Self { durable_names: names.clone(), names, changes: Vec::new() };
+        }
         let mut random = match survival {
             Survival::Subset(seed) => Some(Random::new(seed)),
             _ => None,
         };
         let mut names = self.durable_names.clone();
         let mut octets = match survival {
-            Survival::ProcessOnly | Survival::All => u64::MAX,
             Survival::Prefix(octets) => octets,
             Survival::Nothing | Survival::Subset(_) => 0,
+            _ => u64::MAX,
         };
         for change in &self.changes {
             if random.as_mut().map_or(octets > 0, Random::coin) {

@@ -104,11 +104,33 @@ impl Node {
         self.pending.push(Write { order, offset, octets: octets.to_vec() });
     }
 
-    /// Ends a write: it is durable.
+    /// Ends a write: it is durable, and what was written there before and is pending still does not
+    /// matter any more.
     pub(super) fn end_write(&mut self, order: u64) {
-        if let Some(at) = self.pending.iter().position(|write| write.order == order) {
-            let write = self.pending.remove(at);
-            self.durable.write(write.offset, &write.octets);
+        let Some(at) = self.pending.iter().position(|write| write.order == order) else { return };
+        let write = self.pending.remove(at);
+        self.durable.write(write.offset, &write.octets);
+        let (start, end) = (write.offset, write.offset + write.octets.len());
+        let is_covered = |other: &Write| {
+            other.order < order && other.offset < end && start < other.offset + other.octets.len()
+        };
+        if !self.pending.iter().any(is_covered) {
+            return;
+        }
+        for other in std::mem::take(&mut self.pending) {
+            if !is_covered(&other) {
+                self.pending.push(other);
+                continue;
+            }
+            // What lies before and behind it is left.
+            let before = start.saturating_sub(other.offset);
+            let behind = end.saturating_sub(other.offset).min(other.octets.len());
+            for (from, to) in [(0, before), (behind, other.octets.len())] {
+                if from < to {
+                    let (offset, octets) = (other.offset + from, other.octets[from..to].to_vec());
+                    self.pending.push(Write { order: other.order, offset, octets });
+                }
+            }
         }
     }
 

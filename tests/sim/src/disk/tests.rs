@@ -108,6 +108,28 @@ fn a_crash_leaves_what_its_image_had_and_the_end_of_the_process_everything() {
 }
 
 #[test]
+fn an_older_write_never_comes_back_over_a_newer_one() {
+    let machine = Machine::new(9);
+    let file = machine.file("a", 1, 3 * 4096);
+    // Its process dies before it is done.
+    begin(machine.open().write(&file, 0, vec![2; 3 * 4096]));
+    machine.disk.crash(Survival::ProcessOnly);
+    let storage = machine.open();
+    machine.run(async move {
+        let file = storage.open("a").await.unwrap();
+        storage.write(&file, 4096, vec![3; 4096]).await.0.unwrap()
+    });
+    let blocks = |survival| {
+        let content = machine.left("a", survival).unwrap();
+        [content[0], content[4096], content[2 * 4096]]
+    };
+    assert_eq!(blocks(Survival::ProcessOnly), [2, 3, 2]);
+    assert_eq!(blocks(Survival::Nothing), [1, 3, 1]);
+    assert_eq!(blocks(Survival::All), [2, 3, 2]);
+    assert!((0..20).all(|seed| blocks(Survival::Subset(seed))[1] == 3));
+}
+
+#[test]
 fn failures_come_as_often_as_asked_and_a_failed_sync_is_not_made_up_for() {
     let machine = Machine::new(4);
     let file = machine.file("a", 1, 4096);
