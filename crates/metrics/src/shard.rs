@@ -63,7 +63,7 @@ metric_table! {
     queue_segments: Gauge = "ringpost_queue_segments", Count,
         "Segments of the log that hold records.";
     queue_bytes: Gauge = "ringpost_queue_bytes", Bytes,
-        "Space of the log in use.";
+        "Space that the log and its checkpoints take.";
     queue_bytes_max: Gauge = "ringpost_queue_bytes_max", Bytes,
         "Space the log may use.";
     queue_live_bytes: Gauge = "ringpost_queue_live_bytes", Bytes,

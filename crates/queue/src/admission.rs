@@ -47,7 +47,7 @@ pub struct QueueStats {
     pub segments_ready: u64,
     /// Segments that wait to be recycled or deleted, or are.
     pub segments_free: u64,
-    /// Octets of the files of all segments: needed, prepared and free.
+    /// Octets of the files of all segments, needed, prepared and free, and of checkpoints.
     pub disk_bytes: u64,
     /// Octets of log that live records take.
     pub live_bytes: u64,

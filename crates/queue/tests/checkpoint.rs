@@ -48,6 +48,58 @@ fn only_what_came_after_a_checkpoint_is_read() {
 }
 
 #[test]
+fn the_files_count_as_space_that_the_queue_takes() {
+    let size = |storage: &MemoryStorage| -> u64 {
+        let names = storage.names();
+        names.iter().map(|name| storage.contents(name).unwrap().len() as u64).sum()
+    };
+    let (storage, mut driver, _) = log_with_checkpoint();
+    assert!(storage.names().iter().any(|name| name == CHECKPOINT_FILES[0]));
+    assert_eq!(driver.queue.stats().disk_bytes, size(&storage));
+    for _ in 0..200 {
+        driver.inject(1, 3000).unwrap().batch();
+        driver.pump();
+    }
+    driver.checkpoints();
+    assert_eq!(driver.queue.stats().checkpoints_total, 2);
+    assert_eq!(driver.queue.stats().disk_bytes, size(&storage));
+    // Also after a restart, and when it cannot be read.
+    let mut broken = storage.contents(CHECKPOINT_FILES[0]).unwrap();
+    broken[0] ^= 1;
+    storage.replace(CHECKPOINT_FILES[0], broken);
+    let (mut driver, _) = Driver::recover(&storage, eager()).unwrap();
+    driver.pump();
+    assert_eq!(driver.queue.stats().disk_bytes, size(&storage));
+}
+
+#[test]
+fn large_checkpoints_leave_less_room_for_the_log() {
+    let config = QueueConfig { disk_size_max: 40 * (64 << 10), ..eager() };
+    let storage = MemoryStorage::new();
+    let mut driver = Driver::create(&storage, config.clone());
+    driver.pump();
+    let fill = |driver: &mut Driver| {
+        while driver.queue.admission() == Admission::Open {
+            for _ in 0..20 {
+                let _ = driver.inject(30, 10);
+            }
+            driver.pump();
+            driver.checkpoints();
+        }
+        driver.queue.stats()
+    };
+    let stats = fill(&mut driver);
+    let beside = (stats.disk_bytes - stats.segments_free * (64 << 10)) / (64 << 10);
+    assert!(stats.checkpoint_bytes > 64 << 10, "{stats:?}");
+    assert!(stats.segments < 38 && beside <= 40, "{stats:?}");
+    // Without them there is room for more.
+    let config = QueueConfig { checkpoint_interval: u64::MAX, ..config };
+    let mut driver = Driver::create(&MemoryStorage::new(), config);
+    driver.pump();
+    assert_eq!(fill(&mut driver).segments, 39);
+}
+
+#[test]
 fn it_is_written_when_there_is_enough_to_be_spared_and_not_again_before_there_is_more() {
     let (_, mut driver, _) = log_with_checkpoint();
     assert!(driver.queue.stats().replay_bytes < 5 * 4096);

@@ -35,6 +35,8 @@ pub(crate) struct Checkpoints {
     pub(crate) number: u64,
     /// Place among the files, and octets, of the newest one that is whole.
     pub(crate) newest: Option<(usize, u64)>,
+    /// Octets of each file, whatever is in it.
+    pub(crate) file_sizes: [u64; CHECKPOINT_FILES.len()],
     /// Octets of frames since the newest one was begun.
     pub(crate) replay_bytes: u64,
     /// Until there are so many, none is begun after a failure.
@@ -128,6 +130,15 @@ impl Queue {
             self.checkpoints.run = Some(run);
             return;
         };
+        let end = len as u64
+            + match run.stage {
+                Stage::Erase | Stage::Header => 0,
+                Stage::Messages(_) | Stage::Await(_) => run.offset,
+            };
+        // A write that failed may have made it longer all the same.
+        if let Some(size) = self.checkpoints.file_sizes.get_mut(run.slot) {
+            *size = end.max(*size);
+        }
         if !written.is_ok_and(|written| written == len) {
             self.stats.checkpoint_failures_total += 1;
             let checkpoints = &mut self.checkpoints;
@@ -163,6 +174,11 @@ impl Queue {
     pub(super) fn keep_from_checkpoint(&mut self) {
         self.checkpoints.run = None;
         self.checkpoints.not_before = self.gathering();
+    }
+
+    /// Octets of the files of all checkpoints.
+    pub(super) fn checkpoint_files_bytes(&self) -> u64 {
+        self.checkpoints.file_sizes.iter().sum()
     }
 
     /// Octets of log that a restart would read now.

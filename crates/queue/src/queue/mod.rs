@@ -304,7 +304,10 @@ impl Queue {
     fn segments_left(&self) -> usize {
         // Free segments are as good as space that is not used, unless they cannot be had.
         let blocked = if self.reuse.is_failing() { self.segments.free_len() + 1 } else { 0 };
-        self.config.segments_max().saturating_sub(self.segments.len() + blocked)
+        // As many as checkpoints take the place of.
+        let beside = self.checkpoint_files_bytes() / self.config.segment_size;
+        let taken = self.segments.len() + blocked + usize::try_from(beside).unwrap_or(usize::MAX);
+        self.config.segments_max().saturating_sub(taken)
     }
 
     /// Counters and gauges.
@@ -319,7 +322,8 @@ impl Queue {
             segments_free: (self.segments.free_len() + usize::from(self.reusing.is_some())) as u64,
             disk_bytes: self.segments.disk_bytes()
                 + self.ready.iter().map(|(_, size)| size).sum::<u64>()
-                + self.reusing.map_or(0, |free| free.size),
+                + self.reusing.map_or(0, |free| free.size)
+                + self.checkpoint_files_bytes(),
             live_bytes: self.segments.live_bytes(),
             pending_bytes: self.pending_bytes as u64,
             replay_bytes: self.replay_bytes(),

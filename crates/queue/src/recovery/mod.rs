@@ -118,9 +118,10 @@ pub async fn recover<S: Storage>(
     }
     check_head(&scans, head)?;
 
-    let Restore { newest, damaged, number_max } = restore(storage, identity).await?;
+    let Restore { newest, damaged, number_max, file_sizes } = restore(storage, identity).await?;
     let mut checkpoints = Checkpoints::default();
     checkpoints.number = number_max;
+    checkpoints.file_sizes = file_sizes;
     let mut walk = Walk::new(head);
     let (mut start, mut offset) = (0, BLOCK_SIZE);
     let mut end = None;

@@ -29,6 +29,8 @@ pub(crate) struct Restore {
     pub(crate) damaged: u64,
     /// The highest number that any header has.
     pub(crate) number_max: u64,
+    /// Octets of each file.
+    pub(crate) file_sizes: [u64; CHECKPOINT_FILES.len()],
 }
 
 impl Restored {
@@ -49,6 +51,9 @@ pub(crate) async fn restore<S: Storage>(storage: &S, identity: LogIdentity) -> i
     let mut headers = Vec::new();
     for (slot, name) in CHECKPOINT_FILES.into_iter().enumerate() {
         let Some((_, size)) = sizes.iter().find(|(file, _)| file == name) else { continue };
+        if let Some(known) = restore.file_sizes.get_mut(slot) {
+            *known = *size;
+        }
         let header = read_header(storage, name, *size).await?;
         match header {
             Some(Ok(header)) if header.identity == identity && is_readable(header.version) => {

@@ -220,7 +220,7 @@ pub struct QueueSection {
     /// Bytes in one segment of a log. Default: 64 MiB.
     #[serde(deserialize_with = "units::size")]
     pub segment_size: u64,
-    /// Bytes in the log of one shard. Default: 16 GiB.
+    /// Bytes in the log of one shard and its checkpoints. Default: 16 GiB.
     #[serde(deserialize_with = "units::size")]
     pub size_max: u64,
     /// Percent of the file system that stay free, at least two segments. Default: 5; at most 90.
