@@ -25,7 +25,9 @@ use ringpost_metrics::{
     label::Outcome as OutcomeLabel,
 };
 use ringpost_protocol::envelope::Envelope;
-use ringpost_queue::{AppendError, Disposition, MessageId, NewMessage, Outcome, Ticket};
+use ringpost_queue::{
+    AppendError, Disposition, MessageId, NewMessage, Outcome, RecipientIndex, Ticket,
+};
 use ringpost_session::client::Stage;
 
 use super::{
@@ -144,6 +146,20 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
     }
 }
 
+/// What of a settlement holds, by how recipients are now: whether each is settled, and its attempts;
+/// `None` when there is no such recipient.
+fn holding(
+    settlement: &Settlement,
+    now: impl Fn(RecipientIndex) -> Option<(bool, u16)>,
+) -> Option<Settlement> {
+    let mut settlement = settlement.clone();
+    settlement.recipients.retain(|settled| {
+        now(settled.index)
+            .is_some_and(|(is_settled, attempts)| !is_settled && attempts == settled.attempts)
+    });
+    (!settlement.recipients.is_empty()).then_some(settlement)
+}
+
 /// Whether a settlement is one that the originator hears of.
 fn has_report(settlement: &Settlement) -> bool {
     settlement.recipients.iter().any(|settled| {
@@ -200,13 +216,11 @@ impl<R: Runtime> Shard<R> {
     fn still_holds(&self, settlement: &Settlement) -> Option<Settlement> {
         let queue = self.queue.borrow();
         let view = queue.message(settlement.id)?;
-        let mut settlement = settlement.clone();
-        settlement.recipients.retain(|settled| {
-            view.recipients
-                .get(usize::from(settled.index.0))
-                .is_some_and(|now| !now.status.is_settled() && now.attempts == settled.attempts)
-        });
-        (!settlement.recipients.is_empty()).then_some(settlement)
+        let now = |index: RecipientIndex| {
+            let state = view.recipients.get(usize::from(index.0))?;
+            Some((state.status.is_settled(), state.attempts))
+        };
+        holding(settlement, now)
     }
 
     /// Commits what an attempt came to: outcomes, the report they cause, events.
@@ -481,5 +495,60 @@ fn stage_name(stage: Option<Stage>, has_address: bool) -> &'static str {
         Some(stage) => stage.as_str(),
         None if has_address => "connect",
         None => "route",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use ringpost_delivery::{Attempt, Reason};
+    use ringpost_protocol::status::EnhancedStatusCode;
+
+    use super::*;
+
+    /// A warning for recipients 0 to 3, after two attempts at each.
+    fn warning() -> Settlement {
+        let now = Instant::now();
+        let attempt = Attempt {
+            site: "site".into(),
+            mx_host: None,
+            address: None,
+            started: now,
+            finished: now,
+        };
+        let reason = Rc::new(Reason {
+            status: EnhancedStatusCode::new(4, 4, 1),
+            stage: None,
+            reply: None,
+            text: Cow::Borrowed("down"),
+            outcome_unknown: false,
+        });
+        let settled = |index| Settled {
+            index: RecipientIndex(index),
+            attempts: 2,
+            disposition: Disposition::Deferred { attempts: 2, due_unix_ms: 1, warned: true },
+            reason: Rc::clone(&reason),
+            warns: true,
+            expiry_unix_ms: 2,
+        };
+        let recipients = (0..4).map(settled).collect();
+        Settlement { id: MessageId::from_u64(1), attempt, is_attempt: false, recipients }
+    }
+
+    #[test]
+    fn of_what_was_decided_before_a_read_only_what_still_holds_is_settled() {
+        // Recipient 0 is as it was; 1 is delivered, 2 has been tried again, 3 is not there any more.
+        let now = |index: RecipientIndex| match index.0 {
+            0 => Some((false, 2)),
+            1 => Some((true, 2)),
+            2 => Some((false, 3)),
+            _ => None,
+        };
+        let left = holding(&warning(), now).unwrap();
+        let left: Vec<_> = left.recipients.iter().map(|settled| settled.index.0).collect();
+        assert_eq!(left, [0]);
+        assert!(holding(&warning(), |_| Some((true, 2))).is_none());
+        assert_eq!(holding(&warning(), |_| Some((false, 2))).unwrap().recipients.len(), 4);
     }
 }
