@@ -3,8 +3,8 @@
 
 A server gets N messages for a destination that does not answer, for growing N. At each step this
 reports the resident memory, the rate at which mail for another destination goes through beside the
-backlog (against the rate without one, measured in turns with it as far as that goes), and the time
-after a stop, and after a kill, until the first message is acknowledged and until the whole backlog is
+backlog (against that of a second server without one, measured in turns: the medians, and the median of
+the ratios of neighbours), and the time after a stop, and after a kill, until the first message is acknowledged and until the whole backlog is
 scheduled again.
 
 Needs the release builds of ringpost and ringpost-load. Everything is below --directory, which should
@@ -150,6 +150,11 @@ def live_rate(load, server, count):
     return count / took, (server.cpu_s() - cpu) / count * 1000
 
 
+def median(values):
+    values = sorted(values)
+    return values[len(values) // 2]
+
+
 def restart(server, number, backlog):
     stop = server.end(number)
     server.start()
@@ -175,14 +180,20 @@ def main():
     sink_port = free_port()
     sink = subprocess.Popen([load, "sink", "--listen", f"127.0.0.1:{sink_port}"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    server = Server(arguments.binaries / "ringpost", directory, sink_port)
+    servers = []
+    for name in ("backlog", "none"):
+        (directory / name).mkdir()
+        servers.append(Server(arguments.binaries / "ringpost", directory / name, sink_port))
+    server, control = servers
     rows = []
     try:
-        server.start()
-        server.first_250()
-        live_rate(load, server, arguments.live)
-        rates = sorted(live_rate(load, server, arguments.live) for _ in range(arguments.rounds))
-        base_rate, base_cpu = rates[len(rates) // 2]
+        for one in servers:
+            one.start()
+            one.first_250()
+            # The first run on each is slower.
+            live_rate(load, one, arguments.live)
+        rates = [live_rate(load, control, arguments.live) for _ in range(arguments.rounds)]
+        base_rate, base_cpu = median(rate for rate, _ in rates), median(cpu for _, cpu in rates)
         base_rss = server.status_kib("VmRSS")
         print(f"without a backlog: {base_rate:.0f} messages/s, {base_cpu:.3f} s CPU for 1,000, "
               f"{base_rss / 1024:.0f} MiB", file=sys.stderr)
@@ -191,15 +202,21 @@ def main():
             injected, _ = send(load, server.smtp, step - queued, "dead.example", ["--keep", "--pipeline"])
             rate_in = (step - queued) / injected
             queued = step
-            rates = sorted(live_rate(load, server, arguments.live) for _ in range(arguments.rounds))
-            rate, cpu = rates[len(rates) // 2]
+            with_it, without = [], []
+            for _ in range(arguments.rounds):
+                without.append(live_rate(load, control, arguments.live))
+                with_it.append(live_rate(load, server, arguments.live))
+            rate, cpu = median(rate for rate, _ in with_it), median(cpu for _, cpu in with_it)
+            ratio = median(a / b for (a, _), (b, _) in zip(with_it, without))
+            cpu_ratio = median(a / b for (_, a), (_, b) in zip(with_it, without))
             rss, peak = server.status_kib("VmRSS"), server.status_kib("VmHWM")
             stop, first, scheduled = restart(server, signal.SIGTERM, queued)
             rss_restarted = server.status_kib("VmRSS")
             _, first_killed, scheduled_killed = restart(server, signal.SIGKILL, queued)
             rows.append({
                 "backlog": queued, "injected_per_s": rate_in, "live_per_s": rate,
-                "live_ratio": rate / base_rate, "live_cpu_s_per_1000": cpu,
+                "live_ratio": ratio, "live_cpu_s_per_1000": cpu, "live_cpu_ratio": cpu_ratio,
+                "live_without_per_s": median(rate for rate, _ in without),
                 "rss_mib": rss / 1024, "peak_mib": peak / 1024,
                 "bytes_per_message": (rss - base_rss) * 1024 / queued,
                 "rss_restarted_mib": rss_restarted / 1024, "stop_s": stop,
@@ -208,7 +225,7 @@ def main():
             })
             print(json.dumps(rows[-1]), file=sys.stderr)
     finally:
-        for process in (server.process, sink):
+        for process in (server.process, control.process, sink):
             if process and process.poll() is None:
                 process.kill()
                 process.wait()
@@ -216,11 +233,12 @@ def main():
     if arguments.json:
         print(json.dumps({"base_per_s": base_rate, "base_cpu_s_per_1000": base_cpu, "steps": rows}))
         return
-    print("|   backlog | in/s | live/s | of base | RSS MiB | peak | octets each | stop s | first 250 s | "
+    print("|   backlog | in/s | live/s | without | ratio | CPU ratio | RSS MiB | peak | octets each | stop s | first 250 s | "
           "scheduled s | after a kill: first 250 s | scheduled s |")
-    print("|---" * 12 + "|")
+    print("|---" * 14 + "|")
     for row in rows:
-        print("| {backlog:,} | {injected_per_s:.0f} | {live_per_s:.0f} | {live_ratio:.2f} | {rss_mib:.0f} | "
+        print("| {backlog:,} | {injected_per_s:.0f} | {live_per_s:.0f} | {live_without_per_s:.0f} | {live_ratio:.2f} | "
+              "{live_cpu_ratio:.2f} | {rss_mib:.0f} | "
               "{peak_mib:.0f} | {bytes_per_message:.0f} | {stop_s:.2f} | {first_250_s:.2f} | {scheduled_s:.2f} | "
               "{killed_first_250_s:.2f} | {killed_scheduled_s:.2f} |".format(**row))
 
