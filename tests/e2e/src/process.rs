@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,6 +87,28 @@ impl Server {
         server.config.route("*", smarthost);
         server.start()?;
         Ok(server)
+    }
+
+    /// A server that sends all mail to `smarthost`, with a queue of so many shards. It is not started.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::prepare`].
+    pub fn with_shards(shards: u16, smarthost: SocketAddr) -> Result<Self> {
+        let mut server = Self::prepare()?;
+        server.config.route("*", smarthost).set("queue", "shards", &shards.to_string());
+        Ok(server)
+    }
+
+    /// Runs `ringpost queue` with its configuration: a command, and what follows it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot be run; whether it succeeded is in its status.
+    pub fn queue_command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binary()?);
+        command.arg("queue").args(arguments).arg("--config").arg(self.config_path());
+        Ok(command.stdin(Stdio::null()).output()?)
     }
 
     /// Where it takes mail.

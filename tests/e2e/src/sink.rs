@@ -154,6 +154,35 @@ impl Sink {
         Self::with(crate::ports::reserve()?, SinkOptions::default(), script)
     }
 
+    /// Starts a sink that puts all mail off, until [`Sink::accept_all`].
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot listen.
+    pub fn deferring() -> Result<Self> {
+        Self::scripted(|step| match step {
+            Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
+            _ => Answer::Accept,
+        })
+    }
+
+    /// Starts a sink that greets nobody until the gate is set, and accepts everything then.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it cannot listen.
+    pub fn gated() -> Result<(Self, Arc<AtomicBool>)> {
+        let is_open = Arc::new(AtomicBool::new(false));
+        let gate = Arc::clone(&is_open);
+        let sink = Self::scripted(move |step| {
+            while matches!(step, Step::Greeting) && !gate.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Answer::Accept
+        })?;
+        Ok((sink, is_open))
+    }
+
     /// Starts a sink.
     ///
     /// # Errors
@@ -189,6 +218,11 @@ impl Sink {
     /// Replaces the script, for the steps from now on.
     pub fn set_script(&self, script: impl Fn(&Step<'_>) -> Answer + Send + Sync + 'static) {
         *self.shared.script.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(script);
+    }
+
+    /// Accepts everything from now on.
+    pub fn accept_all(&self) {
+        self.set_script(|_| Answer::Accept);
     }
 
     /// All messages so far, refused ones included, in the order of their final dots.

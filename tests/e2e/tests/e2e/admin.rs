@@ -1,40 +1,27 @@
 //! `ringpost queue` asks the running server, and says so when there is none.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::injector::{Client, Load};
 use ringpost_e2e::message;
 use ringpost_e2e::ports;
-use ringpost_e2e::process::{self, Server};
-use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::process::Server;
+use ringpost_e2e::sink::Sink;
 use ringpost_e2e::wait::{SOON, wait_until};
 
 /// Runs `ringpost queue`; whether it succeeded, and what it said.
 fn queue(server: &Server, arguments: &[&str]) -> Result<(bool, String)> {
-    let output = Command::new(process::binary()?)
-        .arg("queue")
-        .args(arguments)
-        .arg("--config")
-        .arg(server.config_path())
-        .stdin(Stdio::null())
-        .output()?;
+    let output = server.queue_command(arguments)?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 #[test]
 fn the_status_of_the_queue_is_shown() -> Result<()> {
-    let sink = Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })?;
-    let mut server = Server::prepare()?;
-    server.config.route("*", sink.address()).set("queue", "shards", "2");
+    let sink = Sink::deferring()?;
+    let mut server = Server::with_shards(2, sink.address())?;
     server.write_config()?;
     let (success, text) = queue(&server, &["status"])?;
     assert!(!success && text.contains("no server answers"), "{text}");
@@ -63,12 +50,8 @@ fn the_status_of_the_queue_is_shown() -> Result<()> {
 
 #[test]
 fn purged_mail_is_gone_and_stays_gone() -> Result<()> {
-    let sink = Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })?;
-    let mut server = Server::prepare()?;
-    server.config.route("*", sink.address()).set("queue", "shards", "2");
+    let sink = Sink::deferring()?;
+    let mut server = Server::with_shards(2, sink.address())?;
     server.start()?;
     for number in 0..20 {
         let mut client = Client::connect(server.smtp())?;
@@ -90,7 +73,7 @@ fn purged_mail_is_gone_and_stays_gone() -> Result<()> {
     // At once, and for good: the process is killed before it could do any more about it.
     server.kill()?;
     server.start()?;
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.wait_drained(SOON)?;
     let mut arrived: Vec<_> =
         sink.accepted().into_iter().flat_map(|message| message.forward_paths).collect();
@@ -104,14 +87,7 @@ fn purged_mail_is_gone_and_stays_gone() -> Result<()> {
 #[test]
 fn what_the_engine_knows_of_is_not_sent_after_a_purge() -> Result<()> {
     // The sink takes no connection until the purge is done: fresh mail waits with its content.
-    let is_open = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&is_open);
-    let sink = Sink::scripted(move |step| {
-        while matches!(step, Step::Greeting) && !gate.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Answer::Accept
-    })?;
+    let (sink, is_open) = Sink::gated()?;
     let server = Server::relaying_to(sink.address())?;
     for number in 0..50 {
         let mut client = Client::connect(server.smtp())?;

@@ -132,10 +132,7 @@ fn nothing_acknowledged_is_lost_and_nothing_completed_is_repeated() -> Result<()
 #[test]
 fn whatever_a_kill_was_aimed_at_a_robbed_queue_is_noticed() -> Result<()> {
     for aim in Aim::ALL {
-        let sink = Sink::scripted(|step| match step {
-            Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-            _ => Answer::Accept,
-        })?;
+        let sink = Sink::deferring()?;
         let mut server = Server::prepare()?;
         server.config.route("*", sink.address());
         Aim::prepare(&mut server);
@@ -156,7 +153,7 @@ fn whatever_a_kill_was_aimed_at_a_robbed_queue_is_noticed() -> Result<()> {
         }
         ensure!(robbed > 0, "{aim:?}: nothing to rob");
         let book = load.finish()?;
-        sink.set_script(|_| Answer::Accept);
+        sink.accept_all();
         server.spawn(&[])?;
         let mut health = String::new();
         wait_until("a start", SOON, || {
@@ -190,7 +187,7 @@ fn recipients_that_are_done_stay_done() -> Result<()> {
     server.wait_events("delivered", 25)?;
     server.wait_events("deferred", 25)?;
     server.kill()?;
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.start()?;
     server.wait_drained(SOON)?;
     let mut taken: Vec<_> = sink.accepted().into_iter().flat_map(|one| one.forward_paths).collect();
@@ -233,15 +230,12 @@ fn a_kill_between_dot_and_reply_makes_one_copy_and_no_more() -> Result<()> {
 fn a_lost_queue_is_reported_as_loss() -> Result<()> {
     // The twin that must fail: it shows that the account above can see a loss at all. Nothing is
     // delivered before the kill, and the queue is destroyed after it.
-    let sink = Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })?;
+    let sink = Sink::deferring()?;
     let mut server = Server::relaying_to(sink.address())?;
     let book = Load::new(server.smtp(), "wiped", 4, Some(100)).run()?;
     server.kill()?;
     let outage = Log::of(&server).outage(&sink)?;
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     fs::remove_dir_all(server.queue())?;
     server.start()?;
     server.wait_drained(SOON)?;
@@ -255,10 +249,7 @@ fn a_lost_queue_is_reported_as_loss() -> Result<()> {
 #[test]
 fn an_acknowledged_message_survives_a_kill_at_once() -> Result<()> {
     // The kill follows the 250 as closely as it can.
-    let sink = Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })?;
+    let sink = Sink::deferring()?;
     let mut server = Server::relaying_to(sink.address())?;
     for number in 0..5 {
         let mut client = Client::connect(server.smtp())?;
@@ -268,7 +259,7 @@ fn an_acknowledged_message_survives_a_kill_at_once() -> Result<()> {
         ensure!(reply.code == 250, "{reply:?}");
         server.start()?;
     }
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.wait_drained(SOON)?;
     let mut ids: Vec<_> = sink.accepted().into_iter().map(|one| one.mark).collect();
     ids.sort_by_key(|mark| mark.id().map(str::to_owned));

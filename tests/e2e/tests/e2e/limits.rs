@@ -7,7 +7,7 @@ use ringpost_e2e::account::Account;
 use ringpost_e2e::injector::{Client, Fate, Load};
 use ringpost_e2e::message;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::sink::Sink;
 use ringpost_e2e::wait::{SOON, wait_until};
 
 use crate::NONE;
@@ -147,10 +147,7 @@ fn clients_cannot_take_the_descriptors_of_deliveries_and_log() -> Result<()> {
 
 #[test]
 fn a_full_queue_refuses_before_the_content_and_recovers_by_itself() -> Result<()> {
-    let sink = Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })?;
+    let sink = Sink::deferring()?;
     let mut server = Server::prepare()?;
     server.config.route("*", sink.address()).set("server", "cores", "1");
     server.config.set("listener.main", "message_size_max", "\"1MiB\"");
@@ -177,7 +174,7 @@ fn a_full_queue_refuses_before_the_content_and_recovers_by_itself() -> Result<()
         Ok(server.metrics()?.count_where("ringpost_queue_state", "state=\"full\"") == 1)
     })?;
     // Outcomes still fit, and make room.
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.wait_drained(Duration::from_mins(2))?;
     let mut load = Load::new(server.smtp(), "after", 2, Some(20));
     load.size = 100_000;

@@ -25,6 +25,8 @@ mod watermarks;
 
 use std::env;
 
+use ringpost_e2e::account::Account;
+
 /// A number from the environment, for longer or shorter runs by hand.
 fn scale(name: &str, usual: u64) -> u64 {
     env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(usual)
@@ -32,3 +34,10 @@ fn scale(name: &str, usual: u64) -> u64 {
 
 /// No ids; reads better in an assertion.
 const NONE: [&str; 0] = [];
+
+/// Expects that everything acknowledged has come whole, and once.
+fn once_each(account: &Account) {
+    assert_eq!(account.lost(), NONE, "{account}");
+    assert_eq!(account.damaged(), NONE, "{account}");
+    assert_eq!(account.repeated(), NONE, "{account}");
+}

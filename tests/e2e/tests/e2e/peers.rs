@@ -15,7 +15,7 @@ use ringpost_e2e::process::Server;
 use ringpost_e2e::sink::{Delivery, Sink};
 use ringpost_e2e::wait::{SOON, wait_until};
 
-use crate::NONE;
+use crate::{NONE, once_each};
 
 const MESSAGES: u64 = 200;
 
@@ -41,9 +41,7 @@ fn relay_through(first_hop: std::net::SocketAddr, sink: &Sink, run: &str) -> Res
     let accepted = wait_taken(sink, MESSAGES)?;
     let account = Account::of(&book, &accepted);
     assert_eq!(account.acked() as u64, MESSAGES, "{account}");
-    assert_eq!(account.lost(), NONE, "{account}");
-    assert_eq!(account.damaged(), NONE, "{account}");
-    assert_eq!(account.repeated(), NONE, "{account}");
+    once_each(&account);
     Ok(())
 }
 

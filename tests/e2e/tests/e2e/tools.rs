@@ -3,25 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::account::Account;
 use ringpost_e2e::injector::Load;
-use ringpost_e2e::process::{self, Server};
-use ringpost_e2e::sink::{Answer, Sink};
+use ringpost_e2e::process::Server;
+use ringpost_e2e::sink::Sink;
 use ringpost_e2e::wait::{SOON, wait_until};
 use serde_json::Value;
 
-use crate::NONE;
 use crate::isolation::{damage, two_shards};
-
-/// Runs `ringpost queue …` on the queue of a server.
-fn tool(server: &Server, arguments: &[&str]) -> Result<Output> {
-    let mut command = Command::new(process::binary()?);
-    command.arg("queue").arg(arguments[0]).arg("--config").arg(server.config_path());
-    Ok(command.args(&arguments[1..]).output()?)
-}
+use crate::{NONE, once_each};
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
@@ -38,7 +31,7 @@ fn json(output: &Output) -> Result<Value> {
 #[test]
 fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()> {
     let (mut server, sink, book) = two_shards("repair")?;
-    let whole = tool(&server, &["check", "--json"])?;
+    let whole = server.queue_command(&["check", "--json"])?;
     assert_eq!(code(&whole), Some(0), "{}", text(&whole));
     let counted = |report: &Value, key: &str| -> u64 {
         let shards = report["shards"].as_array().into_iter().flatten();
@@ -55,7 +48,7 @@ fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()
     })?;
     // Not while the server runs.
     for command in ["check", "repair"] {
-        let refused = tool(&server, &[command])?;
+        let refused = server.queue_command(&[command])?;
         assert_eq!(code(&refused), Some(2), "{}", text(&refused));
         assert!(text(&refused).contains("stop the server first"), "{}", text(&refused));
     }
@@ -63,22 +56,22 @@ fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()
     let log = server.log();
     assert!(log.contains("segment 0000000000000001 is damaged at 4096"), "{log}");
     // The place is the same.
-    let checked = tool(&server, &["check"])?;
+    let checked = server.queue_command(&["check"])?;
     assert_eq!(code(&checked), Some(1), "{}", text(&checked));
     let said = text(&checked);
     assert!(said.contains("shard 0: intact:") && said.contains("shard 1: DAMAGED:"), "{said}");
     assert!(said.contains("segment-0000000000000001 at 4096: a frame is damaged"), "{said}");
-    assert_eq!(code(&tool(&server, &["check", "--shard", "0"])?), Some(0));
-    assert_eq!(code(&tool(&server, &["check", "--shard", "2"])?), Some(2));
-    let damaged = json(&tool(&server, &["check", "--json"])?)?;
-    let dry = tool(&server, &["repair", "--dry-run"])?;
+    assert_eq!(code(&server.queue_command(&["check", "--shard", "0"])?), Some(0));
+    assert_eq!(code(&server.queue_command(&["check", "--shard", "2"])?), Some(2));
+    let damaged = json(&server.queue_command(&["check", "--json"])?)?;
+    let dry = server.queue_command(&["repair", "--dry-run"])?;
     assert_eq!(code(&dry), Some(1), "{}", text(&dry));
 
-    let repaired = tool(&server, &["repair"])?;
+    let repaired = server.queue_command(&["repair"])?;
     let said = text(&repaired);
     assert_eq!(code(&repaired), Some(0), "{said}");
     assert!(said.contains("shard 1: repaired:") && said.contains("shard-001.damaged-"), "{said}");
-    let checked = tool(&server, &["check", "--json"])?;
+    let checked = server.queue_command(&["check", "--json"])?;
     assert_eq!(code(&checked), Some(0), "{}", text(&checked));
     let after = json(&checked)?;
     assert_eq!(counted(&after, "messages"), counted(&damaged, "messages"));
@@ -86,7 +79,7 @@ fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()
     assert!((1..book.len() as u64 / 2).contains(&gone), "{gone} message(s) are gone: {said}");
 
     // The other shard may have delivered some while the damaged one stood still; nothing comes twice.
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.start()?;
     server.wait_drained(SOON)?;
     let account = Account::of(&book, &sink.accepted());
@@ -99,7 +92,7 @@ fn damage_is_named_repaired_and_everything_else_is_delivered_once() -> Result<()
     let account = Account::of(&more, &sink.accepted());
     assert_eq!(account.lost(), NONE, "{account}");
     server.terminate()?;
-    assert_eq!(code(&tool(&server, &["check"])?), Some(0));
+    assert_eq!(code(&server.queue_command(&["check"])?), Some(0));
     Ok(())
 }
 
@@ -108,7 +101,7 @@ fn mail_moves_to_a_queue_with_other_shards_and_is_delivered_once() -> Result<()>
     let (old, _refusing, book) = two_shards("move")?;
     let files = old.directory().join("files");
     let path = files.display().to_string();
-    let exported = tool(&old, &["export", "--to", &path])?;
+    let exported = old.queue_command(&["export", "--to", &path])?;
     assert_eq!(code(&exported), Some(0), "{}", text(&exported));
     let count = |directory: &Path| -> Result<usize> {
         let names = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
@@ -117,23 +110,20 @@ fn mail_moves_to_a_queue_with_other_shards_and_is_delivered_once() -> Result<()>
     assert_eq!(count(&files)?, 2 * book.len());
 
     let sink = Sink::start()?;
-    let mut new = Server::prepare()?;
-    new.config.route("*", sink.address()).set("queue", "shards", "3");
+    let mut new = Server::with_shards(3, sink.address())?;
     new.start()?;
-    let refused = tool(&new, &["import", "--from", &path])?;
+    let refused = new.queue_command(&["import", "--from", &path])?;
     assert_eq!(code(&refused), Some(2), "{}", text(&refused));
     assert!(text(&refused).contains("stop the server first"), "{}", text(&refused));
     new.terminate()?;
-    let imported = tool(&new, &["import", "--from", &path])?;
+    let imported = new.queue_command(&["import", "--from", &path])?;
     assert_eq!(code(&imported), Some(0), "{}", text(&imported));
     assert_eq!((count(&files)?, count(&files.join("imported"))?), (0, 2 * book.len()));
-    assert_eq!(code(&tool(&new, &["check"])?), Some(0));
+    assert_eq!(code(&new.queue_command(&["check"])?), Some(0));
     new.start()?;
     new.wait_drained(SOON)?;
     let account = Account::of(&book, &sink.accepted());
-    assert_eq!(account.lost(), NONE, "{account}");
-    assert_eq!(account.damaged(), NONE, "{account}");
-    assert_eq!(account.repeated(), NONE, "{account}");
+    once_each(&account);
     Ok(())
 }
 
@@ -142,14 +132,14 @@ fn without_a_queue_or_a_configuration_the_tools_say_so() -> Result<()> {
     let mut server = Server::prepare()?;
     server.config.route("*", Sink::start()?.address());
     server.write_config()?;
-    let none = tool(&server, &["check"])?;
+    let none = server.queue_command(&["check"])?;
     assert_eq!(code(&none), Some(2), "{}", text(&none));
     assert!(text(&none).contains("cannot open the queue directory"), "{}", text(&none));
     ensure!(!server.queue().exists(), "a check makes no queue");
     server.config.append("nonsense = 1\n");
     server.write_config()?;
     for command in ["check", "repair"] {
-        let refused = tool(&server, &[command])?;
+        let refused = server.queue_command(&[command])?;
         assert_eq!(code(&refused), Some(78), "{}", text(&refused));
     }
     Ok(())

@@ -4,15 +4,14 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use ringpost_e2e::injector::{Client, Reply};
 use ringpost_e2e::metrics;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::{Answer, Sink, Step};
+use ringpost_e2e::sink::Sink;
 use ringpost_e2e::wait::{SOON, wait_until};
 use ringpost_e2e::{message, peers};
 use tempfile::TempDir;
@@ -46,14 +45,6 @@ impl Drop for Volume {
         let umount = Command::new("umount").arg("-l").arg(self.path()).status();
         drop(umount);
     }
-}
-
-/// A sink that defers what it is sent until it is told otherwise.
-fn deferring() -> Result<Sink> {
-    Sink::scripted(|step| match step {
-        Step::Mail(_) => Answer::reply("451 4.3.0 not yet"),
-        _ => Answer::Accept,
-    })
 }
 
 /// A server with its queue on a volume.
@@ -122,7 +113,7 @@ fn a_file_system_that_fills_up_puts_mail_off_and_takes_it_again() -> Result<()> 
     let Some(volume) = Volume::mount(10_000)? else {
         return peers::skip("a file system cannot be mounted here");
     };
-    let sink = deferring()?;
+    let sink = Sink::deferring()?;
     let server = on_volume(&volume, &sink)?;
     for number in 0..10 {
         let reply = send(&server, &format!("held-{number}"), 10_000)?;
@@ -136,7 +127,7 @@ fn a_file_system_that_fills_up_puts_mail_off_and_takes_it_again() -> Result<()> 
     let log = server.log();
     assert!(log.contains("little free space: no new mail is taken"), "{log}");
     // What is in the queue goes out meanwhile.
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.wait_drained(SOON)?;
     assert_eq!(sink.accepted_count(), 10);
     assert_eq!(mail(&server)?.code, 452, "still");
@@ -153,7 +144,7 @@ fn a_file_system_that_the_queue_has_filled_is_freed_by_deliveries() -> Result<()
     let Some(volume) = Volume::mount(10_000)? else {
         return peers::skip("a file system cannot be mounted here");
     };
-    let sink = deferring()?;
+    let sink = Sink::deferring()?;
     let server = on_volume(&volume, &sink)?;
     // Room for five segments of 1 MiB: as many as are kept for later while there is space.
     fill(&volume, 7 << 20)?;
@@ -163,7 +154,7 @@ fn a_file_system_that_the_queue_has_filled_is_freed_by_deliveries() -> Result<()
         held += usize::from(send(&server, &format!("held-{held}"), 100_000)?.code == 250);
     }
     expect_full(&server, "limit=\"free_space_min_percent\"")?;
-    sink.set_script(|_| Answer::Accept);
+    sink.accept_all();
     server.wait_drained(SOON)?;
     assert_eq!(sink.accepted_count(), held);
     expect_open(&server)
@@ -215,9 +206,8 @@ fn a_file_system_without_inodes_puts_mail_off() -> Result<()> {
 #[test]
 fn a_limit_on_what_is_queued_holds_until_something_is_delivered() -> Result<()> {
     for (key, recipients) in [("messages_per_core_max", 1), ("recipients_per_core_max", 5)] {
-        let sink = deferring()?;
-        let mut server = Server::prepare()?;
-        server.config.route("*", sink.address()).set("queue", "shards", "1");
+        let sink = Sink::deferring()?;
+        let mut server = Server::with_shards(1, sink.address())?;
         server.config.set("queue", key, "20");
         server.start()?;
         let paths: Vec<_> = (0..recipients).map(|number| format!("<r{number}@b.test>")).collect();
@@ -233,7 +223,7 @@ fn a_limit_on_what_is_queued_holds_until_something_is_delivered() -> Result<()> 
         })?;
         assert!(taken * recipients >= 20, "{key}: {taken} taken");
         expect_full(&server, &format!("limit=\"{key}\""))?;
-        sink.set_script(|_| Answer::Accept);
+        sink.accept_all();
         server.wait_drained(SOON)?;
         expect_open(&server)?;
     }
@@ -242,17 +232,9 @@ fn a_limit_on_what_is_queued_holds_until_something_is_delivered() -> Result<()> 
 
 #[test]
 fn short_memory_refuses_connections_and_mail_until_it_is_free() -> Result<()> {
-    let is_open = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&is_open);
     // Nothing is delivered, nor deferred: the content of fresh messages stays in memory.
-    let sink = Sink::scripted(move |step| {
-        while matches!(step, Step::Greeting) && !gate.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Answer::Accept
-    })?;
-    let mut server = Server::prepare()?;
-    server.config.route("*", sink.address()).set("queue", "shards", "1");
+    let (sink, is_open) = Sink::gated()?;
+    let mut server = Server::with_shards(1, sink.address())?;
     server.config.set("server", "memory_max", "\"96MiB\"");
     server.config.set("queue", "content_cache_size_max", "\"256MiB\"");
     server.start()?;
@@ -292,8 +274,7 @@ fn short_memory_refuses_connections_and_mail_until_it_is_free() -> Result<()> {
 #[test]
 fn a_limit_on_the_size_of_files_is_a_full_disk_and_no_end() -> Result<()> {
     let sink = Sink::start()?;
-    let mut server = Server::prepare()?;
-    server.config.route("*", sink.address()).set("queue", "shards", "1");
+    let mut server = Server::with_shards(1, sink.address())?;
     // A segment does not fit; the signal that comes with that ends an unprepared process.
     server.spawn(&["prlimit", "--fsize=4194304:unlimited"])?;
     wait_until("a greeting", SOON, || Ok(Client::connect(server.smtp()).is_ok()))?;
