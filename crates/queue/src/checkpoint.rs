@@ -73,7 +73,7 @@ use crate::index::{Entry, Location, Phase, RecipientEntry, Streaming};
 use crate::message::RecipientState;
 use crate::queue::CheckpointWrite;
 use crate::record::{MessageHead, RecordError, decode_status, encode_status};
-use crate::segment::{FORMAT_VERSION, LogIdentity, SegmentSequence};
+use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 use crate::storage::Storage;
 
 /// The files that checkpoints are written to by turns.
@@ -154,7 +154,9 @@ impl CheckpointHeader {
         fields.u32()?;
         let begin = Begin { lsn, segment, offset, previous_segment, previous };
         let (end, blocks_len, messages) = (Lsn(fields.u64()?), fields.u64()?, fields.u64()?);
-        Some(Self { version, identity, number, begin, end, blocks_len, messages })
+        let numbers = [number, lsn.0, segment.0, offset, previous_segment.0, end.0, blocks_len];
+        let is_possible = lsn.0 > 0 && numbers.into_iter().all(|number| number <= NUMBER_MAX);
+        is_possible.then_some(Self { version, identity, number, begin, end, blocks_len, messages })
     }
 }
 

@@ -26,7 +26,7 @@
 
 use crate::codec::{Fields, checksum, put};
 use crate::id::ShardId;
-use crate::segment::{FORMAT_VERSION, LogIdentity, SegmentSequence};
+use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 
 /// Everything in a segment begins at a multiple of this, in octets.
 pub const BLOCK_SIZE: u64 = 4096;
@@ -116,7 +116,19 @@ impl FrameHeader {
             payload_checksum: fields.u32()?,
         };
         let intact = fields.u32()? == checksum(bytes.get(..CHECKSUM_AT)?) && fields.u32()? == 0;
-        intact.then_some(header)
+        (intact && header.is_possible()).then_some(header)
+    }
+
+    /// Whether a log can have come so far.
+    fn is_possible(&self) -> bool {
+        let numbers = [
+            self.lsn.0,
+            self.head.0,
+            self.previous_segment.0,
+            self.message_sequence,
+            self.segment.0,
+        ];
+        self.lsn.0 > 0 && numbers.into_iter().all(|number| number <= NUMBER_MAX)
     }
 
     /// Whether everything behind the header of this whole frame is as it was written.
@@ -210,6 +222,23 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             let intact = FrameHeader::decode(&bad).is_some_and(|header| header.holds(&bad));
             assert!(!intact, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_log_comes_to_make_no_header() {
+        let first = FrameHeader { lsn: Lsn(0), ..header() };
+        assert_eq!(FrameHeader::decode(&first.encode()), None, "the first frame is number 1");
+        for (number, is_one) in [(NUMBER_MAX, true), (NUMBER_MAX + 1, false), (u64::MAX, false)] {
+            let with = |change: fn(&mut FrameHeader, u64)| {
+                let mut header = header();
+                change(&mut header, number);
+                FrameHeader::decode(&header.encode()).is_some()
+            };
+            assert_eq!(with(|header, number| header.lsn = Lsn(number)), is_one);
+            assert_eq!(with(|header, number| header.head = SegmentSequence(number)), is_one);
+            assert_eq!(with(|header, number| header.segment = SegmentSequence(number)), is_one);
+            assert_eq!(with(|header, number| header.message_sequence = number), is_one);
         }
     }
 

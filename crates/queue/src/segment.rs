@@ -37,6 +37,10 @@ const FLAG_RECYCLED: u32 = 1;
 const CHECKSUM_AT: usize = 4092;
 const NAME_PREFIX: &str = "segment-";
 
+/// The highest number that anything is given: no log comes that far, and what is counted on from it does
+/// not overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 /// The number of a segment: later ones have higher numbers, none is used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SegmentSequence(pub u64);
@@ -52,7 +56,7 @@ impl SegmentSequence {
         let digits = name.strip_prefix(NAME_PREFIX)?;
         let sequence = Self(u64::from_str_radix(digits, 16).ok()?);
         // Only the one spelling that we write: no sign, no other length, no upper case.
-        (sequence.file_name() == name).then_some(sequence)
+        (sequence.file_name() == name && sequence.0 <= NUMBER_MAX).then_some(sequence)
     }
 
     pub(crate) fn next(self) -> Self {
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn names_round_trip_and_others_are_no_segments() {
-        for number in [0, 1, 0xABCD, u64::MAX] {
+        for number in [0, 1, 0xABCD, NUMBER_MAX] {
             let sequence = SegmentSequence(number);
             assert_eq!(SegmentSequence::from_file_name(&sequence.file_name()), Some(sequence));
         }
@@ -261,6 +265,7 @@ mod tests {
             "segment-+00000000000000a",
             "lost+found",
             "segment-00000000000000001",
+            "segment-ffffffffffffffff",
         ] {
             assert_eq!(SegmentSequence::from_file_name(name), None, "{name}");
         }
