@@ -73,6 +73,21 @@ pub struct PurgeOrder {
 }
 
 impl PurgeOrder {
+    /// Reads the body of a request, and what is to be removed by it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in one line: it is no JSON object of these members, it names nothing, or a
+    /// domain that is none.
+    pub fn parse(body: &[u8]) -> Result<Purge, String> {
+        // What is quoted of the body may be anything.
+        let plain = |error: serde_json::Error| error.to_string().replace(char::is_control, "?");
+        // A list of values would do for a struct, and say nothing of what they mean.
+        let members: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(body).map_err(plain)?;
+        serde_json::from_value::<Self>(members.into()).map_err(plain)?.read()
+    }
+
     fn read(&self) -> Result<Purge, String> {
         let is_empty = self.domain.is_none() && self.received_before_unix_ms.is_none();
         if self.all != is_empty {
@@ -189,8 +204,7 @@ async fn serve_purge(
     ConnectInfo(user): ConnectInfo<PeerUser>,
     body: Bytes,
 ) -> Response<Body> {
-    let order = serde_json::from_slice::<PurgeOrder>(&body).map_err(|error| error.to_string());
-    let purge = match order.and_then(|order| order.read()) {
+    let purge = match PurgeOrder::parse(&body) {
         Ok(purge) => purge,
         Err(error) => {
             return respond(StatusCode::BAD_REQUEST, "text/plain", format!("{error}\n").into());

@@ -18,41 +18,60 @@ pub(super) const ENVELOPE_SIZE_MAX: u64 = 32 << 20;
 /// The content of `ID.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Sheet {
-    pub(super) version: u64,
-    pub(super) id: String,
-    pub(super) reverse_path: String,
-    pub(super) body: String,
-    pub(super) size: u64,
-    pub(super) received_unix_ms: u64,
-    pub(super) expiry_unix_ms: u64,
+pub struct Sheet {
+    /// The version of the format.
+    pub version: u64,
+    /// The queue id that the message had.
+    pub id: String,
+    /// Where reports of failure go, in brackets.
+    pub reverse_path: String,
+    /// The keyword of the body type.
+    pub body: String,
+    /// Octets of content.
+    pub size: u64,
+    /// When it was received, in milliseconds of Unix time.
+    pub received_unix_ms: u64,
+    /// When it is given up, in milliseconds of Unix time.
+    pub expiry_unix_ms: u64,
+    /// When the first recipient is due, in milliseconds of Unix time. Default 0: at once.
     #[serde(default)]
-    pub(super) due_unix_ms: u64,
-    pub(super) recipients: Vec<Recipient>,
+    pub due_unix_ms: u64,
+    /// The recipients.
+    pub recipients: Vec<Recipient>,
 }
 
 /// A recipient in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Recipient {
-    pub(super) forward_path: String,
-    pub(super) state: State,
+pub struct Recipient {
+    /// Its path, in brackets.
+    pub forward_path: String,
+    /// How it stands.
+    pub state: State,
+    /// Attempts made. Default 0.
     #[serde(default)]
-    pub(super) attempts: u16,
+    pub attempts: u16,
+    /// When it is due, in milliseconds of Unix time. Default that of the message.
     #[serde(default)]
-    pub(super) due_unix_ms: Option<u64>,
+    pub due_unix_ms: Option<u64>,
+    /// Whether the originator has been told of the delay. Default no.
     #[serde(default)]
-    pub(super) warned: bool,
+    pub warned: bool,
 }
 
 /// How a recipient stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub enum State {
+    /// It waits for its delivery.
     Queued,
+    /// It was delivered.
     Delivered,
+    /// It was refused for good.
     Bounced,
+    /// It was given up.
     Expired,
+    /// An operator has removed it.
     Removed,
 }
 
@@ -93,8 +112,12 @@ impl Sheet {
         }
     }
 
-    /// Reads an envelope, and says what is wrong with it.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self> {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: it is not JSON, of another version, or not of this form.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(bytes).context("it is not JSON")?;
         match value.get("version").and_then(Value::as_u64) {
             Some(VERSION) => {}
@@ -105,7 +128,12 @@ impl Sheet {
     }
 
     /// What is left to deliver of it, with the content that belongs to it: `None` if nothing is.
-    pub(super) fn to_queue(
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: the size of the content or the ends of its lines, a path or the body type
+    /// that is none, or more than `recipients_max` recipients.
+    pub fn to_queue(
         &self,
         content: &[u8],
         recipients_max: usize,

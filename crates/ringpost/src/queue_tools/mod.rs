@@ -4,7 +4,7 @@
 //! not be done, 78 when the configuration is refused.
 
 mod check;
-mod envelope;
+pub mod envelope;
 mod export;
 mod import;
 mod repair;
