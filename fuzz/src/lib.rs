@@ -37,6 +37,8 @@ pub struct Target {
     pub words: &'static [&'static str],
     /// Octets that an input may have; more show nothing new and cost time.
     pub size_max: usize,
+    /// How much longer it takes than others, roughly: it gets fewer mutations in the tests.
+    pub cost: u32,
 }
 
 /// The target of a name.

@@ -5,14 +5,19 @@ use crate::Target;
 pub mod addr;
 pub mod client;
 pub mod cmd;
+pub mod config;
 pub mod data;
+pub mod dns;
 pub mod dsn;
 pub mod head;
+pub mod http;
+pub mod import;
+pub mod log;
 pub mod reply;
 pub mod session;
 
 /// All targets.
-pub static ALL: [Target; 8] = [
+pub static ALL: [Target; 13] = [
     cmd::TARGET,
     session::TARGET,
     data::TARGET,
@@ -21,6 +26,11 @@ pub static ALL: [Target; 8] = [
     addr::TARGET,
     head::TARGET,
     dsn::TARGET,
+    log::TARGET,
+    dns::TARGET,
+    http::TARGET,
+    config::TARGET,
+    import::TARGET,
 ];
 
 /// Puts choices in front of a text: how seeds are made.

@@ -47,7 +47,7 @@ fn run(name: &str) {
         std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}")))
     };
     let mut random = Random::new(number("RINGPOST_SEED", 1));
-    for _ in 0..number("RINGPOST_FUZZ_MUTATIONS", 2000) {
+    for _ in 0..number("RINGPOST_FUZZ_MUTATIONS", 2000) / u64::from(target.cost) {
         let from = &known[random.below(known.len())];
         let other = &known[random.below(known.len())];
         let octets = mutate(target, from, other, &mut random);
@@ -75,7 +75,7 @@ macro_rules! each {
     };
 }
 
-each! { cmd session data reply client addr head dsn }
+each! { cmd session data reply client addr head dsn log dns http config import }
 
 #[test]
 fn the_corpus_is_small_and_has_an_owner() {

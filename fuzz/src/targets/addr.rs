@@ -38,6 +38,7 @@ pub const TARGET: Target = Target {
         "1.1.1.1",
     ],
     size_max: 400,
+    cost: 1,
 };
 
 type ReadMailbox = fn(&str, Syntax) -> Result<Mailbox, AddressError>;

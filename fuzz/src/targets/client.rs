@@ -42,6 +42,7 @@ pub const TARGET: Target = Target {
         "\n",
     ],
     size_max: 600,
+    cost: 1,
 };
 
 const PIPELINING: u8 = 1;

@@ -54,6 +54,7 @@ pub const TARGET: Target = Target {
         "<@r.test:a@b.test>",
     ],
     size_max: COMMAND_LINE_MAX,
+    cost: 1,
 };
 
 type Parse = for<'a> fn(&'a [u8], Syntax) -> Result<Command<'a>, CommandError>;

@@ -29,6 +29,7 @@ pub const TARGET: Target = Target {
         " \t",
     ],
     size_max: 600,
+    cost: 1,
 };
 
 /// Everything that is known when a decoder has stopped.

@@ -40,6 +40,7 @@ pub const TARGET: Target = Target {
         "Final-Recipient: rfc822; x@y.test",
     ],
     size_max: 800,
+    cost: 1,
 };
 
 const HAS_REPLY: u8 = 1;

@@ -43,6 +43,7 @@ pub const TARGET: Target = Target {
         "[IPv6:",
     ],
     size_max: 600,
+    cost: 1,
 };
 
 /// The field that is taken out.

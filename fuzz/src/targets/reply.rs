@@ -33,6 +33,7 @@ pub const TARGET: Target = Target {
         "ENHANCEDSTATUSCODES",
     ],
     size_max: 400,
+    cost: 1,
 };
 
 /// Replies, and whether what follows them is no reply.

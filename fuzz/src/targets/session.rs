@@ -48,6 +48,7 @@ pub const TARGET: Target = Target {
         "GET / ",
     ],
     size_max: 800,
+    cost: 1,
 };
 
 /// What the wall clock shows: 2023-11-14T22:13:20Z.
