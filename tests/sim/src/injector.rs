@@ -1,1 +1,462 @@
 //! Applications that send mail to the server.
+//!
+//! Each has some sessions, one after the other, with some messages each. What it sends, and what it is told, goes
+//! into the ledger: from when the final dot may have been sent the message may come, and from when the whole of a
+//! 250 has come it must. An application may also give up at any point, or be slow, or pause.
+
+mod content;
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringpost::runtime::Runtime;
+
+use self::content::Words;
+use crate::ledger::{Key, SharedLedger};
+use crate::random::Random;
+use crate::wire::{Gone, Wire};
+
+/// How long an application waits for a reply: longer than the server may hold one back.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How long it waits for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it waits before it tries again, after the server was not there or did not want the message.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How an application is. Percents are of the messages, if nothing else is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ways {
+    /// Whether it says EHLO.
+    pub is_extended: bool,
+    /// Whether it sends commands in groups, where that is offered.
+    pub pipelining: bool,
+    /// Messages in one session, at most.
+    pub messages_max: u64,
+    /// Recipients of one message, at most.
+    pub recipients_max: u64,
+    /// Octets of content, at most; most messages are much smaller.
+    pub size_max: u64,
+    /// Messages with the null reverse-path.
+    pub null_percent: u8,
+    /// Messages with octets above 127.
+    pub eight_bit_percent: u8,
+    /// Messages that are to be held for some seconds.
+    pub hold_percent: u8,
+    /// Messages at which it goes away: before, in or right after the content.
+    pub drop_percent: u8,
+    /// Messages that it takes back by RSET before the content.
+    pub reset_percent: u8,
+    /// Messages whose content it sends in pieces, with pauses.
+    pub slow_percent: u8,
+    /// The longest such pause.
+    pub pause_max: Duration,
+    /// The longest time between two messages.
+    pub gap_max: Duration,
+}
+
+impl Default for Ways {
+    /// An application that does nothing unusual.
+    fn default() -> Self {
+        Self {
+            is_extended: true,
+            pipelining: true,
+            messages_max: 20,
+            recipients_max: 3,
+            size_max: 20_000,
+            null_percent: 0,
+            eight_bit_percent: 0,
+            hold_percent: 0,
+            drop_percent: 0,
+            reset_percent: 0,
+            slow_percent: 0,
+            pause_max: Duration::from_secs(2),
+            gap_max: Duration::from_millis(50),
+        }
+    }
+}
+
+impl Ways {
+    /// Draws the ways of an application.
+    pub fn draw(random: &mut Random, size_max: u64) -> Self {
+        let some = |random: &mut Random, share: u8, most: u64| {
+            if random.percent(share) { random.within(1..=most) as u8 } else { 0 }
+        };
+        Self {
+            is_extended: !random.percent(10),
+            pipelining: !random.percent(30),
+            messages_max: random.within(1..=50),
+            recipients_max: if random.percent(10) { 40 } else { random.within(1..=4) },
+            size_max: if random.percent(30) { size_max } else { size_max.min(10_000) },
+            null_percent: some(random, 40, 50),
+            eight_bit_percent: some(random, 40, 50),
+            hold_percent: some(random, 20, 20),
+            drop_percent: some(random, 40, 15),
+            reset_percent: some(random, 30, 10),
+            slow_percent: some(random, 30, 20),
+            pause_max: Duration::from_millis(random.within(1..=10_000)),
+            gap_max: Duration::from_millis(random.within(0..=2000)),
+        }
+    }
+}
+
+/// How many messages are still to be sent, by all applications together.
+#[derive(Debug, Default)]
+pub struct Quota {
+    left: Cell<u64>,
+    running: Cell<u64>,
+}
+
+impl Quota {
+    /// So many messages.
+    pub fn new(messages: u64) -> Rc<Self> {
+        Rc::new(Self { left: Cell::new(messages), running: Cell::default() })
+    }
+
+    /// Whether all messages are sent, and all applications done.
+    pub fn is_done(&self) -> bool {
+        self.left.get() == 0 && self.running.get() == 0
+    }
+
+    /// Lets no more messages begin.
+    pub fn stop(&self) {
+        self.left.set(0);
+    }
+
+    fn take(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
+/// An application.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// Where the server listens.
+    pub servers: Vec<SocketAddr>,
+    /// Domains of recipients.
+    pub domains: Rc<[String]>,
+    /// Domains of originators: they get the reports.
+    pub homes: Rc<[String]>,
+    /// How it is.
+    pub ways: Ways,
+    /// Where it writes down what it did.
+    pub ledger: SharedLedger,
+    /// Whether everybody behaves.
+    pub calm: Rc<Cell<bool>>,
+    /// What is left to do.
+    pub quota: Rc<Quota>,
+}
+
+/// Sends mail until the quota is used up.
+pub async fn run<R: Runtime>(runtime: R, application: Application, random: Random) {
+    let quota = Rc::clone(&application.quota);
+    quota.running.set(quota.running.get() + 1);
+    let words = Words::new(&mut random.fork("words"));
+    for number in 0.. {
+        if quota.left.get() == 0 {
+            break;
+        }
+        let mut random = random.fork_number("session", number);
+        let server = random.pick(&application.servers).copied();
+        let Some(server) = server else { break };
+        let connected = runtime.connect(server, None, CONNECT_TIMEOUT).await;
+        let pause = random.duration(RETRY_PAUSE.0, RETRY_PAUSE.1);
+        if let Ok(stream) = connected {
+            let mut session = Session {
+                wire: Wire::new(runtime.clone(), stream, PATIENCE),
+                runtime: runtime.clone(),
+                application: &application,
+                words: &words,
+                random,
+                offers: Offers::default(),
+            };
+            if session.talk().await.is_ok() {
+                session.wire.close().await;
+                continue;
+            }
+        }
+        runtime.sleep(pause).await;
+    }
+    quota.running.set(quota.running.get() - 1);
+}
+
+/// What the server has offered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Offers {
+    pipelining: bool,
+    eight_bit: bool,
+    hold: bool,
+    size: Option<u64>,
+}
+
+/// The session is over, and not in good order.
+struct Over;
+
+impl From<Gone> for Over {
+    fn from(_: Gone) -> Self {
+        Self
+    }
+}
+
+struct Reply {
+    code: u16,
+    text: String,
+}
+
+impl Reply {
+    fn is_good(&self) -> bool {
+        self.code / 100 == 2
+    }
+}
+
+/// Where an application goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drop {
+    Never,
+    BeforeContent,
+    InContent,
+    AfterDot,
+}
+
+struct Session<'a, R: Runtime> {
+    runtime: R,
+    wire: Wire<R>,
+    application: &'a Application,
+    words: &'a Words,
+    random: Random,
+    offers: Offers,
+}
+
+impl<R: Runtime> Session<'_, R> {
+    async fn talk(&mut self) -> Result<(), Over> {
+        self.expect_good().await?;
+        if self.application.ways.is_extended {
+            self.write("EHLO app.test\r\n").await?;
+            let reply = self.expect_good().await?;
+            self.offers = Offers::read(&reply.text);
+        } else {
+            self.write("HELO app.test\r\n").await?;
+            self.expect_good().await?;
+        }
+        let messages = self.random.within(1..=self.application.ways.messages_max);
+        for _ in 0..messages {
+            if !self.application.quota.take() {
+                break;
+            }
+            self.message().await?;
+            let gap = self.random.duration(Duration::ZERO, self.application.ways.gap_max);
+            if !gap.is_zero() {
+                self.runtime.sleep(gap).await;
+            }
+        }
+        self.write("QUIT\r\n").await?;
+        self.expect_good().await?;
+        Ok(())
+    }
+
+    async fn message(&mut self) -> Result<(), Over> {
+        let ways = self.application.ways.clone();
+        let content = self.content(&ways);
+        let (number, mail, rcpts) = self.envelope(&ways, &content);
+        let is_grouped = ways.pipelining && self.offers.pipelining;
+        let mut accepted = 0_usize;
+        if is_grouped {
+            self.write(&format!("{mail}{}DATA\r\n", rcpts.concat())).await?;
+        } else {
+            self.write(&mail).await?;
+        }
+        let mail_reply = self.reply().await?;
+        if !mail_reply.is_good() && !is_grouped {
+            return self.refused(&mail_reply);
+        }
+        for (rcpt, recipient) in rcpts.iter().zip(0..) {
+            if !is_grouped {
+                self.write(rcpt).await?;
+            }
+            let reply = self.reply().await?;
+            if reply.is_good() {
+                accepted += 1;
+                let key = Key { message: number, recipient };
+                self.application.ledger.borrow_mut().accepted(key);
+            } else if reply.code == 421 {
+                return Err(Over);
+            }
+        }
+        let leaves = self.leaves(&ways);
+        if leaves == Drop::BeforeContent {
+            return Err(Over);
+        }
+        if !is_grouped {
+            if accepted == 0 || self.random.percent(ways.reset_percent) {
+                self.write("RSET\r\n").await?;
+                self.expect_good().await?;
+                return Ok(());
+            }
+            self.write("DATA\r\n").await?;
+        }
+        let data_reply = self.reply().await?;
+        if data_reply.code != 354 {
+            return self.refused(&data_reply);
+        }
+        self.send_content(number, &ways, &content, leaves == Drop::InContent).await?;
+        if leaves == Drop::AfterDot {
+            return Err(Over);
+        }
+        let reply = self.reply().await?;
+        if !reply.is_good() {
+            return self.refused(&reply);
+        }
+        let id = reply.text.trim_end().rsplit(' ').next().unwrap_or_default();
+        let now = self.runtime.now();
+        self.application.ledger.borrow_mut().ack(number, now, id);
+        Ok(())
+    }
+
+    /// After a message that the server did not want: on with the next, unless it closes.
+    fn refused(&mut self, reply: &Reply) -> Result<(), Over> {
+        // Also after 5xx: the server may be about to end the session.
+        if reply.code == 421 || self.random.percent(20) { Err(Over) } else { Ok(()) }
+    }
+
+    fn content(&mut self, ways: &Ways) -> Vec<u8> {
+        let size_max = self.offers.size.map_or(ways.size_max, |size| size.min(ways.size_max));
+        let is_eight_bit = self.offers.eight_bit && self.random.percent(ways.eight_bit_percent);
+        self.words.content(&mut self.random, size_max, is_eight_bit)
+    }
+
+    /// Enters a message into the ledger; its number, MAIL, and each RCPT.
+    fn envelope(&mut self, ways: &Ways, content: &[u8]) -> (u32, String, Vec<String>) {
+        let application = self.application;
+        let recipients = self.random.within(1..=ways.recipients_max);
+        let domains: Vec<&str> = (0..recipients)
+            .filter_map(|_| self.random.pick(&application.domains).map(String::as_str))
+            .collect();
+        let is_null = self.random.percent(ways.null_percent);
+        let home = self.random.pick(&application.homes).map(String::as_str).filter(|_| !is_null);
+        let mut ledger = application.ledger.borrow_mut();
+        let number = ledger.begin(home, &domains);
+        ledger.set_content(number, content);
+        let Some(message) = ledger.message(number) else { return Default::default() };
+        let mut mail = format!("MAIL FROM:<{}>", message.reverse_path);
+        if message.eight_bit {
+            mail.push_str(" BODY=8BITMIME");
+        }
+        if self.offers.size.is_some() && self.random.coin() {
+            let _ = write!(mail, " SIZE={}", content.len());
+        }
+        let to = message.recipients.iter();
+        let rcpts = to.map(|to| format!("RCPT TO:<{}>\r\n", to.address)).collect();
+        if self.offers.hold && self.random.percent(ways.hold_percent) {
+            let seconds = self.random.within(1..=60);
+            let _ = write!(mail, " HOLDFOR={seconds}");
+            ledger.hold(number, self.runtime.now() + Duration::from_secs(seconds));
+        }
+        mail.push_str("\r\n");
+        (number, mail, rcpts)
+    }
+
+    fn leaves(&mut self, ways: &Ways) -> Drop {
+        if self.application.calm.get() || !self.random.percent(ways.drop_percent) {
+            return Drop::Never;
+        }
+        let ways = [Drop::BeforeContent, Drop::InContent, Drop::AfterDot];
+        self.random.pick(&ways).copied().unwrap_or(Drop::Never)
+    }
+
+    async fn send_content(
+        &mut self,
+        number: u32,
+        ways: &Ways,
+        content: &[u8],
+        leaves: bool,
+    ) -> Result<(), Over> {
+        let wire = content::stuffed(content);
+        let mut rest = wire.as_slice();
+        if self.random.percent(ways.slow_percent) {
+            for _ in 0..self.random.within(1..=4) {
+                let (piece, after) = rest.split_at(self.random.index(rest.len()));
+                self.wire.write(piece).await.map_err(|_| Over)?;
+                rest = after;
+                let pause = self.random.duration(Duration::ZERO, ways.pause_max);
+                self.runtime.sleep(pause).await;
+            }
+        }
+        if leaves {
+            let piece = rest.get(..self.random.index(rest.len())).unwrap_or_default();
+            let _ = self.wire.write(piece).await;
+            return Err(Over);
+        }
+        self.application.ledger.borrow_mut().sent(number, self.runtime.now());
+        self.wire.write(&[rest, b".\r\n"].concat()).await.map_err(|_| Over)
+    }
+
+    async fn expect_good(&mut self) -> Result<Reply, Over> {
+        let reply = self.reply().await?;
+        if reply.is_good() { Ok(reply) } else { Err(Over) }
+    }
+
+    async fn reply(&mut self) -> Result<Reply, Over> {
+        let mut text = String::new();
+        loop {
+            let line = self.wire.line().await?;
+            let code = line.get(..3).and_then(|code| code.parse().ok());
+            let Some(code) = code else {
+                let now = self.runtime.now();
+                let mut ledger = self.application.ledger.borrow_mut();
+                ledger.violate("reply without a code", now, line);
+                return Err(Over);
+            };
+            text.push_str(line.get(4..).unwrap_or_default());
+            text.push('\n');
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return Ok(Reply { code, text });
+            }
+        }
+    }
+
+    async fn write(&mut self, text: &str) -> Result<(), Over> {
+        self.wire.write(text.as_bytes()).await.map_err(|_| Over)
+    }
+}
+
+impl Offers {
+    fn read(text: &str) -> Self {
+        let has = |keyword| text.lines().any(|line| line.split(' ').next() == Some(keyword));
+        let size = text.lines().find_map(|line| line.strip_prefix("SIZE ")?.trim().parse().ok());
+        Self {
+            pipelining: has("PIPELINING"),
+            eight_bit: has("8BITMIME"),
+            hold: has("FUTURERELEASE"),
+            size,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_are_read_from_the_reply() {
+        let offers = Offers::read("mta.test\nPIPELINING\nSIZE 1000\nFUTURERELEASE 60 2030\n");
+        assert!(offers.pipelining && offers.hold && !offers.eight_bit);
+        assert_eq!(offers.size, Some(1000));
+        assert!(!Offers::read("PIPELININGS\n").pipelining);
+    }
+
+    #[test]
+    fn a_quota_is_used_once() {
+        let quota = Quota::new(2);
+        assert!(quota.take() && quota.take() && !quota.take());
+        assert!(quota.is_done());
+        let quota = Quota::new(2);
+        quota.stop();
+        assert!(!quota.take());
+    }
+}

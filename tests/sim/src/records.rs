@@ -1,0 +1,376 @@
+//! What the event records say, held against what everybody else knows.
+//!
+//! A record may come twice, after a crash, and then has to say the same. Of what it claims, each
+//! part is looked for in the account: a delivery needs a copy that was answered well, a bounce
+//! needs a refusal, an expiry an age, and a report needs an originator.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Origin, Party};
+
+/// What the configuration lets be checked of event records.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expected {
+    /// The least age at which a message of an injector may expire, in milliseconds.
+    pub lifetime_ms: u64,
+    /// The least age at which a report, or another message with the null reverse-path, may expire.
+    pub bounce_lifetime_ms: u64,
+}
+
+/// What a record says of one recipient.
+struct Claim<'a> {
+    record: &'a Value,
+    key: Key,
+    now: Instant,
+}
+
+impl Ledger {
+    /// Takes event records, one to a line, as the event log has them.
+    pub fn event_lines(&mut self, lines: &[u8], now: Instant, expected: &Expected) {
+        for line in lines.split(|octet| *octet == b'\n').filter(|line| !line.is_empty()) {
+            self.event_line(line, now, expected);
+        }
+    }
+
+    fn event_line(&mut self, line: &[u8], now: Instant, expected: &Expected) {
+        let Ok(record) = serde_json::from_slice::<Value>(line) else {
+            let text = String::from_utf8_lossy(line).into_owned();
+            return self.violate("event record that is not JSON", now, text);
+        };
+        let name = text(&record, "record").to_owned();
+        let sum = Fingerprint::of(line).sum;
+        if let Some(before) = self.records.insert(name.clone(), sum) {
+            if before != sum {
+                let text = format!("{name}: {record}");
+                self.violate("event record that says two things", now, text);
+            }
+            return;
+        }
+        let kind = text(&record, "type").to_owned();
+        *self.counts.entry(kind.clone()).or_default() += 1;
+        match kind.as_str() {
+            "received" => self.received(&record, now),
+            "purged" => {
+                self.purged_recipients += record["recipients"].as_u64().unwrap_or_default();
+            }
+            "delivered" | "deferred" | "delayed" | "bounced" | "expired" => {
+                let Some(key) = self.key_of(&record, now) else { return };
+                let claim = Claim { record: &record, key, now };
+                match kind.as_str() {
+                    "delivered" => self.delivered(&claim),
+                    "bounced" => self.bounced(&claim),
+                    "expired" => self.expired(&claim, expected),
+                    "delayed" => self.reported(&claim, false),
+                    _ => {}
+                }
+            }
+            other => self.violate("event record of no known type", now, other.to_owned()),
+        }
+    }
+
+    fn received(&mut self, record: &Value, now: Instant) {
+        let id = text(record, "id").to_owned();
+        let reverse_path = text(record, "reverse_path");
+        let number = if text(record, "protocol") == "internal" {
+            // The record of the bounce comes before it, and has entered the report.
+            let Some(number) = self.number_of(&id) else {
+                return self.violate("report without an outcome", now, record.to_string());
+            };
+            number
+        } else if let Some(Party::Originator(number)) = Party::read(reverse_path) {
+            self.name(number, &id, now);
+            number
+        } else {
+            // Null: known by the acknowledgement, or by a later record, or not at all.
+            let Some(number) = self.number_of(&id) else { return };
+            number
+        };
+        let Some(message) = self.message_mut(number) else {
+            return self.violate("event record of an unknown message", now, record.to_string());
+        };
+        message.received = Some(now);
+        let recipients = message.accepted().count() as u64;
+        if message.reverse_path != reverse_path || record["recipients"].as_u64() != Some(recipients)
+        {
+            let text = format!("{recipients} were accepted: {record}");
+            self.violate("event record with another envelope", now, text);
+        }
+    }
+
+    /// Which recipient a record is about; its queue id and its number have to be those of the address.
+    fn key_of(&mut self, record: &Value, now: Instant) -> Option<Key> {
+        let id = text(record, "id");
+        let address = text(record, "forward_path");
+        let index = record["recipient"].as_u64().unwrap_or(u64::MAX);
+        let key = match Party::read(address) {
+            Some(Party::Recipient(key)) => {
+                let accepted = self.message(key.message)?.accepted();
+                let rank =
+                    accepted.take_while(|(number, _)| *number < key.recipient).count() as u64;
+                (rank == index).then_some(key)
+            }
+            Some(Party::Originator(_)) => {
+                self.number_of(id).map(|message| Key { message, recipient: 0 })
+            }
+            None => None,
+        };
+        let known = key.and_then(|key| self.recipient(key));
+        if known.is_none_or(|known| known.address != address) {
+            self.violate("event record of an unknown recipient", now, record.to_string());
+            return None;
+        }
+        let key = key?;
+        self.name(key.message, id, now);
+        let is_known = self.recipient(key).is_some_and(|recipient| recipient.accepted);
+        if !is_known {
+            self.violate("event record of a refused recipient", now, record.to_string());
+        }
+        Some(key)
+    }
+
+    fn delivered(&mut self, claim: &Claim<'_>) {
+        self.end(claim, FateKind::Delivered);
+        let Some(recipient) = self.recipient(claim.key) else { return };
+        let has_copy = recipient.takings.iter().any(|taking| {
+            self.takings.get(*taking).is_some_and(|taking| taking.told.is_some_and(is_good))
+        });
+        if !has_copy {
+            self.wrong("delivered without a copy", claim);
+        }
+    }
+
+    fn bounced(&mut self, claim: &Claim<'_>) {
+        self.end(claim, FateKind::Bounced);
+        self.reported(claim, true);
+        if !self.has_cause(claim) {
+            self.wrong("bounced without a cause", claim);
+        }
+    }
+
+    fn expired(&mut self, claim: &Claim<'_>, expected: &Expected) {
+        self.end(claim, FateKind::Expired);
+        self.reported(claim, true);
+        let Some(message) = self.message(claim.key.message) else { return };
+        let least = if message.reverse_path.is_empty() {
+            expected.bounce_lifetime_ms
+        } else {
+            expected.lifetime_ms
+        };
+        if claim.record["queued_ms"].as_u64().unwrap_or_default() < least {
+            self.wrong("expired before its time", claim);
+        }
+    }
+
+    fn end(&mut self, claim: &Claim<'_>, kind: FateKind) {
+        let Some(recipient) = self.recipient_mut(claim.key) else { return };
+        let fate = *recipient.fate.get_or_insert(Fate { kind, at: claim.now });
+        if fate.kind != kind {
+            self.wrong("two ends of one recipient", claim);
+        }
+    }
+
+    /// Whether anybody has given the server a reason to bounce.
+    fn has_cause(&self, claim: &Claim<'_>) -> bool {
+        let Some(recipient) = self.recipient(claim.key) else { return false };
+        let Some(message) = self.message(claim.key.message) else { return false };
+        if recipient.confused {
+            return true;
+        }
+        let causes = &self.causes;
+        let code = claim.record["reply"]["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+        if let Origin::Report { about, .. } = message.origin
+            && (causes.reports.contains(&(about, None))
+                || (code.is_some() && causes.reports.contains(&(about, code))))
+        {
+            return true;
+        }
+        match (text(claim.record, "stage"), code) {
+            ("greeting" | "ehlo", Some(code)) => causes.sessions.contains(&code),
+            ("mail", Some(code)) if message.reverse_path.is_empty() => {
+                causes.sessions.contains(&code) || recipient.refusals.contains(&code)
+            }
+            (_, Some(code)) => recipient.refusals.contains(&code),
+            ("mail" | "idle", None) => {
+                // The host's SIZE counts what the server has put in front as well.
+                let least = causes.size_min.unwrap_or(usize::MAX);
+                let size = claim.record["size"].as_u64().unwrap_or_default();
+                let is_eight_bit = message.eight_bit || message.origin != Origin::Injector;
+                size > least as u64 || (is_eight_bit && causes.lacks_eight_bit)
+            }
+            (_, None) => causes.has_no_way(recipient.domain()),
+        }
+    }
+
+    /// Enters the report that a record speaks of.
+    fn reported(&mut self, claim: &Claim<'_>, has_failed: bool) {
+        let Some(message) = self.message(claim.key.message) else { return };
+        let is_null = message.reverse_path.is_empty();
+        match claim.record["dsn_id"].as_str() {
+            Some(_) if is_null => self.wrong("report on mail with the null reverse-path", claim),
+            None if !is_null => self.wrong("failure without a report", claim),
+            None => {}
+            Some(id) => {
+                let number = self.report(id, claim.key.message, claim.now);
+                let Some(report) = self.message_mut(number) else { return };
+                let Origin::Report { about, expects, .. } = &mut report.origin else {
+                    return self.wrong("report with the queue id of a message", claim);
+                };
+                if *about != claim.key.message {
+                    return self.wrong("report on two messages", claim);
+                }
+                expects.insert(claim.key.recipient, has_failed);
+            }
+        }
+    }
+
+    fn wrong(&mut self, rule: &'static str, claim: &Claim<'_>) {
+        let text = format!("{}: {}", claim.key, claim.record);
+        self.violate(rule, claim.now, text);
+    }
+}
+
+fn is_good(code: u16) -> bool {
+    code / 100 == 2
+}
+
+fn text<'a>(record: &'a Value, field: &str) -> &'a str {
+    record[field].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Taking;
+
+    const KEY: Key = Key { message: 0, recipient: 1 };
+
+    /// A message for two, of whom the server has taken the second only.
+    fn ledger(originator: Option<&str>) -> Ledger {
+        let mut ledger = Ledger::new(Instant::now());
+        ledger.begin_life(ledger.start);
+        ledger.begin(originator, &["a.test", "b.test"]);
+        ledger.accepted(KEY);
+        ledger.ack(0, ledger.start, "Q1");
+        ledger
+    }
+
+    fn tell(ledger: &mut Ledger, kind: &str, more: &str) {
+        let line = format!(
+            "{{\"type\":\"{kind}\",\"id\":\"Q1\",\"record\":\"Q1.0{kind}\",\
+             \"forward_path\":\"m0.1@b.test\",\"recipient\":0,\"queued_ms\":5000{more}}}\n"
+        );
+        let expected = Expected { lifetime_ms: 6000, bounce_lifetime_ms: 4000 };
+        ledger.event_lines(line.as_bytes(), ledger.start, &expected);
+    }
+
+    fn rules(ledger: &Ledger) -> Vec<&'static str> {
+        ledger.violations().iter().map(|violation| violation.rule).collect()
+    }
+
+    #[test]
+    fn a_delivery_needs_a_copy_that_was_answered_well() {
+        for (told, expected) in [(Some(250), vec![]), (Some(450), vec!["delivered without a copy"])]
+        {
+            let mut ledger = ledger(Some("home.test"));
+            let now = ledger.start;
+            ledger.take(Taking {
+                message: 0,
+                recipients: vec![1],
+                life: 1,
+                begun: now,
+                at: now,
+                told,
+                confirmed: None,
+            });
+            tell(&mut ledger, "delivered", "");
+            assert_eq!(rules(&ledger), expected);
+        }
+        let mut ledger = ledger(Some("home.test"));
+        tell(&mut ledger, "delivered", "");
+        assert_eq!(rules(&ledger), ["delivered without a copy"]);
+    }
+
+    #[test]
+    fn a_bounce_needs_a_refusal_with_its_code() {
+        let bounce = ",\"stage\":\"rcpt\",\"reply\":{\"code\":550},\"dsn_id\":\"Q2\"";
+        let mut ledger = ledger(Some("home.test"));
+        ledger.refuse(Party::Recipient(KEY), 550);
+        tell(&mut ledger, "bounced", bounce);
+        assert_eq!(rules(&ledger), [""; 0]);
+        let mut ledger = self::ledger(Some("home.test"));
+        ledger.refuse(Party::Recipient(KEY), 554);
+        tell(&mut ledger, "bounced", bounce);
+        assert_eq!(rules(&ledger), ["bounced without a cause"]);
+        let route = ",\"stage\":\"route\",\"reply\":{\"text\":\"\"},\"dsn_id\":\"Q2\"";
+        let mut ledger = self::ledger(Some("home.test"));
+        ledger.causes().no_way("b.test");
+        tell(&mut ledger, "bounced", route);
+        assert_eq!(rules(&ledger), [""; 0]);
+        let mut ledger = self::ledger(Some("home.test"));
+        ledger.causes().no_way("a.test");
+        tell(&mut ledger, "bounced", route);
+        assert_eq!(rules(&ledger), ["bounced without a cause"]);
+    }
+
+    #[test]
+    fn a_failure_is_reported_unless_the_reverse_path_is_null() {
+        let code = ",\"stage\":\"rcpt\",\"reply\":{\"code\":550}";
+        let mut from_null = ledger(None);
+        from_null.refuse(Party::Recipient(KEY), 550);
+        tell(&mut from_null, "bounced", code);
+        assert_eq!(rules(&from_null), [""; 0]);
+        let mut from_null = ledger(None);
+        from_null.refuse(Party::Recipient(KEY), 550);
+        tell(&mut from_null, "bounced", &format!("{code},\"dsn_id\":\"Q2\""));
+        assert_eq!(rules(&from_null), ["report on mail with the null reverse-path"]);
+        let mut from_some = ledger(Some("home.test"));
+        from_some.refuse(Party::Recipient(KEY), 550);
+        tell(&mut from_some, "bounced", code);
+        assert_eq!(rules(&from_some), ["failure without a report"]);
+    }
+
+    #[test]
+    fn nothing_expires_before_its_time_and_ends_twice() {
+        let mut early = ledger(Some("home.test"));
+        tell(&mut early, "expired", ",\"dsn_id\":\"Q2\"");
+        assert_eq!(rules(&early), ["expired before its time"]);
+        let mut ledger = ledger(None);
+        tell(&mut ledger, "expired", "");
+        assert_eq!(rules(&ledger), [""; 0]);
+        ledger.refuse(Party::Recipient(KEY), 550);
+        tell(&mut ledger, "bounced", ",\"stage\":\"rcpt\",\"reply\":{\"code\":550}");
+        assert_eq!(rules(&ledger), ["two ends of one recipient"]);
+    }
+
+    #[test]
+    fn a_record_may_come_twice_but_not_otherwise() {
+        let mut ledger = ledger(None);
+        tell(&mut ledger, "expired", "");
+        tell(&mut ledger, "expired", "");
+        assert_eq!(ledger.counts["expired"], 1);
+        assert_eq!(rules(&ledger), [""; 0]);
+        tell(&mut ledger, "expired", ",\"attempts\":3");
+        assert_eq!(rules(&ledger), ["event record that says two things"]);
+    }
+
+    #[test]
+    fn records_of_strangers_and_of_refused_recipients_are_wrong() {
+        let mut ledger = ledger(None);
+        let expected = Expected::default();
+        let line = |to: &str, number: u32| {
+            format!(
+                "{{\"type\":\"deferred\",\"id\":\"Q1\",\"record\":\"{to}\",\"forward_path\":\"{to}\",\
+                 \"recipient\":{number}}}\n"
+            )
+        };
+        ledger.event_lines(line("m0.0@a.test", 0).as_bytes(), ledger.start, &expected);
+        assert_eq!(rules(&ledger), ["event record of a refused recipient"]);
+        ledger.event_lines(line("m9.0@a.test", 0).as_bytes(), ledger.start, &expected);
+        ledger.event_lines(line("m0.1@b.test", 1).as_bytes(), ledger.start, &expected);
+        let internal = br#"{"type":"received","id":"Q9","record":"Q9","protocol":"internal"}"#;
+        ledger.event_lines(internal, ledger.start, &expected);
+        assert_eq!(rules(&ledger)[2..], ["report without an outcome"]);
+    }
+}

@@ -1,0 +1,276 @@
+//! What a remote host looks at before it believes that it was sent what was meant for it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::ledger::{Fingerprint, Key, Ledger, Origin, Party};
+use crate::wire::find;
+
+/// A transaction as the host heard it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Transaction {
+    /// The argument of MAIL without brackets.
+    pub(super) reverse_path: String,
+    /// Accepted recipients.
+    pub(super) parties: Vec<(Party, String)>,
+    /// When the content was asked for.
+    pub(super) begun: Option<Instant>,
+}
+
+/// A message that is what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Receipt {
+    pub(super) message: u32,
+    pub(super) recipients: Vec<u16>,
+}
+
+impl Transaction {
+    /// Holds what came against what was sent; `None` if it cannot be told what it is.
+    pub(super) fn examine(
+        &self,
+        ledger: &mut Ledger,
+        content: &[u8],
+        now: Instant,
+    ) -> Option<Receipt> {
+        check_wire(ledger, content, now);
+        let content = unstuffed(content);
+        let mut receipt: Option<Receipt> = None;
+        for (party, address) in &self.parties {
+            let key = match party {
+                Party::Recipient(key) => {
+                    self.check_message(ledger, *key, address, &content, now);
+                    *key
+                }
+                Party::Originator(about) => {
+                    let message = self.check_report(ledger, *about, address, &content, now)?;
+                    Key { message, recipient: 0 }
+                }
+            };
+            let receipt = receipt
+                .get_or_insert_with(|| Receipt { message: key.message, recipients: Vec::new() });
+            if receipt.message != key.message {
+                let text = format!("{address} in a transaction of message {}", receipt.message);
+                ledger.violate("mail of two messages in one", now, text);
+            } else if receipt.recipients.contains(&key.recipient) {
+                ledger.violate("recipient twice in one transaction", now, address.clone());
+            } else {
+                receipt.recipients.push(key.recipient);
+            }
+        }
+        receipt
+    }
+
+    fn check_message(
+        &self,
+        ledger: &mut Ledger,
+        key: Key,
+        address: &str,
+        content: &[u8],
+        now: Instant,
+    ) {
+        let wrong = match ledger.message(key.message) {
+            None => Some(("mail that nobody sent", String::new())),
+            Some(message) => {
+                let recipient = message.recipients.get(usize::from(key.recipient));
+                let sent = message.content.unwrap_or_default();
+                // The server puts its trace fields in front.
+                let own = content.len().checked_sub(sent.len).and_then(|from| content.get(from..));
+                if message.sent.is_none() {
+                    Some(("mail that was not sent to its end", String::new()))
+                } else if message.reverse_path != self.reverse_path
+                    || recipient.is_none_or(|known| known.address != address || !known.accepted)
+                {
+                    Some(("mail with another envelope", format!("from {}", self.reverse_path)))
+                } else if own.is_none_or(|own| Fingerprint::of(own) != sent) {
+                    Some(("mail with another content", format!("{} octets", content.len())))
+                } else {
+                    None
+                }
+            }
+        };
+        if let Some((rule, text)) = wrong {
+            ledger.violate(rule, now, format!("{key} to {address}: {text}"));
+        }
+    }
+
+    /// The number of a report, by its Message-ID, after a look at what it says.
+    fn check_report(
+        &self,
+        ledger: &mut Ledger,
+        about: u32,
+        address: &str,
+        content: &[u8],
+        now: Instant,
+    ) -> Option<u32> {
+        let originator = ledger.message(about).map(|message| message.reverse_path.clone());
+        if originator.as_deref() != Some(address) || !self.reverse_path.is_empty() {
+            let text = format!("from <{}> to {address}", self.reverse_path);
+            ledger.violate("report with another envelope", now, text);
+        }
+        let text = String::from_utf8_lossy(content);
+        let id = text
+            .split_once("\nMessage-ID: <")
+            .and_then(|(_, rest)| rest.split_once(".dsn@"))
+            .map(|(id, _)| id.to_owned());
+        let Some(id) = id else {
+            ledger.violate("report that does not name itself", now, address.to_owned());
+            return None;
+        };
+        let number = ledger.report(&id, about, now);
+        let said = said(&text, about);
+        let mut differs = said.is_none();
+        if let Some(report) = ledger.message_mut(number) {
+            let sum = Fingerprint::of(content);
+            let before = *report.content.get_or_insert(sum);
+            differs |= before != sum;
+            if let Origin::Report { about: known, says, .. } = &mut report.origin {
+                differs |= *known != about;
+                *says = said;
+            }
+        }
+        if differs {
+            let text = format!("report {id} on message {about}");
+            ledger.violate("report that changes, or cannot be read", now, text);
+        }
+        Some(number)
+    }
+}
+
+/// Which recipients of a message a report speaks of, and whether they have failed for good.
+fn said(text: &str, about: u32) -> Option<BTreeMap<u16, bool>> {
+    let mut said = BTreeMap::new();
+    let mut recipient = None;
+    for line in text.lines() {
+        if let Some(address) = line.strip_prefix("Final-Recipient: rfc822;") {
+            let Some(Party::Recipient(key)) = Party::read(address.trim()) else { return None };
+            if key.message != about {
+                return None;
+            }
+            recipient = Some(key.recipient);
+        } else if let Some(action) = line.strip_prefix("Action: ") {
+            let has_failed = match action.trim() {
+                "failed" => true,
+                "delayed" => false,
+                _ => return None,
+            };
+            if said.insert(recipient.take()?, has_failed).is_some() {
+                return None;
+            }
+        }
+    }
+    (!said.is_empty()).then_some(said)
+}
+
+/// No CR without LF, no LF without CR: what one side takes for the end, the other must too.
+fn check_wire(ledger: &mut Ledger, content: &[u8], now: Instant) {
+    let mut before = 0;
+    for &octet in content.iter().chain([&0]) {
+        if (before == b'\r') != (octet == b'\n') {
+            ledger.violate("bare CR or LF sent", now, String::new());
+            return;
+        }
+        before = octet;
+    }
+}
+
+/// Content with the stuffed dots taken out.
+fn unstuffed(content: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(content.len());
+    let mut rest = content.strip_prefix(b".").unwrap_or(content);
+    while let Some(at) = find(rest, b"\r\n.", 0) {
+        plain.extend_from_slice(rest.get(..at + 2).unwrap_or_default());
+        rest = rest.get(at + 3..).unwrap_or_default();
+    }
+    plain.extend_from_slice(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examine(reverse_path: &str, to: &[&str], content: &[u8]) -> (Vec<&'static str>, bool) {
+        let mut ledger = Ledger::new(Instant::now());
+        let now = ledger.start;
+        ledger.begin(Some("home.test"), &["a.test", "b.test", "c.test"]);
+        for recipient in 0..2 {
+            ledger.accepted(Key { message: 0, recipient });
+        }
+        ledger.set_content(0, b"Subject: x\r\n\r\n.hidden\r\n");
+        ledger.sent(0, now);
+        ledger.begin(Some("home.test"), &["a.test"]);
+        let parties = to.iter().map(|to| (Party::read(to).unwrap(), (*to).to_owned())).collect();
+        let transaction =
+            Transaction { reverse_path: reverse_path.to_owned(), parties, begun: None };
+        let receipt = transaction.examine(&mut ledger, content, now);
+        let rules = ledger.violations().iter().map(|violation| violation.rule).collect();
+        (rules, receipt.is_some())
+    }
+
+    const CONTENT: &[u8] = b"Received: by us\r\nSubject: x\r\n\r\n..hidden\r\n";
+
+    #[test]
+    fn what_was_sent_is_recognised() {
+        let both = ["m0.0@a.test", "m0.1@b.test"];
+        assert_eq!(examine("s0@home.test", &both, CONTENT), (vec![], true));
+    }
+
+    #[test]
+    fn every_difference_is_seen() {
+        let rows: [(&str, &[&str], &[u8], &str); 8] = [
+            ("s0@x.test", &["m0.0@a.test"], CONTENT, "mail with another envelope"),
+            ("s0@home.test", &["m0.0@b.test"], CONTENT, "mail with another envelope"),
+            ("s0@home.test", &["m0.2@c.test"], CONTENT, "mail with another envelope"),
+            ("s9@home.test", &["m9.0@a.test"], CONTENT, "mail that nobody sent"),
+            ("s1@home.test", &["m1.0@a.test"], CONTENT, "mail that was not sent to its end"),
+            (
+                "s0@home.test",
+                &["m0.0@a.test"],
+                b"Received: by us\r\nSubject: x\r\n\r\n.hidden\r\n",
+                "mail with another content",
+            ),
+            (
+                "s0@home.test",
+                &["m0.0@a.test"],
+                b"Subject: x\n\r\n..hidden\r\n",
+                "bare CR or LF sent",
+            ),
+            (
+                "s0@home.test",
+                &["m0.0@a.test", "m0.0@a.test"],
+                CONTENT,
+                "recipient twice in one transaction",
+            ),
+        ];
+        for (reverse_path, to, content, rule) in rows {
+            let (rules, _) = examine(reverse_path, to, content);
+            assert!(rules.contains(&rule), "{rule}: {rules:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_itself_and_whom_it_is_about() {
+        let report = |id: &str, final_recipient: &str| {
+            format!(
+                "To: s0\r\nMessage-ID: <{id}.dsn@mta>\r\n\r\nFinal-Recipient: rfc822; \
+                 {final_recipient}\r\nAction: failed\r\n"
+            )
+        };
+        let to = ["s0@home.test"];
+        let good = report("Q7", "m0.1@b.test");
+        assert_eq!(examine("", &to, good.as_bytes()), (vec![], true));
+        let (rules, _) = examine("s0@home.test", &to, good.as_bytes());
+        assert_eq!(rules, ["report with another envelope"]);
+        let other = report("Q7", "m1.0@a.test");
+        let (rules, _) = examine("", &to, other.as_bytes());
+        assert_eq!(rules, ["report that changes, or cannot be read"]);
+        let (rules, known) = examine("", &to, b"Subject: x\r\n\r\n");
+        assert_eq!((rules, known), (vec!["report that does not name itself"], false));
+    }
+
+    #[test]
+    fn dots_are_unstuffed_as_they_were_stuffed() {
+        assert_eq!(unstuffed(b"..a\r\n...\r\n.b\r\nc.\r\n"), b".a\r\n..\r\nb\r\nc.\r\n");
+        assert_eq!(unstuffed(b""), b"");
+    }
+}
