@@ -4,12 +4,12 @@
 //! [`records`](crate::records); here the ledger is held against what a queue holds, and against what the
 //! server has counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ringpost_queue::{MessageId, Queue};
 
-use crate::ledger::{Fate, FateKind, Key, Ledger, Message, Origin};
+use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Message, Origin};
 
 /// What the queues of all shards hold: for each queue id whether each recipient is still queued.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,15 +70,17 @@ pub fn durable(ledger: &mut Ledger, view: &View, now: Instant, terms: &Terms) {
 
 /// Holds the ledger against what a crash has left, and notes what is settled for ever.
 ///
-/// To be called once for each crash, before the server is started again.
-pub fn after_crash(ledger: &mut Ledger, view: &View, now: Instant, terms: &Terms) {
-    durable(ledger, view, now, terms);
+/// `worst` is what the worst power cut at that moment would have left, `actual` what is there. To be
+/// called once for each crash, before the server is started again.
+pub fn after_crash(ledger: &mut Ledger, worst: &View, actual: &View, now: Instant, terms: &Terms) {
+    durable(ledger, worst, now, terms);
+    durable(ledger, actual, now, terms);
     for (key, rank) in accepted(ledger) {
         let Some(message) = ledger.message(key.message) else { continue };
         if message.queue_id.is_none() {
             continue;
         }
-        let is_queued = view.is_queued(message, rank);
+        let is_queued = actual.is_queued(message, rank) || worst.is_queued(message, rank);
         let has_been_ours = message.is_ours();
         let Some(recipient) = ledger.recipient_mut(key) else { continue };
         if is_queued && (recipient.fate.is_some() || recipient.settled.is_some()) {
@@ -87,6 +89,21 @@ pub fn after_crash(ledger: &mut Ledger, view: &View, now: Instant, terms: &Terms
         } else if !is_queued && has_been_ours {
             recipient.settled.get_or_insert(now);
         }
+    }
+}
+
+/// Holds the event log against what the server has handed over for it: nothing may be missing.
+pub fn event_log(ledger: &mut Ledger, lines: &BTreeSet<&str>, now: Instant) {
+    let written: BTreeSet<u64> =
+        lines.iter().map(|line| Fingerprint::of(line.as_bytes()).sum).collect();
+    let missing: Vec<String> = ledger
+        .records
+        .iter()
+        .filter(|(_, sum)| !written.contains(sum))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in missing {
+        ledger.violate("event record that is not in the event log", now, name);
     }
 }
 
@@ -316,10 +333,26 @@ mod tests {
         let mut ledger = acked();
         let now = ledger.start;
         ledger.take(taking(&ledger));
-        after_crash(&mut ledger, &View::default(), now, &TERMS);
+        let (gone, queued) = (View::default(), view(&[true]));
+        // Not durable yet: a power cut may bring it back.
+        after_crash(&mut ledger, &queued, &gone, now, &TERMS);
+        after_crash(&mut ledger, &gone, &gone, now, &TERMS);
         assert_eq!(rules(&ledger), [""; 0]);
-        after_crash(&mut ledger, &view(&[true]), now, &TERMS);
+        after_crash(&mut ledger, &queued, &queued, now, &TERMS);
         assert_eq!(rules(&ledger), ["settled mail is queued again"]);
+    }
+
+    #[test]
+    fn the_event_log_has_all_that_was_handed_over() {
+        let mut ledger = acked();
+        let now = ledger.start;
+        let lines = ["{\"type\":\"purged\",\"record\":\"1\"}", "{\"type\":\"purged\",\"record\":\"2\"}"];
+        let expected = crate::records::Expected::default();
+        ledger.event_lines(lines.join("\n").as_bytes(), now, &expected);
+        event_log(&mut ledger, &lines.into(), now);
+        assert_eq!(rules(&ledger), [""; 0]);
+        event_log(&mut ledger, &lines[1..].iter().copied().collect(), now);
+        assert_eq!(rules(&ledger), ["event record that is not in the event log"]);
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub struct Ledger {
     pub(crate) counts: BTreeMap<String, u64>,
     /// Why mail may bounce that no reply was given for.
     pub(crate) causes: Causes,
+    acks: u64,
+    /// At each so-manieth acknowledgement [`wants_look`](Self::wants_look) is set. Default: never.
+    pub look_period: u64,
+    /// Whether the disk is to be looked at before time goes on.
+    pub wants_look: bool,
     /// Whether the wall clock of the run goes as the other one does.
     pub has_steady_clock: bool,
     violations: Vec<Violation>,
@@ -65,6 +70,9 @@ impl Ledger {
             records: BTreeMap::new(),
             counts: BTreeMap::new(),
             causes: Causes::default(),
+            acks: 0,
+            look_period: u64::MAX,
+            wants_look: false,
             has_steady_clock: true,
             violations: Vec::new(),
         }
@@ -193,6 +201,8 @@ impl Ledger {
         if let Some(message) = self.message_mut(number) {
             message.acked = Some(now);
         }
+        self.acks += 1;
+        self.wants_look |= self.acks.is_multiple_of(self.look_period.max(1));
     }
 
     /// Joins a message and a queue id.

@@ -103,7 +103,9 @@ impl Ledger {
     fn key_of(&mut self, record: &Value, now: Instant) -> Option<Key> {
         let id = text(record, "id");
         let address = text(record, "forward_path");
-        let index = record["recipient"].as_u64().unwrap_or(u64::MAX);
+        // The number of the recipient stands behind the queue id.
+        let name = text(record, "record").strip_prefix(id).and_then(|name| name.strip_prefix('.'));
+        let index = name.and_then(|name| name.split('.').next()?.parse().ok()).unwrap_or(u64::MAX);
         let key = match Party::read(address) {
             Some(Party::Recipient(key)) => {
                 let accepted = self.message(key.message)?.accepted();
@@ -258,8 +260,8 @@ mod tests {
 
     fn tell(ledger: &mut Ledger, kind: &str, more: &str) {
         let line = format!(
-            "{{\"type\":\"{kind}\",\"id\":\"Q1\",\"record\":\"Q1.0{kind}\",\
-             \"forward_path\":\"m0.1@b.test\",\"recipient\":0,\"queued_ms\":5000{more}}}\n"
+            "{{\"type\":\"{kind}\",\"id\":\"Q1\",\"record\":\"Q1.0.{kind}\",\
+             \"forward_path\":\"m0.1@b.test\",\"queued_ms\":5000{more}}}\n"
         );
         let expected = Expected { lifetime_ms: 6000, bounce_lifetime_ms: 4000 };
         ledger.event_lines(line.as_bytes(), ledger.start, &expected);
@@ -361,8 +363,8 @@ mod tests {
         let expected = Expected::default();
         let line = |to: &str, number: u32| {
             format!(
-                "{{\"type\":\"deferred\",\"id\":\"Q1\",\"record\":\"{to}\",\"forward_path\":\"{to}\",\
-                 \"recipient\":{number}}}\n"
+                "{{\"type\":\"deferred\",\"id\":\"Q1\",\"record\":\"Q1.{number}.{to}\",\
+                 \"forward_path\":\"{to}\"}}\n"
             )
         };
         ledger.event_lines(line("m0.0@a.test", 0).as_bytes(), ledger.start, &expected);

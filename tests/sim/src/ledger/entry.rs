@@ -226,6 +226,11 @@ impl Message {
         self.acked.is_some() || self.received.is_some()
     }
 
+    /// Whether it is a report of the server.
+    pub fn is_report(&self) -> bool {
+        self.origin != Origin::Injector
+    }
+
     /// The numbers of the recipients as the server counts them: only those that it accepted.
     pub fn accepted(&self) -> impl Iterator<Item = (u16, &Recipient)> {
         (0..).zip(&self.recipients).filter(|(_, recipient)| recipient.accepted)
