@@ -38,7 +38,7 @@ use tokio::sync::oneshot;
 
 use self::events::EventLog;
 pub use self::{
-    events::{EventLine, EventLogFaults},
+    events::{EventLine, EventLogFaults, EventObserver},
     look::{Look, QueuedMessage},
 };
 use crate::{
@@ -318,6 +318,11 @@ impl Server {
     /// of a life may be missing until the next one has read them back.
     pub fn events(&self) -> Vec<EventLine> {
         self.inner.events.lines()
+    }
+
+    /// Tells `observer` of each line from now on when the event log's writer takes it.
+    pub fn observe_events(&self, observer: EventObserver) {
+        self.inner.events.observe(observer);
     }
 
     /// Lets the event log fail, or not.

@@ -27,6 +27,9 @@ pub struct EventLine {
     pub text: String,
 }
 
+/// What is told of each line when the writer takes it, whether it gets into the file or not.
+pub type EventObserver = Box<dyn FnMut(&str)>;
+
 /// How the event log fails. It does not by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EventLogFaults {
@@ -45,6 +48,7 @@ pub(super) struct EventLog {
     written: RefCell<Vec<EventLine>>,
     unsynced: RefCell<Vec<EventBatch>>,
     life: RefCell<Option<(u32, EventReceiver)>>,
+    observer: RefCell<Option<EventObserver>>,
     synced_at: Cell<u64>,
 }
 
@@ -64,12 +68,17 @@ impl EventLog {
             written: RefCell::default(),
             unsynced: RefCell::default(),
             life: RefCell::default(),
+            observer: RefCell::default(),
             synced_at: Cell::new(0),
         }
     }
 
     pub(super) fn set_faults(&self, faults: EventLogFaults) {
         self.faults.set(faults);
+    }
+
+    pub(super) fn observe(&self, observer: EventObserver) {
+        *self.observer.borrow_mut() = Some(observer);
     }
 
     pub(super) fn lines(&self) -> Vec<EventLine> {
@@ -109,6 +118,9 @@ impl EventLog {
         while let Some(batch) = receiver.try_take() {
             is_urgent |= batch.lines().is_empty();
             let text = String::from_utf8_lossy(batch.lines());
+            if let Some(observer) = &mut *self.observer.borrow_mut() {
+                text.lines().for_each(observer);
+            }
             let lines = text.lines().map(|line| EventLine { life: *number, text: line.to_owned() });
             self.written.borrow_mut().extend(lines);
             self.unsynced.borrow_mut().push(batch);
