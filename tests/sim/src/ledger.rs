@@ -40,6 +40,8 @@ pub struct Ledger {
     pub(crate) purges: Vec<Purge>,
     /// Recipients that event records say were removed.
     pub(crate) purged_recipients: u64,
+    /// Recipients of messages whose event record does not say which they are.
+    pub(crate) strangers: BTreeMap<String, u64>,
     /// Checksum of each event record seen, by its `record`.
     pub(crate) records: BTreeMap<String, u64>,
     /// Event records by type, each counted once.
@@ -67,6 +69,7 @@ impl Ledger {
             lives: Vec::new(),
             purges: Vec::new(),
             purged_recipients: 0,
+            strangers: BTreeMap::new(),
             records: BTreeMap::new(),
             counts: BTreeMap::new(),
             causes: Causes::default(),
@@ -207,7 +210,11 @@ impl Ledger {
 
     /// Joins a message and a queue id.
     pub(crate) fn name(&mut self, number: u32, queue_id: &str, now: Instant) {
+        let is_received = self.strangers.remove(queue_id).is_some();
         let Some(message) = self.message_mut(number) else { return };
+        if is_received {
+            message.received = Some(now);
+        }
         let known = message.queue_id.get_or_insert_with(|| queue_id.to_owned()).clone();
         if known != queue_id {
             let text = format!("message {number} is called {known} and {queue_id}");
@@ -345,8 +352,15 @@ impl Ledger {
                 wrong.push(("delivered twice", "across a clean stop"));
             }
         }
+        let told: Vec<String> = recipient
+            .takings
+            .iter()
+            .filter_map(|taking| self.takings.get(*taking))
+            .map(|taking| taking.describe(self.start))
+            .collect();
+        let told = told.join("; ");
         for (rule, why) in wrong {
-            self.violate(rule, now, format!("{key}: {why}"));
+            self.violate(rule, now, format!("{key}: {why}; {told}"));
         }
     }
 

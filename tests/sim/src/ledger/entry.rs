@@ -124,6 +124,19 @@ pub struct Taking {
 }
 
 impl Taking {
+    /// In words, with times since the start of the run.
+    pub(super) fn describe(&self, start: Instant) -> String {
+        let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
+        format!(
+            "life {}, begun {:.3}, taken {:.3}, told {:?}, known {:.3?}",
+            self.life,
+            since(self.begun),
+            since(self.at),
+            self.told,
+            self.confirmed.map(since)
+        )
+    }
+
     pub(super) fn is_confirmed(&self) -> bool {
         self.confirmed.is_some() && self.told.is_some_and(|code| code / 100 == 2)
     }

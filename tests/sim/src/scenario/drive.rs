@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringpost_protocol::address::Host;
-use ringpost_queue::{Purge, storage::memory::Survival};
+use ringpost_queue::{MessageId, Purge, storage::memory::Survival};
 
 use super::build::{self, Inhabitants, SERVER};
 use super::plan::{self, Act, Plan};
@@ -38,6 +39,9 @@ const STOPPING_MAX: Duration = Duration::from_mins(1);
 
 /// How long event records may take to the event log.
 const RECORDING: Duration = Duration::from_secs(5);
+
+/// Queued messages that are named when there should be none.
+const LEFTOVERS_MAX: usize = 3;
 
 /// A run under way.
 pub(super) struct Drive<'a> {
@@ -132,9 +136,8 @@ impl<'a> Drive<'a> {
             let left = until.saturating_sub(self.world.clock().elapsed());
             let (ledger, quota) = (Rc::clone(&self.ledger), Rc::clone(&self.inhabitants.quota));
             let was_done = quota.is_done();
-            self.world.run_for(left, || {
-                ledger.borrow().wants_look || (quota.is_done() && !was_done)
-            });
+            self.world
+                .run_for(left, || ledger.borrow().wants_look || (quota.is_done() && !was_done));
             if !self.ledger.borrow().wants_look {
                 return;
             }
@@ -346,10 +349,10 @@ impl<'a> Drive<'a> {
             self.acts.push((self.world.clock().elapsed(), format!("calm after {how:?}")));
         }
         let quota = Rc::clone(&self.inhabitants.quota);
-        self.wait("applications do not end", ENDING_MAX, |_| quota.is_done());
-        self.wait("the server does not open", OPENING_MAX, |drive| drive.server.is_open());
+        self.wait("applications did not end", ENDING_MAX, |_| quota.is_done());
+        self.wait("the server did not open", OPENING_MAX, |drive| drive.server.is_open());
         let bound = self.plan.drain_bound();
-        self.wait("the queue does not drain", bound, |drive| {
+        self.wait("the queue did not drain", bound, |drive| {
             drive.figures = drive.server.metrics();
             sum(&drive.figures, "ringpost_queue_messages", None) == 0
         });
@@ -365,11 +368,31 @@ impl<'a> Drive<'a> {
         let end = self.world.clock().elapsed() + bound;
         while self.is_sound() && !is_done(self) {
             if self.world.clock().elapsed() >= end {
-                let text = format!("not within {} s", bound.as_secs());
-                return self.world.violate(format!("{what}: {text}"));
+                let text = format!("{what} within {} s; {}", bound.as_secs(), self.leftovers());
+                return self.world.violate(text);
             }
             self.pass(STEP);
         }
+    }
+
+    /// What is still queued, in a few words.
+    fn leftovers(&self) -> String {
+        let unix_ms = self.world.clock().unix_ms().cast_signed();
+        let mut text = format!("at {unix_ms} ms of Unix time are left:");
+        for shard in 0..self.server.shards() {
+            let Ok(look) = self.server.look(shard, Survival::ProcessOnly) else { continue };
+            for message in look.queue.messages_from(MessageId::from_u64(0)).take(LEFTOVERS_MAX) {
+                let _ = write!(
+                    text,
+                    " {} received {} ms ago, expires in {} ms, {:?};",
+                    message.id,
+                    unix_ms - message.received_unix_ms.cast_signed(),
+                    message.expiry_unix_ms.cast_signed() - unix_ms,
+                    message.recipients,
+                );
+            }
+        }
+        text
     }
 
     /// Stops the server for good and holds everything against everything.
@@ -403,7 +426,8 @@ impl<'a> Drive<'a> {
         let own = ledger.messages().iter().filter(|message| message.content.is_some());
         let reports = ledger.messages().iter().filter(|message| message.is_report()).count();
         let figures = Figures {
-            sent: own.filter(|message| message.sent.is_some() && !message.is_report()).count() as u64,
+            sent: own.filter(|message| message.sent.is_some() && !message.is_report()).count()
+                as u64,
             acked: ledger.acked() as u64,
             taken: ledger.takings.len() as u64,
             outcomes: ["delivered", "deferred", "bounced", "expired"].map(count),

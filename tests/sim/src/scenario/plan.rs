@@ -67,9 +67,11 @@ impl Settings {
             retry: vec![retry_first, retry_first * 2, retry_first * random.within(1..=4)],
             lifetime: Duration::from_secs(random.within(30..=400)),
             bounce_lifetime: Duration::from_secs(random.within(20..=300)),
-            delay_warning: Duration::from_secs(
-                if random.percent(30) { random.within(5..=60) } else { 0 },
-            ),
+            delay_warning: Duration::from_secs(if random.percent(30) {
+                random.within(5..=60)
+            } else {
+                0
+            }),
             connections_max: random.within(1..=20),
             recipients_per_transaction: random.within(1..=50),
             transactions_per_connection: if random.coin() { random.within(1..=5) } else { 1000 },
