@@ -288,7 +288,7 @@ impl<R: Runtime> Session<R> {
             return Ok(());
         }
         let Some(mut transaction) = self.transaction.take() else { return Ok(()) };
-        transaction.begun = Some(self.runtime.now());
+        transaction.begun = Some((self.runtime.now(), self.host.ledger.borrow().life()));
         self.transaction = Some(transaction);
         self.while_content_comes().await?;
         let content = self.wire.content().await?;
@@ -348,11 +348,12 @@ impl<R: Runtime> Session<R> {
         };
         if let Some(receipt) = receipt.filter(|_| is_taken) {
             let mut ledger = self.host.ledger.borrow_mut();
+            let (begun, life) = transaction.begun.unwrap_or((now, ledger.life()));
             let taking = Taking {
                 message: receipt.message,
                 recipients: receipt.recipients,
-                life: ledger.life(),
-                begun: transaction.begun.unwrap_or(now),
+                life,
+                begun,
                 at: now,
                 told,
                 confirmed: None,

@@ -111,7 +111,7 @@ pub struct Taking {
     pub message: u32,
     /// Whom it is for.
     pub recipients: Vec<u16>,
-    /// The life of the server when it was taken.
+    /// The life of the server when its content was asked for.
     pub life: u32,
     /// When the host asked for the content: no client that has given up sends any after that.
     pub begun: Instant,

@@ -13,8 +13,8 @@ pub(super) struct Transaction {
     pub(super) reverse_path: String,
     /// Accepted recipients.
     pub(super) parties: Vec<(Party, String)>,
-    /// When the content was asked for.
-    pub(super) begun: Option<Instant>,
+    /// When the content was asked for, and in which life of the server.
+    pub(super) begun: Option<(Instant, u32)>,
 }
 
 /// A message that is what it should be.
