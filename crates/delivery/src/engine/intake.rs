@@ -12,7 +12,7 @@ impl Engine {
     ///
     /// Stored times are held against the wall clock as it is now, and believed as far as they can be
     /// true: no retry is further away than the schedule's delay, no expiry further than the message's
-    /// lifetime. A message past its expiry gets one more attempt, because it may be the clock that is
+    /// lifetime, no first attempt further than the message was to be held. A message past its expiry gets one more attempt, because it may be the clock that is
     /// wrong.
     pub fn handle_message(&mut self, now: Now, message: &QueuedMessage) {
         self.now = now;
@@ -27,12 +27,12 @@ impl Engine {
         };
         if let [only] = &*message.recipients {
             // The usual case, of which there may be millions.
-            let (due, since, recipient) = self.take_in(only, head.since);
+            let (due, since, recipient) = self.take_in(only, message, head.since);
             self.begin(due, Work { since, recipients: Recipients::One(recipient), ..head });
         } else {
             let queued = message.recipients.iter();
             let mut recipients: Vec<(Option<Stamp>, Stamp, Recipient)> =
-                queued.map(|queued| self.take_in(queued, head.since)).collect();
+                queued.map(|queued| self.take_in(queued, message, head.since)).collect();
             let key = |(due, since, recipient): &(Option<Stamp>, Stamp, Recipient)| {
                 (*due, *since, recipient.destination())
             };
@@ -52,19 +52,23 @@ impl Engine {
     fn take_in(
         &mut self,
         queued: &QueuedRecipient,
+        message: &QueuedMessage,
         received: Stamp,
     ) -> (Option<Stamp>, Stamp, Recipient) {
-        let QueuedRecipient { index, host, attempts, due_unix_ms, warned } = queued;
+        let &QueuedRecipient { index, ref host, attempts, due_unix_ms, warned } = queued;
         let destination = self.destinations.add_recipient(host, &self.routes);
-        let recipient = Recipient::new(*index, *attempts, destination, *warned);
+        let recipient = Recipient::new(index, attempts, destination, warned);
         let Some(due) = due_unix_ms.map(|due| self.clock.take(self.now, due)) else {
             return (None, received, recipient);
         };
         let now = self.stamp();
-        if *attempts == 0 {
+        if attempts == 0 {
+            // Received by a clock that was ahead, it may be due at once nevertheless.
+            let held = due_unix_ms.unwrap_or_default().saturating_sub(message.received_unix_ms);
+            let due = due.min(now.after(Duration::from_millis(held)));
             return ((due > now).then_some(due), due.max(received), recipient);
         }
-        let due = due.min(now.after(self.policy(recipient).retry.delay_max(*attempts)));
+        let due = due.min(now.after(self.policy(recipient).retry.delay_max(attempts)));
         ((due > now).then_some(due), received, recipient)
     }
 

@@ -104,6 +104,24 @@ fn a_clock_that_was_ahead_does_not_put_mail_off_after_a_restart() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_does_not_put_off_mail_that_was_never_tried() {
+    // Received a day from now, to be let go at once, or ten minutes later.
+    for held in [Duration::ZERO, 10 * MINUTE] {
+        let mut world = with_host(config(), Server::default());
+        let held_ms = i64::try_from(held.as_millis()).unwrap();
+        let message = found(&mut world, 0, DAY_MS + held_ms, -DAY_MS);
+        let id = message.id;
+        world.hand_over(&message);
+        if !held.is_zero() {
+            world.run(held - SECOND);
+            assert_eq!(world.story(id, 0), "", "held");
+        }
+        world.run(2 * SECOND);
+        assert_eq!(world.story(id, 0), "delivered 2.0.0", "held for {held:?}");
+    }
+}
+
+#[test]
 fn mail_that_is_held_back_goes_when_its_time_has_come_and_has_all_its_time_then() {
     let hour = 60 * MINUTE;
     let of_a = Route {
