@@ -1,1 +1,62 @@
 //! Whole runs of the simulator.
+
+use ringpost_sim::scenario::{self, Act, Plan, Report};
+
+/// Messages of a run here: enough for segments to change and connections to be reused.
+const MESSAGES: u64 = 200;
+
+fn assert_sound(report: &Report) {
+    assert!(report.is_sound(), "{report}");
+}
+
+#[test]
+fn without_faults_all_mail_arrives() {
+    let report = scenario::run(&Plan::quiet(1, MESSAGES));
+    assert_sound(&report);
+    let [delivered, _, bounced, expired] = report.figures.outcomes;
+    assert_eq!((report.figures.sent, report.figures.acked), (MESSAGES, MESSAGES));
+    assert!(delivered >= MESSAGES && bounced == 0 && expired == 0, "{report}");
+    assert!(report.figures.looks > 0);
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let run = |seed| scenario::run(&Plan::draw(seed, MESSAGES));
+    let (first, again, other) = (run(3), run(3), run(4));
+    assert_eq!(first, again);
+    assert_ne!(first.trace, other.trace);
+}
+
+#[test]
+fn one_seed_is_one_run_in_another_thread_beside_others() {
+    let run = |seed| scenario::run(&Plan::draw(seed, MESSAGES)).trace;
+    let alone = run(5);
+    let beside = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run(6));
+        let same = scope.spawn(|| run(5));
+        other.join().unwrap();
+        same.join().unwrap()
+    });
+    assert_eq!(alone, beside);
+}
+
+#[test]
+fn seeds_with_faults_are_sound() {
+    for seed in 100..112 {
+        assert_sound(&scenario::run(&Plan::draw(seed, MESSAGES)));
+    }
+}
+
+/// The twin that must fail: a disk that lies about its syncs loses mail, and that is seen.
+#[test]
+fn a_disk_that_ignores_syncs_is_found_out() {
+    let mut plan = Plan::quiet(7, MESSAGES);
+    plan.disk.ignores_syncs = true;
+    let report = scenario::run(&plan);
+    assert!(report.violations[0].contains("acknowledged and not durable"), "{report}");
+    // Without a look at it, a power cut brings it to light.
+    plan.look_period = u64::MAX;
+    plan.acts = vec![Act::PowerCut];
+    let report = scenario::run(&plan);
+    assert!(!report.is_sound(), "{report}");
+}

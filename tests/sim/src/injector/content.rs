@@ -68,6 +68,10 @@ impl Words {
         if content.is_empty() {
             content.extend_from_slice(b"\r\n");
         }
+        // As a header section it would begin with a continuation, which the server refuses.
+        if let Some(first @ b' ') = content.first_mut() {
+            *first = b'x';
+        }
         content
     }
 }
@@ -96,6 +100,7 @@ mod tests {
             .map(|number| {
                 let content = words.content(&mut random, 100_000, number % 2 == 0);
                 assert!(content.len() <= 100_000 && content.ends_with(b"\r\n"));
+                assert!(!content.starts_with(b" "));
                 assert_eq!(content.is_ascii(), number % 2 == 1);
                 assert!(content.split(|octet| *octet == b'\n').all(|line| line.len() < 999));
                 content.len()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Which recipient of which message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// Number of the message, from 0, in the order of [`Ledger::begin`].
+    /// Number of the message, from 0, in the order of [`begin`](super::Ledger::begin).
     pub message: u32,
     /// Number of the recipient, from 0, in the order of RCPT.
     pub recipient: u16,

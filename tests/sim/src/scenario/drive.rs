@@ -26,7 +26,7 @@ use crate::world::World;
 const STEP: Duration = Duration::from_millis(500);
 
 /// How much time the applications may take; then the rest of the mail is not sent.
-const SENDING_MAX: Duration = Duration::from_mins(60);
+const SENDING_MAX: Duration = Duration::from_hours(1);
 
 /// How long applications may take to end once nothing goes wrong any more.
 const ENDING_MAX: Duration = Duration::from_mins(20);
@@ -125,7 +125,7 @@ impl<'a> Drive<'a> {
                 next_act = self.world.clock().elapsed() + self.draw_gap();
                 continue;
             }
-            self.pass((next_act - now).min(STEP));
+            self.pass(next_act.saturating_sub(now).min(STEP));
         }
     }
 
@@ -249,7 +249,8 @@ impl<'a> Drive<'a> {
         let now = self.world.clock().now();
         self.ledger.borrow_mut().end_life(now, LifeEnd::Crash);
         self.server.crash(survival);
-        let actual = self.view(Survival::ProcessOnly);
+        let is_worst = survival == Survival::Nothing;
+        let actual = if is_worst { worst.clone() } else { self.view(Survival::ProcessOnly) };
         let terms = self.terms();
         checks::after_crash(&mut self.ledger.borrow_mut(), &worst, &actual, now, &terms);
         let pause = self.random.duration(Duration::ZERO, Duration::from_secs(3));
@@ -451,6 +452,7 @@ impl<'a> Drive<'a> {
 }
 
 /// A metric summed over all cores, by name and label value.
+#[expect(clippy::cast_sign_loss, reason = "what is summed are counts")]
 fn sum(figures: &BTreeMap<String, f64>, name: &str, label: Option<&str>) -> u64 {
     let rest = figures.range(name.to_owned()..);
     let of_name = rest.take_while(|(series, _)| series.starts_with(name));

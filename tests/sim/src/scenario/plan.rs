@@ -91,13 +91,13 @@ impl Settings {
             recipients_max: 50,
             transactions_max: 1000,
             retry: vec![5, 10],
-            lifetime: Duration::from_secs(300),
-            bounce_lifetime: Duration::from_secs(300),
+            lifetime: Duration::from_mins(5),
+            bounce_lifetime: Duration::from_mins(5),
             delay_warning: Duration::ZERO,
             connections_max: 20,
             recipients_per_transaction: 50,
             transactions_per_connection: 1000,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             pipelining: true,
             smarthost: false,
         }
@@ -326,7 +326,7 @@ impl Plan {
             disk,
             acts,
             act_gap_max: Duration::from_millis(random.within(200..=20_000)),
-            look_period: random.within(5..=200),
+            look_period: random.within(20..=300),
         }
     }
 
@@ -346,7 +346,7 @@ impl Plan {
         let settings = &self.settings;
         // As the engine has it: the longest wait for a site, with its spread.
         let site = Duration::from_secs(330);
-        let hold = Duration::from_secs(60);
+        let hold = Duration::from_mins(1);
         settings.lifetime + settings.bounce_lifetime + settings.timeout * 8 + site + hold
     }
 }
