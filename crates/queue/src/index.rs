@@ -187,7 +187,13 @@ impl Entry {
     /// Removes the recipients that a purge is for, of which `host` is the host, if it has one;
     /// whether there were any.
     pub(crate) fn remove_recipients(&mut self, purge: &Purge, host: Option<HostId>) -> bool {
-        if self.received_unix_ms >= purge.received_before_unix_ms {
+        self.remove_received_before(purge.received_before_unix_ms, host)
+    }
+
+    /// Removes the recipients at `host`, or all, if the message was received before a time; whether
+    /// there were any.
+    pub(crate) fn remove_received_before(&mut self, unix_ms: u64, host: Option<HostId>) -> bool {
+        if self.received_unix_ms >= unix_ms {
             return false;
         }
         let mut has_removed = false;

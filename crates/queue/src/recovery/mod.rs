@@ -23,6 +23,7 @@ use crate::segment::{LogIdentity, SegmentSequence};
 use crate::storage::Storage;
 
 mod inspect;
+mod purges;
 mod replay;
 mod restore;
 pub mod salvage;

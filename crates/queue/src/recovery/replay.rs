@@ -1,5 +1,6 @@
 //! Applying records in order: what they say, all together, is the queue.
 
+use super::purges::Purges;
 use crate::checkpoint::Item;
 use crate::commit::Note;
 use crate::error::CorruptReason;
@@ -20,6 +21,8 @@ pub(super) struct Replay {
     pub(super) index: Index,
     /// Octets of content in the message record, for messages that have chunks as well.
     content_lens: IdMap<MessageId, u64>,
+    /// What is to be removed in the end.
+    purges: Purges,
     /// Chunks of messages of which no commit record has been seen.
     pub(super) chunks: IdMap<MessageId, Vec<(u32, Location)>>,
     pub(super) records: u64,
@@ -119,7 +122,7 @@ impl Replay {
                     Ok(())
                 }
                 Record::Purge(purge) => {
-                    self.purge(&purge);
+                    self.purges.push(purge);
                     Ok(())
                 }
                 Record::Events(events) => {
@@ -188,6 +191,7 @@ impl Replay {
         if head.chunks > 0 {
             self.content_lens.insert(id, content_len);
         }
+        self.purges.begin(id);
         self.index.entries.insert(id, entry);
         Ok(())
     }
@@ -201,7 +205,7 @@ impl Replay {
         }
     }
 
-    /// Removes recipients, and gives the messages that left the queue with them.
+    /// Removes recipients at once, and gives the messages that left the queue with them.
     pub(super) fn purge(&mut self, purge: &Purge) -> Vec<MessageId> {
         let host = purge.host.as_ref().map(|host| self.index.hosts.find(host));
         if host == Some(None) {
@@ -260,6 +264,10 @@ impl Replay {
         mut self,
         segments: &mut Segments,
     ) -> Result<Index, (CorruptReason, Location)> {
+        let purges = std::mem::take(&mut self.purges);
+        for id in purges.apply(self.index.entries.iter_mut(), &self.index.hosts) {
+            self.forget(id);
+        }
         let (mut messages, mut recipients) = (0, 0);
         for (id, entry) in self.index.entries.iter() {
             if !self.is_complete(id, entry) {
