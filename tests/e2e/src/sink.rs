@@ -5,6 +5,7 @@
 //! over the wire: bare CR or LF, a line that was not dot-stuffed, or anything sent behind the
 //! final dot before its reply is noted in [`Sink::violations`].
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -233,6 +234,18 @@ impl Sink {
     /// The messages that were answered with a positive reply.
     pub fn accepted(&self) -> Vec<Delivery> {
         self.shared.record().deliveries.iter().filter(|one| one.accepted).cloned().collect()
+    }
+
+    /// The ids of the messages that were answered so, behind the first `from` ones of all.
+    pub fn accepted_ids(&self, from: usize) -> HashSet<String> {
+        let record = self.shared.record();
+        let taken = record.deliveries.iter().skip(from).filter(|one| one.accepted);
+        taken.filter_map(|one| one.mark.id().map(str::to_owned)).collect()
+    }
+
+    /// Number of messages so far, refused ones included.
+    pub fn deliveries_count(&self) -> usize {
+        self.shared.record().deliveries.len()
     }
 
     /// Number of messages answered with a positive reply.

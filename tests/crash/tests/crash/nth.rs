@@ -8,7 +8,6 @@ use ringpost_crash::bench::{Bench, DISK_SIZE};
 use ringpost_crash::disk::Layer;
 use ringpost_crash::faultfs::{Effect, Errno, Fault, Operation, Survival};
 use ringpost_crash::senders::Senders;
-use ringpost_e2e::account::Account;
 use ringpost_e2e::metrics;
 use ringpost_e2e::peers;
 use ringpost_e2e::wait::{SOON, wait_until};
@@ -104,7 +103,7 @@ fn strike(bench: &Bench, senders: &mut Senders, arm: Arm, nth: u64) -> Result<bo
         })?;
         ensure!(health.contains("shard 0 is poisoned"), "{health}");
     }
-    let mut others = Vec::new();
+    let (mut others, arrived) = (Vec::new(), bench.sink.deliveries_count());
     for _ in 0..ROUNDS_AFTER {
         for answered in senders.round()? {
             match (answered.code(), answered.shard) {
@@ -121,10 +120,8 @@ fn strike(bench: &Bench, senders: &mut Senders, arm: Arm, nth: u64) -> Result<bo
     ensure!(!is_poisoned || refused > 0, "nobody met the poisoned shard");
     ensure!(!others.is_empty(), "the other shard has acknowledged nothing: {health}");
     wait_until("mail from the other shard", SOON, || {
-        let account = Account::of(senders.book(), &bench.sink.accepted());
-        let mut missing = account.lost();
-        missing.retain(|id| others.iter().any(|other| other == id));
-        Ok(missing.is_empty())
+        let taken = bench.sink.accepted_ids(arrived);
+        Ok(others.iter().all(|id| taken.contains(id)))
     })?;
     Ok(is_poisoned)
 }
