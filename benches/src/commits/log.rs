@@ -141,7 +141,7 @@ impl<R: Runtime> Log<R> {
             self.runtime.sleep(Duration::from_millis(1)).await;
         }
         self.files.borrow_mut().clear();
-        self.runtime.flush().await;
+        self.runtime.turn().await;
     }
 
     async fn write_messages(&self, size: usize, end: Instant) {
@@ -227,7 +227,7 @@ impl<R: Runtime> Log<R> {
             if self.waiting.borrow().iter().any(|(batch, _)| *batch <= woken) {
                 // On its way to the disk before those are woken that waited for the last one.
                 done = future::poll_once(writing.as_mut()).await;
-                self.runtime.flush().await;
+                self.runtime.turn().await;
                 self.wake(woken, usize::MAX);
             }
             let (written, bytes) = match done {

@@ -109,7 +109,7 @@ fn datagrams_come_back_and_no_two_sockets_share_a_port() {
 }
 
 #[test]
-fn what_was_begun_before_a_flush_is_done_while_the_core_computes() {
+fn what_was_begun_before_a_turn_is_done_while_the_core_computes() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().to_owned();
     on_executor(move |runtime| async move {
@@ -118,7 +118,7 @@ fn what_was_begun_before_a_flush_is_done_while_the_core_computes() {
         let mut writing = pin!(storage.write(&file, 0, vec![7; 4096]));
         let done = future::poll_once(writing.as_mut()).await;
         assert!(done.is_none(), "nothing waits for the kernel within a poll");
-        runtime.flush().await;
+        runtime.turn().await;
         // From here on this core does nothing but look, and leaves the library no turn.
         let deadline = Instant::now() + SOON;
         while std::fs::read(path.join("a")).unwrap()[0] != 7 {

@@ -56,11 +56,14 @@ pub trait Runtime: Clone + 'static {
     /// Ends after `duration`, not much later; for pauses that no [`Watch`] covers.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
-    /// Ends when everything that was asked of the kernel before is on its way.
+    /// Lets the backend have a turn: what was asked of the kernel before is on its way then, and those
+    /// that waited for what the kernel has answered meanwhile are woken.
     ///
-    /// A backend may hold requests back until no task can run any more. Who is about to make others
-    /// compute for long, with a write of its own just begun, lets the disk begin first.
-    fn flush(&self) -> impl Future<Output = ()> {
+    /// A backend may leave both until no task can run any more, or until many milliseconds have passed.
+    /// So whoever computes for long takes a turn now and then, where to yield would let other tasks of
+    /// the core run and nothing else; and whoever is about to make others compute, with a write of its
+    /// own just begun, lets the disk begin first. A turn costs some system calls.
+    fn turn(&self) -> impl Future<Output = ()> {
         future::yield_now()
     }
 

@@ -7,7 +7,6 @@
 
 use std::rc::Rc;
 
-use futures_lite::future::yield_now;
 use ringpost_delivery::Settlement;
 use ringpost_metrics::event::{Event, EventRecord, Removal};
 use ringpost_queue::{Disposition, MessageId, Purge, Purged, RecipientIndex};
@@ -68,7 +67,7 @@ impl<R: Runtime> Shard<R> {
             self.runtime.spawn(Containment::Process, async move {
                 let is_queued = |id, index| shard.is_queued(id, index);
                 while shard.with_engine(|engine, _| engine.forget_some(is_queued)) {
-                    yield_now().await;
+                    shard.runtime.turn().await;
                 }
                 shard.publish();
             });

@@ -2,7 +2,6 @@
 
 use std::{io, rc::Rc};
 
-use futures_lite::future::yield_now;
 use ringpost_queue::{
     ReadPlan,
     segment::{SegmentTask, run_task},
@@ -24,7 +23,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
                 continue;
             }
             if shard.with_queue_lazily(ringpost_queue::Queue::remove_purged) {
-                yield_now().await;
+                shard.runtime.turn().await;
                 continue;
             }
             let plan = shard.queue.borrow_mut().poll_rewrite();

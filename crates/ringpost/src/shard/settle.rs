@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_lite::future::{self, yield_now};
+use futures_lite::future;
 use ringpost_delivery::{
     Settled, Settlement,
     bounce::{BounceContext, report},
@@ -140,7 +140,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
                 shard.runtime.sleep(PENDING_PAUSE).await;
             }
             if turn.is_multiple_of(SETTLEMENTS_PER_TURN) {
-                yield_now().await;
+                shard.runtime.turn().await;
             }
         }
     }

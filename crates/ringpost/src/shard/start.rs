@@ -15,7 +15,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender};
-use futures_lite::future::{self, yield_now};
+use futures_lite::future;
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::ShardMetrics;
 use ringpost_queue::{
@@ -304,7 +304,7 @@ impl<R: Runtime> Shard<R> {
             for message in &messages {
                 self.with_engine(|engine, now| engine.handle_message(now, message));
             }
-            yield_now().await;
+            self.runtime.turn().await;
         }
     }
 

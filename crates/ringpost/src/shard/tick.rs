@@ -7,7 +7,6 @@ use std::{
 };
 
 use crossbeam_channel::Receiver;
-use futures_lite::future::yield_now;
 use ringpost_delivery::DeliveryConfig;
 use ringpost_metrics::label::{Limit, QueueState};
 use ringpost_queue::Admission;
@@ -74,7 +73,7 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
                 break;
             }
             shard.with_engine(ringpost_delivery::Engine::handle_timeout);
-            yield_now().await;
+            shard.runtime.turn().await;
         }
         shard.look_at_queue();
         shard.commits.check_stall(now, shard.queue.borrow().is_starved());

@@ -190,9 +190,9 @@ impl Runtime for GlommioRuntime {
         ::glommio::timer::sleep(duration).await;
     }
 
-    async fn flush(&self) {
-        // The library submits when no task can run. So wait for what is ready as soon as the kernel
-        // sees the question: it comes last in the same ring, behind all that was asked before.
+    async fn turn(&self) {
+        // The library looks after its rings when no task can run. So wait for what is ready as soon as
+        // the kernel sees the question: it is last in the ring of the files, behind all asked before.
         if let Ok(room) = PollableFd::new(Rc::clone(&self.shared.pipe.1)) {
             let _ = room.writable().await;
         }
