@@ -124,3 +124,61 @@ impl Recorder for MetricsRecorder {
         self.histograms.register(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics::HistogramFn as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads the value of one label back, as a scraper does.
+    fn value(rendered: &str) -> Option<String> {
+        let mut characters = rendered.strip_prefix("name=\"")?.strip_suffix('"')?.chars();
+        let mut value = String::new();
+        while let Some(character) = characters.next() {
+            value.push(match character {
+                '\\' => match characters.next()? {
+                    'n' => '\n',
+                    escaped @ ('"' | '\\') => escaped,
+                    _ => return None,
+                },
+                '"' | '\n' => return None,
+                plain => plain,
+            });
+        }
+        Some(value)
+    }
+
+    proptest! {
+        #[test]
+        fn any_label_comes_back(text in any::<String>(), odd in "[\"\\\\\na]{0,9}") {
+            for text in [text, odd] {
+                let rendered = render_labels([Label::new("name", text.clone())].iter());
+                prop_assert_eq!(value(&rendered), Some(text));
+            }
+        }
+
+        /// Each line of a page is a comment or a sample with a number.
+        #[test]
+        fn a_page_is_made_of_samples(values in prop::collection::vec(0.0..1e9_f64, 1..20)) {
+            let histogram = FixedHistogram::new(&[0.1, 1.0, 10.0]);
+            for value in &values {
+                histogram.record(*value);
+            }
+            let mut page = String::new();
+            render_one(&mut page, "x", "core=\"0\"", &histogram);
+            let mut before = 0;
+            for line in page.lines() {
+                let (name, number) = line.rsplit_once(' ').unwrap();
+                prop_assert!(number.parse::<f64>().unwrap() >= 0.0);
+                if name.starts_with("x_bucket") {
+                    let count: u64 = number.parse().unwrap();
+                    prop_assert!(count >= before, "buckets add up");
+                    before = count;
+                }
+            }
+            prop_assert_eq!(before, values.len() as u64);
+        }
+    }
+}

@@ -113,7 +113,8 @@ pub fn write_ehlo_reply(hostname: &str, size_max: u64, hold: Option<HoldOffer>, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reply::ReplyDecoder;
+    use crate::reply::{ReplyCode, ReplyDecoder};
+    use proptest::prelude::*;
 
     fn parse(input: &str) -> Extensions {
         let (_, reply) = ReplyDecoder::new().decode(input.as_bytes()).unwrap();
@@ -167,5 +168,30 @@ mod tests {
         let text = std::str::from_utf8(&out).unwrap();
         assert_eq!(parse(text), expected);
         assert!(text.contains("\r\n250-FUTURERELEASE 604800 2023-11-14T22:13:20Z\r\n"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_offer_of_ours_is_read(size in any::<u64>(), hold in prop::option::of(1..=999_999_999_u32)) {
+            let mut out = Vec::new();
+            let hold = hold.map(|seconds_max| HoldOffer { seconds_max, until_unix_seconds: size / 7 });
+            write_ehlo_reply("mx.test", size, hold, &mut out);
+            let read = parse(std::str::from_utf8(&out).unwrap());
+            prop_assert!(read.pipelining && read.eight_bit_mime && read.enhanced_status_codes);
+            let expected = if size == 0 { SizeLimit::Unlimited } else { SizeLimit::Octets(size) };
+            prop_assert_eq!(read.size, expected);
+        }
+
+        /// A keyword counts only at the start of a line, and not on the first.
+        #[test]
+        fn any_reply_is_read(text in any::<String>(), noise in "[A-Z0-9 \n]{0,60}") {
+            let code = ReplyCode::new(250).unwrap();
+            for text in [text, noise] {
+                let read = Extensions::from_ehlo_reply(&Reply::new(code, None, &text));
+                let mut offered = text.split('\n').skip(1).map(str::trim);
+                let is_said = offered.any(|line| line.to_ascii_uppercase().starts_with("PIPELINING"));
+                prop_assert!(is_said || !read.pipelining);
+            }
+        }
     }
 }

@@ -91,6 +91,7 @@ fn number(text: &str) -> Result<u16, StatusError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn codes_are_read_and_written() {
@@ -112,5 +113,16 @@ mod tests {
     #[test]
     fn parts_out_of_range_are_bounded() {
         assert_eq!(EnhancedStatusCode::new(9, 1000, 5000).to_string(), "5.999.999");
+    }
+
+    proptest! {
+        #[test]
+        fn any_code_round_trips(class in any::<u8>(), parts in any::<[u16; 2]>(), text in "[0-9.+ ]{0,12}") {
+            let code = EnhancedStatusCode::new(class, parts[0], parts[1]);
+            prop_assert_eq!(EnhancedStatusCode::parse(&code.to_string()), Ok(code));
+            if let Ok(code) = EnhancedStatusCode::parse(&text) {
+                prop_assert_eq!(code.to_string(), text);
+            }
+        }
     }
 }

@@ -379,6 +379,7 @@ pub async fn write_piece<S: Storage>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn header() -> CheckpointHeader {
         CheckpointHeader {
@@ -494,5 +495,42 @@ mod tests {
         }
         assert_eq!(CheckpointHeader::decode(&[0; 4096]), None);
         assert_eq!(CheckpointHeader::decode(&good[..4095]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn headers_of_any_numbers_round_trip(
+            numbers in prop::array::uniform7(1..=NUMBER_MAX), messages in any::<u64>(), previous in any::<u32>(),
+        ) {
+            let given = CheckpointHeader {
+                number: numbers[0],
+                begin: Begin {
+                    lsn: Lsn(numbers[1]),
+                    segment: SegmentSequence(numbers[2]),
+                    offset: numbers[3],
+                    previous_segment: SegmentSequence(numbers[4]),
+                    previous,
+                },
+                end: Lsn(numbers[5]),
+                blocks_len: numbers[6],
+                messages,
+                ..header()
+            };
+            prop_assert_eq!(CheckpointHeader::decode(&given.encode()), Some(given));
+        }
+
+        /// Behind a right checksum items may be read or not, but must not harm.
+        #[test]
+        fn arbitrary_items_never_panic(
+            mut items in prop::collection::vec(prop_oneof![0u8..5, any::<u8>()], 0..300),
+        ) {
+            let sum = block_checksum(9, &items);
+            let mut block = (items.len() as u32).to_le_bytes().to_vec();
+            block.extend_from_slice(&sum.to_le_bytes());
+            block.append(&mut items);
+            let mut found = 0;
+            let read = read_block(9, &block, &mut Hosts::default(), |_| found += 1);
+            prop_assert!(read != Err(RecordError::Checksum) && found < 20);
+        }
     }
 }

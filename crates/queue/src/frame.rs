@@ -177,6 +177,7 @@ pub(crate) fn resembles(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn header() -> FrameHeader {
         FrameHeader {
@@ -256,5 +257,41 @@ mod tests {
         assert!(!of_this_life(&[0; 4096]));
         assert!(!of_this_life(b"Subject: anything at all, long enough to hold a header\r\n"));
         assert!(!of_this_life(b""));
+    }
+
+    proptest! {
+        #[test]
+        fn frames_of_any_content_round_trip(
+            numbers in prop::array::uniform4(1..=NUMBER_MAX), log_id in any::<u64>(), shard in any::<u16>(),
+            payload in prop::collection::vec(any::<u8>(), 0..9000), records in any::<u32>(), previous in any::<u32>(),
+        ) {
+            let given = FrameHeader {
+                identity: LogIdentity { log_id, shard: ShardId(shard) },
+                segment: SegmentSequence(numbers[0]),
+                lsn: Lsn(numbers[1]),
+                head: SegmentSequence(numbers[2]),
+                message_sequence: numbers[3],
+                records,
+                previous,
+                ..header()
+            };
+            let mut frame = vec![0; FRAME_HEADER_SIZE];
+            frame.extend_from_slice(&payload);
+            let sum = seal(&mut frame, given);
+            let read = FrameHeader::decode(&frame).unwrap();
+            let expected = FrameHeader {
+                payload_len: payload.len() as u32,
+                payload_checksum: read.payload_checksum,
+                ..given
+            };
+            prop_assert_eq!(read, expected);
+            prop_assert!(read.holds(&frame) && read.checksum() == sum);
+            prop_assert_eq!(&frame[FRAME_HEADER_SIZE..][..payload.len()], &payload[..]);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_frame(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(FrameHeader::decode(&bytes), None);
+        }
     }
 }

@@ -123,6 +123,7 @@ impl QueueMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const META: QueueMeta = QueueMeta { shards: 4, log_id: 0x9f86_d081_884c_7d65 };
 
@@ -157,5 +158,14 @@ mod tests {
     fn directories_sort_by_shard() {
         assert_eq!(shard_directory(ShardId(0)), "shard-000");
         assert_eq!(shard_directory(ShardId(17)), "shard-017");
+    }
+
+    proptest! {
+        #[test]
+        fn any_meta_round_trips(shards in 1..=SHARDS_MAX, log_id in any::<u64>(), noise in ".{0,80}") {
+            let meta = QueueMeta { shards, log_id };
+            prop_assert_eq!(QueueMeta::decode(&meta.encode()), Ok(meta));
+            prop_assert_eq!(QueueMeta::decode(noise.as_bytes()), Err(MetaError::Damaged));
+        }
     }
 }

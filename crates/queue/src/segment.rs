@@ -239,6 +239,7 @@ async fn write_header<S: Storage>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn header() -> SegmentHeader {
         SegmentHeader {
@@ -282,6 +283,20 @@ mod tests {
         }
         for len in [0, 8, 4091, 4095] {
             assert_eq!(SegmentHeader::decode(&good[..len]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn headers_of_any_numbers_round_trip(numbers in any::<[u64; 3]>(), shard in any::<u16>(), recycled: bool) {
+            let given = SegmentHeader {
+                version: FORMAT_VERSION,
+                identity: LogIdentity { log_id: numbers[0], shard: ShardId(shard) },
+                recycled,
+                sequence: SegmentSequence(numbers[1]),
+                size: numbers[2],
+            };
+            prop_assert_eq!(SegmentHeader::decode(&given.encode()), Some(given));
         }
     }
 }

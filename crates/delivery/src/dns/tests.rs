@@ -555,4 +555,22 @@ proptest! {
         }
         prop_assert!(wire.answered().is_some());
     }
+
+    /// A query asks for just what was asked, or is not made.
+    #[test]
+    fn any_name_is_asked_for_or_refused(name in "[a-zA-Z0-9._\\\\-]{0,80}", odd in any::<String>()) {
+        for name in [name, odd] {
+            let mut wire = Wire::new(config());
+            if wire.ask(&name, RecordKind::Aaaa).is_some() {
+                continue;
+            }
+            let Some(DnsAction::SendDatagram { bytes, .. }) = wire.resolver.poll_action() else {
+                prop_assert!(matches!(wire.answered(), Some(Err(DnsFailure::BadName))));
+                continue;
+            };
+            let message = Message::from_vec(&bytes).unwrap();
+            prop_assert!(bytes.len() <= 512 && message.queries.len() == 1);
+            prop_assert!(message.queries[0].name().eq_ignore_root(&dns_name(&name)));
+        }
+    }
 }

@@ -8,7 +8,7 @@ fn id(sequence: u64) -> MessageId {
 }
 
 fn status() -> impl Strategy<Value = RecipientStatus> {
-    (0u8..4).prop_map(|number| RecipientStatus::from_u8(number).unwrap())
+    (0u8..5).prop_map(|number| RecipientStatus::from_u8(number).unwrap())
 }
 
 fn recipients() -> impl Strategy<Value = Vec<(String, RecipientState)>> {
@@ -110,8 +110,27 @@ proptest! {
     }
 
     #[test]
+    fn purges_events_and_marks_round_trip(
+        host in prop::option::of("[a-z]{1,9}\\.test"), before in any::<u64>(), marked in any::<u64>(),
+        count in any::<u32>(), octets in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let host = host.map(|host| Host::parse(&host).unwrap());
+        let purge = Purge { host, received_before_unix_ms: before };
+        let events = EventRecords { count, octets: &octets };
+        let mut out = Vec::new();
+        encode_purge(&mut out, &purge);
+        let first = out.len();
+        encode_events(&mut out, events);
+        let second = out.len();
+        encode_event_mark(&mut out, Lsn(marked));
+        prop_assert_eq!(decode(&out), Ok((Record::Purge(purge), first)));
+        prop_assert_eq!(decode(&out[first..]), Ok((Record::Events(events), second - first)));
+        prop_assert_eq!(decode(&out[second..]), Ok((Record::EventMark(Lsn(marked)), EVENT_MARK_SIZE)));
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(
-        bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0u8..5,
+        bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..=KIND_MAX + 1,
     ) {
         prop_assert!(decode(&bytes).is_err());
         // Behind a right checksum a body may be read or not, but must not harm.
