@@ -7,8 +7,8 @@ use std::path::Path;
 
 /// A configuration file in the making: TOML values by section and key.
 ///
-/// It begins with what suits a test: small segments, a short retry schedule, files in the test's
-/// own directory, no DNS server. Everything can be replaced.
+/// It begins with what suits a test: small segments, a short retry schedule, files in the test's own
+/// directory, whatever else is on its disk, and no DNS server. Everything can be replaced.
 #[derive(Debug, Clone)]
 pub struct Config {
     sections: BTreeMap<String, BTreeMap<String, String>>,
@@ -28,6 +28,9 @@ impl Config {
             .set("queue", "directory", &format!("\"{d}/queue\""))
             .set("queue", "segment_size", "\"8MiB\"")
             .set("queue", "size_max", "\"1GiB\"")
+            // How full the disk of the machine is, is not what is tested.
+            .set("queue", "free_space_slow_percent", "0")
+            .set("queue", "free_space_min_percent", "1")
             .set("delivery", "retry", "[\"1s\"]")
             // Nobody is asked while every domain has a route.
             .set("dns", "servers", "[\"127.0.0.1:53\"]")

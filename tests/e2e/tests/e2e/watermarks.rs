@@ -52,6 +52,9 @@ fn on_volume(volume: &Volume, sink: &Sink) -> Result<Server> {
     let mut server = Server::prepare()?;
     let queue = format!("\"{}/queue\"", volume.path().display());
     server.config.route("*", sink.address()).set("queue", "directory", &queue);
+    for key in ["free_space_slow_percent", "free_space_min_percent"] {
+        server.config.remove("queue", key);
+    }
     server.config.set("queue", "segment_size", "\"1MiB\"").set("queue", "size_max", "\"32MiB\"");
     server.config.set("listener.main", "message_size_max", "\"1MiB\"");
     server.config.set("listener.main", "recipients_max", "100");

@@ -16,7 +16,7 @@ use ringpost_e2e::wait::watch;
 const SHARDS: usize = 2;
 
 /// How long is waited for what is aimed at. If it does not come, the kill comes at that moment.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The moments of the kills, by a small generator of numbers.
 pub(super) struct Moments {
@@ -145,7 +145,8 @@ impl Aim {
     }
 }
 
-const REWRITES: &str = "ringpost_queue_rewrites_total";
+/// Messages moved so far.
+pub(super) const REWRITES: &str = "ringpost_queue_rewrites_total";
 
 /// How often what was hit.
 #[derive(Debug, Default)]
