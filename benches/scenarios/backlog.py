@@ -53,6 +53,9 @@ addresses = ["127.0.0.1:{self.smtp}"]
 transactions_max = 100000000
 [queue]
 directory = "{directory}/queue"
+# How full the disk of the bench is, is not the matter here.
+free_space_slow_percent = 0
+free_space_min_percent = 1
 [[route]]
 domain = "dead.example"
 smarthost = "127.0.0.1:{free_port()}"
@@ -173,6 +176,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="measurements of the live rate a step")
     parser.add_argument("--directory", default="/var/tmp")
     parser.add_argument("--binaries", default=ROOT / "target/release", type=Path)
+    parser.add_argument("--purge", action="store_true", help="purge the last backlog, see purge.py")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     load = arguments.binaries / "ringpost-load"
@@ -224,6 +228,9 @@ def main():
                 "killed_first_250_s": first_killed, "killed_scheduled_s": scheduled_killed,
             })
             print(json.dumps(rows[-1]), file=sys.stderr)
+        if arguments.purge:
+            import purge
+            purge.measure(server, arguments.binaries / "ringpost", queued)
     finally:
         for process in (server.process, control.process, sink):
             if process and process.poll() is None:

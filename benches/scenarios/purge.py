@@ -64,6 +64,38 @@ class Prober(threading.Thread):
         return f"{len(took)} messages, median {took[len(took) // 2] * 1000:.1f} ms, longest {took[-1] * 1000:.0f} ms"
 
 
+def measure(server, binary, messages):
+    """Purges so many messages that wait for dead.example, and prints what that takes."""
+    held = lambda m: m["ringpost_recipients_waiting"] + m["ringpost_recipients_parked"]
+    server.wait(lambda m: held(m) >= messages)
+    probers = [Prober(server.smtp) for _ in range(4)]
+    for prober in probers:
+        prober.start()
+    time.sleep(5)
+    rss, log = server.status_kib("VmRSS"), server.metrics()["ringpost_queue_bytes"]
+    began = time.monotonic()
+    purge = [binary, "queue", "purge", "--domain", "dead.example", "--config", server.config]
+    said = subprocess.run(purge, check=True, capture_output=True, text=True).stdout.strip()
+    purged = time.monotonic()
+    server.wait(lambda m: held(m) < 1000)
+    forgotten = time.monotonic()
+    # A few segments are always kept.
+    server.wait(lambda m: m["ringpost_queue_bytes"] < max(log / 4, 1 << 30))
+    freed = time.monotonic()
+    time.sleep(5)
+    ended = time.monotonic()
+    for prober in probers:
+        prober.ended.set()
+        prober.join()
+    print(f"{said}: {purged - began:.2f} s; out of the scheduler's memory after {forgotten - began:.2f} s, "
+          f"{log / 2**20:.0f} MiB of log free after {freed - began:.2f} s; "
+          f"RSS {rss / 1024:.0f} MiB before, {server.status_kib('VmRSS') / 1024:.0f} MiB after")
+    for number, prober in enumerate(probers):
+        print(f"client {number} before: {prober.between(began - 5, began)}; until the purge was durable: "
+              f"{prober.between(began - 0.05, purged)}; until all was free: {prober.between(purged, freed)}; "
+              f"after: {prober.between(freed, ended)}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--messages", type=int, default=1_000_000)
@@ -80,34 +112,7 @@ def main():
         server.start()
         server.first_250()
         send(load, server.smtp, arguments.messages, "dead.example", ["--keep", "--pipeline"])
-        held = lambda m: m["ringpost_recipients_waiting"] + m["ringpost_recipients_parked"]
-        server.wait(lambda m: held(m) >= arguments.messages)
-        probers = [Prober(server.smtp) for _ in range(4)]
-        for prober in probers:
-            prober.start()
-        time.sleep(5)
-        rss, log = server.status_kib("VmRSS"), server.metrics()["ringpost_queue_bytes"]
-        began = time.monotonic()
-        purge = [binary, "queue", "purge", "--domain", "dead.example", "--config", server.config]
-        said = subprocess.run(purge, check=True, capture_output=True, text=True).stdout.strip()
-        purged = time.monotonic()
-        server.wait(lambda m: held(m) < 1000)
-        forgotten = time.monotonic()
-        # A few segments are always kept.
-        server.wait(lambda m: m["ringpost_queue_bytes"] < max(log / 4, 1 << 30))
-        freed = time.monotonic()
-        time.sleep(5)
-        ended = time.monotonic()
-        for prober in probers:
-            prober.ended.set()
-            prober.join()
-        print(f"{said}: {purged - began:.2f} s; out of the scheduler's memory after {forgotten - began:.2f} s, "
-              f"{log / 2**20:.0f} MiB of log free after {freed - began:.2f} s; "
-              f"RSS {rss / 1024:.0f} MiB before, {server.status_kib('VmRSS') / 1024:.0f} MiB after")
-        for number, prober in enumerate(probers):
-            print(f"client {number} before: {prober.between(began - 5, began)}; until the purge was durable: "
-                  f"{prober.between(began - 0.05, purged)}; until all was free: {prober.between(purged, freed)}; "
-                  f"after: {prober.between(freed, ended)}")
+        measure(server, binary, arguments.messages)
         server.end(signal.SIGKILL)
         server.start()
         first = server.first_250()
