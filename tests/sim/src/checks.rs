@@ -257,7 +257,8 @@ fn is_explained(ledger: &Ledger, key: Key, now: Instant, terms: &Terms) -> bool 
             // What the server puts in front is less than this.
             message.content.is_none_or(|content| content.len + 1000 > least)
         })
-        || message.sent.is_some_and(|sent| now - sent >= terms.lifetime_min)
+        // The server counts from DATA on, and the content may take its time.
+        || message.begun.is_some_and(|begun| now - begun >= terms.lifetime_min)
         || is_purged(ledger, key)
 }
 

@@ -342,6 +342,7 @@ impl<R: Runtime> Session<'_, R> {
         let mut ledger = application.ledger.borrow_mut();
         let number = ledger.begin(home, &domains);
         ledger.set_content(number, content);
+        ledger.mail(number, self.runtime.now());
         let Some(message) = ledger.message(number) else { return Default::default() };
         let mut mail = format!("MAIL FROM:<{}>", message.reverse_path);
         if message.eight_bit {

@@ -157,6 +157,7 @@ impl Ledger {
             recipients,
             content: None,
             eight_bit: false,
+            begun: None,
             sent: None,
             not_before: None,
             acked: None,
@@ -186,6 +187,13 @@ impl Ledger {
     pub fn accepted(&mut self, key: Key) {
         if let Some(recipient) = self.recipient_mut(key) {
             recipient.accepted = true;
+        }
+    }
+
+    /// Notes that MAIL is about to be sent.
+    pub fn mail(&mut self, number: u32, now: Instant) {
+        if let Some(message) = self.message_mut(number) {
+            message.begun = Some(now);
         }
     }
 
@@ -242,6 +250,7 @@ impl Ledger {
             recipients: vec![Recipient { address, accepted: true, ..Recipient::default() }],
             content: None,
             eight_bit: false,
+            begun: None,
             sent: Some(now),
             not_before: None,
             acked: None,

@@ -219,6 +219,8 @@ pub struct Message {
     pub content: Option<Fingerprint>,
     /// Whether it has octets above 127.
     pub eight_bit: bool,
+    /// When the injector began with MAIL: its lifetime begins no earlier.
+    pub begun: Option<Instant>,
     /// When the injector began to send the final dot.
     pub sent: Option<Instant>,
     /// Before when it must not be delivered.
