@@ -225,8 +225,10 @@ fn is_purged(ledger: &Ledger, key: Key) -> bool {
     let Some(message) = ledger.message(key.message) else { return false };
     let Some(recipient) = ledger.recipient(key) else { return false };
     ledger.purges.iter().any(|purge| {
-        // What comes in while the server is being told may be before it or behind it.
-        let is_before = message.sent.is_some_and(|sent| sent <= purge.at + PURGE_TIME);
+        // What comes in while the server is being told may be before it or behind it. When a report was
+        // made is not known: its record may be late.
+        let is_before =
+            message.is_report() || message.sent.is_some_and(|sent| sent <= purge.at + PURGE_TIME);
         is_before && purge.domain.as_deref().is_none_or(|domain| domain == recipient.domain())
     })
 }
