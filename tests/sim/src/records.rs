@@ -120,8 +120,10 @@ impl Ledger {
                     accepted.take_while(|(number, _)| *number < key.recipient).count() as u64;
                 (rank == index).then_some(key)
             }
-            Some(Party::Originator(_)) => {
-                self.number_of(id).map(|message| Key { message, recipient: 0 })
+            // Lines that were read back may come behind later ones; at rest it has to have an outcome.
+            Some(Party::Originator(about)) => {
+                let message = self.report(id, about, now);
+                Some(Key { message, recipient: 0 })
             }
             None => None,
         };

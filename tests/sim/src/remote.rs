@@ -504,6 +504,10 @@ impl<R: Runtime> Session<R> {
     }
 
     fn violate(&self, rule: &'static str, text: &str) {
+        // A client that takes one reply for another says what does not fit, and is not to blame.
+        if self.is_confused {
+            return;
+        }
         let text = format!("{}: {text}", self.host.name);
         self.host.ledger.borrow_mut().violate(rule, self.runtime.now(), text);
     }
