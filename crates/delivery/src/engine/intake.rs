@@ -63,8 +63,10 @@ impl Engine {
         };
         let now = self.stamp();
         if attempts == 0 {
-            // Received by a clock that was ahead, it may be due at once nevertheless.
+            // Received by a clock that was ahead, it may be due at once nevertheless. Of what was held
+            // nobody was told yet that it is late; else its due time is when somebody was.
             let held = due_unix_ms.unwrap_or_default().saturating_sub(message.received_unix_ms);
+            let held = if warned { 0 } else { held };
             let due = due.min(now.after(Duration::from_millis(held)));
             return ((due > now).then_some(due), due.max(received), recipient);
         }

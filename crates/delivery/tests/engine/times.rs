@@ -119,6 +119,14 @@ fn a_clock_that_was_ahead_does_not_put_off_mail_that_was_never_tried() {
         world.run(2 * SECOND);
         assert_eq!(world.story(id, 0), "delivered 2.0.0", "held for {held:?}");
     }
+    // Waited for a site that was down until its originator was told, by a clock that was ahead by then.
+    let mut world = with_host(config(), Server::default());
+    let mut message = found(&mut world, 0, DAY_MS, HOUR_MS);
+    message.recipients[0].warned = true;
+    let id = message.id;
+    world.hand_over(&message);
+    world.run(2 * SECOND);
+    assert_eq!(world.story(id, 0), "delivered 2.0.0");
 }
 
 #[test]
