@@ -200,6 +200,12 @@ impl Network {
         self.inner.open_connections(address).len()
     }
 
+    /// Connections that one address has opened to another and not closed.
+    pub fn held(&self, caller: IpAddr, called: IpAddr) -> usize {
+        let open = self.inner.open_connections(called);
+        open.iter().filter(|connection| connection.is_held(caller, called)).count()
+    }
+
     /// Whether somebody listens at an address.
     pub fn has_listener(&self, address: SocketAddr) -> bool {
         self.inner.listeners.borrow().contains_key(&address)

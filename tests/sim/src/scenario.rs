@@ -6,6 +6,7 @@
 
 mod build;
 mod drive;
+mod limits;
 mod plan;
 
 use std::fmt;

@@ -62,6 +62,12 @@ impl Connection {
         self.addresses.iter().any(|side| side.ip() == address)
     }
 
+    /// Whether `caller` has opened it to `called`, and not closed it.
+    pub(super) fn is_held(&self, caller: IpAddr, called: IpAddr) -> bool {
+        let [from, to] = self.addresses;
+        from.ip() == caller && to.ip() == called && !self.to(0).borrow().is_unread
+    }
+
     fn to(&self, side: usize) -> &RefCell<Pipe> {
         &self.pipes[1 - side]
     }

@@ -123,18 +123,27 @@ pub(super) fn build(
     Ok(Inhabitants { zone, quota, calm, links })
 }
 
+/// Hosts with their preferences, the best first: each once, and of a list the first two are equal.
+pub(super) fn ranked(hosts: &[usize]) -> Vec<(u16, usize)> {
+    let mut ranked: Vec<(u16, usize)> = Vec::new();
+    for (at, host) in hosts.iter().enumerate() {
+        if !hosts.get(..at).unwrap_or_default().contains(host) {
+            ranked.push((10 * u16::try_from(at / 2 + 1).unwrap_or(u16::MAX), *host));
+        }
+    }
+    ranked.sort_unstable();
+    ranked
+}
+
 /// Lets a domain go where it is said.
 pub(super) fn set_domain(zone: &SharedZone, number: usize, kind: &DomainKind) {
     let name = domain_name(number);
     let mx = |host: &str| vec![Data::Mx(10, host.to_owned())];
     let data = match kind {
         DomainKind::Hosts(hosts) => {
-            let host = |(at, host): (usize, &usize)| {
-                // The first two are equal.
-                let preference = 10 * u16::try_from(at / 2 + 1).unwrap_or(u16::MAX);
-                Data::Mx(preference, format!("mx{host}.test"))
-            };
-            hosts.iter().enumerate().map(host).collect()
+            let host =
+                |(preference, host): &(u16, usize)| Data::Mx(*preference, format!("mx{host}.test"));
+            ranked(hosts).iter().map(host).collect()
         }
         DomainKind::Bare(host) => vec![Data::Address(host_address(*host))],
         DomainKind::Alias(of) => vec![Data::Alias(domain_name(*of))],

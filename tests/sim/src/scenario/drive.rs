@@ -11,6 +11,7 @@ use ringpost_protocol::address::Host;
 use ringpost_queue::{MessageId, Purge, storage::memory::Survival};
 
 use super::build::{self, Inhabitants, SERVER};
+use super::limits::Limits;
 use super::plan::{self, Act, Plan};
 use super::{Figures, Report};
 use crate::checks::{self, Terms, View};
@@ -40,6 +41,9 @@ const STOPPING_MAX: Duration = Duration::from_mins(1);
 /// How long event records may take to the event log.
 const RECORDING: Duration = Duration::from_secs(5);
 
+/// Crashes after which the logs are read from end to end.
+const INSPECTED_PERCENT: u8 = 20;
+
 /// Queued messages that are named when there should be none.
 const LEFTOVERS_MAX: usize = 3;
 
@@ -56,6 +60,7 @@ pub(super) struct Drive<'a> {
     /// The server's figures when it was last seen to be up.
     figures: BTreeMap<String, f64>,
     settings: plan::Settings,
+    limits: RefCell<Limits>,
 }
 
 impl<'a> Drive<'a> {
@@ -88,6 +93,7 @@ impl<'a> Drive<'a> {
         Ok(Self {
             random: world.random("drive"),
             settings: plan.settings.clone(),
+            limits: RefCell::new(Limits::new(plan)),
             plan,
             world,
             server,
@@ -138,6 +144,7 @@ impl<'a> Drive<'a> {
             let was_done = quota.is_done();
             self.world
                 .run_for(left, || ledger.borrow().wants_look || (quota.is_done() && !was_done));
+            self.limits.borrow_mut().look(&self.world, || self.server.metrics());
             if !self.ledger.borrow().wants_look {
                 return;
             }
@@ -161,7 +168,13 @@ impl<'a> Drive<'a> {
         let mut view = View::default();
         for shard in 0..self.server.shards() {
             match self.server.look(shard, survival) {
-                Ok(look) => view.add(&look.queue),
+                Ok(look) => {
+                    view.add(&look.queue);
+                    if survival == Survival::Nothing {
+                        let lsn = look.queue.durable_lsn();
+                        self.limits.borrow_mut().durable(&self.world, shard, lsn);
+                    }
+                }
                 Err(error) => {
                     let text = format!("shard {shard} after {survival:?}: {error}");
                     let now = self.world.clock().now();
@@ -170,6 +183,20 @@ impl<'a> Drive<'a> {
             }
         }
         view
+    }
+
+    /// Reads the logs from end to end, with their checkpoints and without: both must give the same.
+    fn inspect(&self) {
+        for shard in 0..self.server.shards() {
+            match self.server.inspect(shard) {
+                Ok(inspection) if inspection.damages.is_empty() => {}
+                Ok(inspection) => self.world.violate(format!(
+                    "a log that is not as it was written: shard {shard}: {:?}",
+                    inspection.damages
+                )),
+                Err(error) => self.world.violate(format!("shard {shard} cannot be read: {error}")),
+            }
+        }
     }
 
     /// Holds what was acknowledged against what is durable.
@@ -249,6 +276,9 @@ impl<'a> Drive<'a> {
         let now = self.world.clock().now();
         self.ledger.borrow_mut().end_life(now, LifeEnd::Crash);
         self.server.crash(survival);
+        if self.random.percent(INSPECTED_PERCENT) {
+            self.inspect();
+        }
         let is_worst = survival == Survival::Nothing;
         let actual = if is_worst { worst.clone() } else { self.view(Survival::ProcessOnly) };
         let terms = self.terms();
@@ -313,6 +343,7 @@ impl<'a> Drive<'a> {
         self.settings.recipients_per_transaction = random.within(1..=50);
         self.settings.transactions_per_connection = random.within(1..=100);
         self.settings.pipelining = random.coin();
+        self.limits.borrow_mut().allow(self.settings.connections_max);
         let retry = random.within(1..=20);
         self.settings.retry = vec![retry, retry * 2];
         let plan = Plan { settings: self.settings.clone(), ..self.plan.clone() };
@@ -402,6 +433,7 @@ impl<'a> Drive<'a> {
         if self.stop() != LifeEnd::Clean && !self.plan.has_disk_faults() {
             self.world.violate("the last stop was not a clean one");
         }
+        self.inspect();
         let view = self.view(Survival::Nothing);
         let (now, terms) = (self.world.clock().now(), self.terms());
         let mut ledger = self.ledger.borrow_mut();

@@ -3,8 +3,8 @@
 use futures_lite::future::block_on;
 use ringpost_protocol::envelope::Envelope;
 use ringpost_queue::{
-    MessageId, Queue, RecipientEntry, RecipientState, Recovered, offline::Reader, recover,
-    storage::memory::Survival,
+    Inspection, MessageId, Queue, RecipientEntry, RecipientState, Recovered, inspect,
+    offline::Reader, recover, storage::memory::Survival,
 };
 
 use super::Server;
@@ -47,6 +47,20 @@ impl Server {
         let (queue, recovered) =
             block_on(recovering).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         Ok(Look { queue, recovered, storage })
+    }
+
+    /// Reads the log of a shard from end to end as it is now, as `ringpost queue check` does. To be called
+    /// while the server is down. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be read.
+    pub fn inspect(&self, shard: u16) -> Result<Inspection, String> {
+        let storage = self.disk().image(&self.directory(shard), Survival::ProcessOnly);
+        let config = self.read(&self.config()).map_err(|error| format!("{error:#}"))?;
+        let config = config.queue_config();
+        let inspecting = inspect(&storage, &config, self.identity(shard));
+        block_on(inspecting).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
     }
 }
 
