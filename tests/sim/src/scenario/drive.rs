@@ -55,6 +55,8 @@ pub(super) struct Drive<'a> {
     ledger: SharedLedger,
     inhabitants: Inhabitants,
     random: Random,
+    /// For what is only looked at.
+    inspecting: Random,
     acts: Vec<(Duration, String)>,
     looks: u64,
     /// The server's figures when it was last seen to be up.
@@ -92,6 +94,7 @@ impl<'a> Drive<'a> {
         let inhabitants = build::build(&world, plan, &ledger)?;
         Ok(Self {
             random: world.random("drive"),
+            inspecting: world.random("inspect"),
             settings: plan.settings.clone(),
             limits: RefCell::new(Limits::new(plan)),
             plan,
@@ -276,7 +279,7 @@ impl<'a> Drive<'a> {
         let now = self.world.clock().now();
         self.ledger.borrow_mut().end_life(now, LifeEnd::Crash);
         self.server.crash(survival);
-        if self.random.percent(INSPECTED_PERCENT) {
+        if self.inspecting.percent(INSPECTED_PERCENT) {
             self.inspect();
         }
         let is_worst = survival == Survival::Nothing;
@@ -410,7 +413,16 @@ impl<'a> Drive<'a> {
     /// What is still queued, in a few words.
     fn leftovers(&self) -> String {
         let unix_ms = self.world.clock().unix_ms().cast_signed();
-        let mut text = format!("at {unix_ms} ms of Unix time are left:");
+        let mut text = String::new();
+        let told =
+            ["transactions_", "recipients_waiting", "recipients_parked", "sites_", "connections_"];
+        for (series, value) in self.server.metrics() {
+            let name = series.strip_prefix("ringpost_").unwrap_or(&series);
+            if value > 0.0 && told.iter().any(|told| name.starts_with(told)) {
+                let _ = write!(text, "{name} {value}, ");
+            }
+        }
+        let _ = write!(text, "at {unix_ms} ms of Unix time are left:");
         for shard in 0..self.server.shards() {
             let Ok(look) = self.server.look(shard, Survival::ProcessOnly) else { continue };
             for message in look.queue.messages_from(MessageId::from_u64(0)).take(LEFTOVERS_MAX) {
