@@ -31,7 +31,7 @@ struct Options {
     /// Runs in which nothing goes wrong.
     #[arg(long)]
     quiet: bool,
-    /// Says what is done to the server.
+    /// Says what is drawn, and what is done to the server.
     #[arg(long)]
     verbose: bool,
     /// Says what the server logs.
@@ -71,7 +71,11 @@ fn main() -> ExitCode {
                         return;
                     }
                     let draw = if options.quiet { Plan::quiet } else { Plan::draw };
-                    if sender.send(scenario::run(&draw(seed, options.messages))).is_err() {
+                    let plan = draw(seed, options.messages);
+                    if options.verbose {
+                        println!("{plan:#?}");
+                    }
+                    if sender.send(scenario::run(&plan)).is_err() {
                         return;
                     }
                 }

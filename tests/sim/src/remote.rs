@@ -395,7 +395,7 @@ impl<R: Runtime> Session<R> {
 
     async fn reply(&mut self, phase: Phase, chosen: Move, good: &str) -> Result<Option<u16>, Over> {
         let thinking = self.random.duration(Duration::ZERO, self.host.habits.thinking);
-        if !thinking.is_zero() {
+        if !thinking.is_zero() && !self.host.calm.get() {
             self.runtime.sleep(thinking).await;
         }
         let code: u16 = good.get(..3).and_then(|code| code.parse().ok()).unwrap_or_default();

@@ -455,7 +455,7 @@ impl<'a> Drive<'a> {
             let recorded: BTreeSet<&str> = lines.iter().map(|line| line.text.as_str()).collect();
             checks::event_log(&mut ledger, &recorded, now);
         }
-        if self.server.lives() == 1 {
+        if self.server.lives() == 1 && terms.records_lost == 0 {
             let figures = &self.figures;
             checks::books(&mut ledger, &view, now, |name, label| sum(figures, name, label));
         }
