@@ -35,6 +35,12 @@ const ENDING_MAX: Duration = Duration::from_mins(20);
 /// How long a start may take.
 const OPENING_MAX: Duration = Duration::from_mins(1);
 
+/// The counter of writes to the log that have failed.
+const FAILURES: &str = "ringpost_commit_failures_total";
+
+/// How long the shards wait at a stop for what is under way: less than `server.shutdown_timeout`.
+const DRAINING_MAX: Duration = Duration::from_millis(7900);
+
 /// How long a stop may take.
 const STOPPING_MAX: Duration = Duration::from_mins(1);
 
@@ -301,7 +307,7 @@ impl<'a> Drive<'a> {
 
     /// Whether this life has kept its word so far: no shard has failed to write or to open.
     fn is_well(&self) -> bool {
-        let failures = sum(&self.server.metrics(), "ringpost_commit_failures_total", None);
+        let failures = sum(&self.server.metrics(), FAILURES, None);
         let disk = self.server.disk();
         failures == 0 && disk.stats().hung == 0 && self.server.is_open()
     }
@@ -316,9 +322,15 @@ impl<'a> Drive<'a> {
 
     fn stop(&mut self) -> LifeEnd {
         let is_well = self.is_well();
+        let failures = self.server.counter(FAILURES);
+        let began = self.world.clock().now();
         let server = self.server.clone();
         let stopped = self.complete(async move { server.stop().await }, STOPPING_MAX);
         let now = self.world.clock().now();
+        // What is under way when a stop begins may find a disk that fails, or no room until time is up.
+        let is_well = is_well
+            && self.server.counter(FAILURES) == failures
+            && (self.server.disk().faults().capacity.is_none() || now - began < DRAINING_MAX);
         if stopped.is_none() && self.is_sound() {
             self.world.violate("a stop does not end");
         }
