@@ -28,6 +28,9 @@ struct Options {
     /// Runs at the same time. Default: one for each core.
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
+    /// Ends after so many runs with violations.
+    #[arg(long, default_value_t = 20)]
+    failures: u64,
     /// Runs in which nothing goes wrong.
     #[arg(long)]
     quiet: bool,
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
                     println!("  [{:.3} s] {act}", at.as_secs_f64());
                 }
             }
-            if totals.failed >= 20 {
+            if totals.failed >= options.failures {
                 is_over.store(true, Ordering::Relaxed);
             }
         }
