@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ringpost_queue::{MessageId, Queue};
 
 use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Message, Origin};
+use crate::server::Look;
 
 /// What the queues of all shards hold: for each queue id whether each recipient is still queued.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,6 +91,29 @@ pub fn after_crash(ledger: &mut Ledger, worst: &View, actual: &View, now: Instan
             recipient.settled.get_or_insert(now);
         }
     }
+}
+
+/// Holds a log in which a bit was flipped against what it was: each message is as it was, or cannot be read;
+/// none is missing unless recovery has said that it cut the tail off.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn flipped(sound: &Look, flipped: &Look) -> Result<(), String> {
+    if flipped.recovered.tail_truncated_bytes > sound.recovered.tail_truncated_bytes {
+        return Ok(());
+    }
+    let (ids, found) = (sound.ids(), flipped.ids());
+    if ids != found {
+        return Err(format!("{} messages were there, and now {}", ids.len(), found.len()));
+    }
+    for id in ids {
+        let (Ok(before), Ok(after)) = (sound.message(id), flipped.message(id)) else { continue };
+        if before != after {
+            return Err(format!("message {id} is another one"));
+        }
+    }
+    Ok(())
 }
 
 /// Holds the event log against what the server has handed over for it: nothing may be missing.

@@ -231,11 +231,8 @@ impl Disk {
             let (path, directory) = random.pick(&all)?;
             ((*path).clone(), Rc::clone(directory))
         };
-        let directory = directory.borrow();
-        let files: Vec<_> = directory.names.iter().collect();
-        let (name, node) = random.pick(&files)?;
-        let offset = node.borrow_mut().flip(random)?;
-        Some(Flip { directory: path, file: (*name).clone(), offset })
+        let (file, offset) = directory.borrow().flip(random)?;
+        Some(Flip { directory: path, file, offset })
     }
 }
 
@@ -281,6 +278,13 @@ impl Inner {
 }
 
 impl Directory {
+    fn flip(&self, random: &mut Random) -> Option<(String, usize)> {
+        let files: Vec<_> = self.names.iter().collect();
+        let (name, node) = random.pick(&files)?;
+        let offset = node.borrow_mut().flip(random)?;
+        Some(((*name).clone(), offset))
+    }
+
     fn used(&self) -> u64 {
         self.names.values().map(|node| node.borrow().live.len() as u64).sum()
     }
@@ -395,6 +399,12 @@ pub struct SimFile {
 }
 
 impl SimStorage {
+    /// Flips a bit of a block that was ever written; the file, and the octet in it. `None` if there is no
+    /// such block in the file that was drawn.
+    pub fn flip(&self, random: &mut Random) -> Option<(String, usize)> {
+        self.directory.borrow().flip(random)
+    }
+
     /// The octets of a file as they can be read now; `None` if there is none.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let node = self.directory.borrow().node(name).ok()?;

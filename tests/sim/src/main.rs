@@ -31,6 +31,10 @@ struct Options {
     /// Ends after so many runs with violations.
     #[arg(long, default_value_t = 20)]
     failures: u64,
+    /// Makes the first run that fails as short and simple as it can, by so many further runs at most, and says
+    /// what is left of its plan.
+    #[arg(long, value_name = "RUNS")]
+    shrink: Option<u32>,
     /// Runs in which nothing goes wrong.
     #[arg(long)]
     quiet: bool,
@@ -40,6 +44,13 @@ struct Options {
     /// Says what the server logs.
     #[arg(long)]
     log: Option<String>,
+}
+
+impl Options {
+    fn plan(&self, seed: u64) -> Plan {
+        let draw = if self.quiet { Plan::quiet } else { Plan::draw };
+        draw(seed, self.messages)
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the report is for whoever has called this")]
@@ -98,11 +109,19 @@ fn main() -> ExitCode {
             }
         }
     });
+    if let (Some(runs), Some(seed)) = (options.shrink, totals.failed_seed)
+        && let Some((plan, report, runs)) = scenario::shrink(&options.plan(seed), runs)
+    {
+        println!("after {runs} runs this is left: {plan:#?}\n{report}");
+        for (at, act) in &report.acts {
+            println!("  [{:.3} s] {act}", at.as_secs_f64());
+        }
+    }
     let real = began.elapsed().as_secs_f64();
     let simulated = totals.simulated.as_secs_f64();
     println!(
         "{} runs, {} with violations; {} messages sent, {} acknowledged, {} taken, {} lives of the \
-         server, {} looks at its disk; {simulated:.0} s simulated in {real:.1} s: {:.0} times as \
+         server, {} looks at its disk, {} flipped bits; {simulated:.0} s simulated in {real:.1} s: {:.0} times as \
          fast, {:.0} messages/s",
         totals.runs,
         totals.failed,
@@ -111,6 +130,7 @@ fn main() -> ExitCode {
         totals.taken,
         totals.lives,
         totals.looks,
+        totals.flips,
         simulated / real,
         totals.sent as f64 / real
     );
@@ -121,23 +141,30 @@ fn main() -> ExitCode {
 struct Totals {
     runs: u64,
     failed: u64,
+    /// The first that failed.
+    failed_seed: Option<u64>,
     sent: u64,
     acked: u64,
     taken: u64,
     lives: u64,
     looks: u64,
+    flips: u64,
     simulated: Duration,
 }
 
 impl Totals {
     fn add(&mut self, report: &Report) {
         self.runs += 1;
-        self.failed += u64::from(!report.is_sound());
+        if !report.is_sound() {
+            self.failed += 1;
+            self.failed_seed.get_or_insert(report.seed);
+        }
         self.sent += report.figures.sent;
         self.acked += report.figures.acked;
         self.taken += report.figures.taken;
         self.lives += report.figures.lives;
         self.looks += report.figures.looks;
+        self.flips += report.figures.flips;
         self.simulated += report.simulated;
     }
 }

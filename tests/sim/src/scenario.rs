@@ -8,12 +8,14 @@ mod build;
 mod drive;
 mod limits;
 mod plan;
+mod shrink;
 
 use std::fmt;
 use std::time::Duration;
 
 use self::drive::Drive;
 pub use self::plan::{Act, DomainKind, Plan, Settings};
+pub use self::shrink::shrink;
 
 /// Violations that a report shows: the first ones say the most.
 const VIOLATIONS_SHOWN: usize = 5;
@@ -54,6 +56,8 @@ pub struct Figures {
     pub lives: u64,
     /// Times that the disk was held against what had been acknowledged.
     pub looks: u64,
+    /// Bits that were flipped in a copy of a log.
+    pub flips: u64,
     /// Polls of tasks.
     pub polls: u64,
 }
@@ -72,7 +76,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "seed {}: {} sent, {} acked, {} taken, {delivered} delivered, {deferred} deferred, \
-             {bounced} bounced, {expired} expired, {} removed, {} reports, {} lives, {} looks, \
+             {bounced} bounced, {expired} expired, {} removed, {} reports, {} lives, {} looks, {} flips, \
              {} polls, {:.1} s simulated, trace {:016x}",
             self.seed,
             figures.sent,
@@ -82,6 +86,7 @@ impl fmt::Display for Report {
             figures.reports,
             figures.lives,
             figures.looks,
+            figures.flips,
             figures.polls,
             self.simulated.as_secs_f64(),
             self.trace

@@ -50,6 +50,9 @@ const RECORDING: Duration = Duration::from_secs(5);
 /// Crashes after which the logs are read from end to end.
 const INSPECTED_PERCENT: u8 = 20;
 
+/// Crashes after which a bit is flipped in a copy of each log.
+const FLIPPED_PERCENT: u8 = 20;
+
 /// Queued messages that are named when there should be none.
 const LEFTOVERS_MAX: usize = 3;
 
@@ -65,6 +68,7 @@ pub(super) struct Drive<'a> {
     inspecting: Random,
     acts: Vec<(Duration, String)>,
     looks: u64,
+    flips: u64,
     /// The server's figures when it was last seen to be up.
     figures: BTreeMap<String, f64>,
     settings: plan::Settings,
@@ -110,6 +114,7 @@ impl<'a> Drive<'a> {
             inhabitants,
             acts: Vec::new(),
             looks: 0,
+            flips: 0,
             figures: BTreeMap::new(),
         })
     }
@@ -208,6 +213,27 @@ impl<'a> Drive<'a> {
         }
     }
 
+    /// Flips a bit in a copy of each log: it is found, or makes no difference.
+    fn flip(&mut self) {
+        for shard in 0..self.server.shards() {
+            let image =
+                || self.server.disk().image(&self.server.directory(shard), Survival::ProcessOnly);
+            let (sound, flipped) = (image(), image());
+            let Some(place) = flipped.flip(&mut self.inspecting) else { continue };
+            let Ok(sound) = self.server.look_at(shard, sound) else { continue };
+            self.flips += 1;
+            if let Err(difference) = self
+                .server
+                .look_at(shard, flipped)
+                .map_or(Ok(()), |flipped| checks::flipped(&sound, &flipped))
+            {
+                self.world.violate(format!(
+                    "a flipped bit that was not found: shard {shard}, {place:?}: {difference}"
+                ));
+            }
+        }
+    }
+
     /// Holds what was acknowledged against what is durable.
     fn look_at_disk(&mut self) {
         self.looks += 1;
@@ -287,6 +313,9 @@ impl<'a> Drive<'a> {
         self.server.crash(survival);
         if self.inspecting.percent(INSPECTED_PERCENT) {
             self.inspect();
+        }
+        if self.inspecting.percent(FLIPPED_PERCENT) {
+            self.flip();
         }
         let is_worst = survival == Survival::Nothing;
         let actual = if is_worst { worst.clone() } else { self.view(Survival::ProcessOnly) };
@@ -492,6 +521,7 @@ impl<'a> Drive<'a> {
             reports: reports as u64,
             lives: u64::from(ledger.life()),
             looks: self.looks,
+            flips: self.flips,
             polls: self.world.executor().polls(),
         };
         let of_world = self.world.violations().into_iter().map(|violation| violation.to_string());

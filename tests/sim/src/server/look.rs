@@ -22,7 +22,7 @@ pub struct Look {
 }
 
 /// A message of a queue.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QueuedMessage {
     /// Its id.
     pub id: MessageId,
@@ -41,7 +41,15 @@ impl Server {
     ///
     /// What recovery says of a log that it does not open.
     pub fn look(&self, shard: u16, survival: Survival) -> Result<Look, String> {
-        let storage = self.disk().image(&self.directory(shard), survival);
+        self.look_at(shard, self.disk().image(&self.directory(shard), survival))
+    }
+
+    /// Reads the log of a shard from an image of its disk.
+    ///
+    /// # Errors
+    ///
+    /// What recovery says of a log that it does not open.
+    pub fn look_at(&self, shard: u16, storage: SimStorage) -> Result<Look, String> {
         let config = self.read(&self.config()).map_err(|error| format!("{error:#}"))?;
         let recovering = recover(&storage, config.queue_config(), self.identity(shard));
         let (queue, recovered) =
