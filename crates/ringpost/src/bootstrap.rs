@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
 use ringpost_metrics::ControlMetrics;
 use ringpost_queue::ShardId;
 use signal_hook::{
@@ -116,7 +116,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
             }
         }
     })?;
-    let reports = forward(&happen, Happening::Shard)?;
+    let (report, reports) = unbounded();
     let listening = Arc::new(ListeningShards::new(usize::from(shards)));
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
         number,
@@ -129,7 +129,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         health: Arc::clone(&health),
         events: events.for_shard(),
         inbox: inbox.clone(),
-        reports: reports.clone(),
+        reports: report.clone(),
     });
     start_executors(&config, shard_options.collect(), &happen)?;
     drop(events);
@@ -142,29 +142,15 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         health,
         control,
         happenings,
+        reports,
+        _report: report,
+        held: None,
         damaged: 0,
     };
     if server.await_start()? == Start::Interrupted {
         return Ok(());
     }
     server.run()
-}
-
-/// A channel whose messages arrive as happenings.
-fn forward<T: Send + 'static>(
-    happen: &Sender<Happening>,
-    wrap: fn(T) -> Happening,
-) -> anyhow::Result<Sender<T>> {
-    let (sender, receiver) = unbounded();
-    let happen = happen.clone();
-    thread::Builder::new().name("reports".into()).spawn(move || {
-        for message in receiver {
-            if happen.send(wrap(message)).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(sender)
 }
 
 /// Starts an executor on each core that has a shard: shard `i` runs on core `i` mod `n`.
@@ -229,33 +215,58 @@ struct Server<'a> {
     health: Arc<HealthState>,
     control: ControlHandle,
     happenings: Receiver<Happening>,
+    reports: Receiver<ShardReport>,
+    /// Keeps that channel open when all shards are gone.
+    _report: Sender<ShardReport>,
+    /// What has happened, and is looked at when no report is left.
+    held: Option<Happening>,
     /// Shards whose logs could not be opened.
     damaged: u16,
 }
 
 impl Server<'_> {
+    /// What happens next; `None` if that is nothing before `deadline`.
+    ///
+    /// What a shard has said comes before the end of its executor, which it may be the reason for.
+    fn next(&mut self, deadline: Option<Instant>) -> Option<Happening> {
+        let timeout = deadline.map_or_else(never, at);
+        loop {
+            if let Ok(report) = self.reports.try_recv() {
+                return Some(Happening::Shard(report));
+            }
+            if let Some(happening) = self.held.take() {
+                return Some(happening);
+            }
+            select! {
+                recv(self.reports) -> report => return report.ok().map(Happening::Shard),
+                recv(self.happenings) -> happening => self.held = Some(happening.ok()?),
+                recv(timeout) -> _ => return None,
+            }
+        }
+    }
+
     /// Waits until every shard listens, or a signal says not to.
     fn await_start(&mut self) -> anyhow::Result<Start> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut started = 0;
         while started < self.shards {
-            match self.happenings.recv_deadline(deadline) {
-                Ok(Happening::Shard(ShardReport::Started(_))) => started += 1,
-                Ok(Happening::Shard(ShardReport::Failed(shard, error))) => {
+            match self.next(Some(deadline)) {
+                Some(Happening::Shard(ShardReport::Started(_))) => started += 1,
+                Some(Happening::Shard(ShardReport::Failed(shard, error))) => {
                     return Err(anyhow::Error::new(error).context(format!("shard {shard}")));
                 }
-                Ok(Happening::ExecutorEnded(core, result)) => {
+                Some(Happening::ExecutorEnded(core, result)) => {
                     result.with_context(|| format!("the executor of core {core} failed"))?;
                     bail!("the executor of core {core} ended too early");
                 }
-                Ok(Happening::Shard(report)) => self.handle_report(&report)?,
+                Some(Happening::Shard(report)) => self.handle_report(&report)?,
                 // The file is read already; a change of it is for the next HUP.
-                Ok(Happening::Signal(SIGHUP)) => {}
-                Ok(Happening::Signal(signal)) => {
+                Some(Happening::Signal(SIGHUP)) => {}
+                Some(Happening::Signal(signal)) => {
                     tracing::info!(signal, "stopping before every shard listens");
                     return Ok(Start::Interrupted);
                 }
-                Err(_) => bail!("the shards did not start in time"),
+                None => bail!("the shards did not start in time"),
             }
         }
         tracing::info!("{}", self.config.summary());
@@ -265,7 +276,8 @@ impl Server<'_> {
     /// Serves until a signal says to stop.
     fn run(mut self) -> anyhow::Result<()> {
         loop {
-            match self.happenings.recv()? {
+            let Some(happening) = self.next(None) else { bail!("nothing can happen any more") };
+            match happening {
                 Happening::Signal(SIGHUP) => self.reload(),
                 Happening::Signal(signal) => {
                     tracing::info!(signal, "stopping");
@@ -322,7 +334,7 @@ impl Server<'_> {
     }
 
     /// Lets the shards finish what they have begun, and ends.
-    fn stop(self) {
+    fn stop(mut self) {
         let deadline = Instant::now() + self.config.config().server.shutdown_timeout;
         self.health.set_stopping();
         for inbox in &self.inboxes {
@@ -330,13 +342,13 @@ impl Server<'_> {
         }
         let mut running = self.shards;
         while running > 0 {
-            match self.happenings.recv_deadline(deadline) {
-                Ok(Happening::Shard(ShardReport::Stopped(_))) => running -= 1,
-                Ok(Happening::ExecutorEnded(core, Err(error))) => {
+            match self.next(Some(deadline)) {
+                Some(Happening::Shard(ShardReport::Stopped(_))) => running -= 1,
+                Some(Happening::ExecutorEnded(core, Err(error))) => {
                     tracing::error!(core, %error, "an executor failed while stopping");
                 }
-                Ok(_) => {}
-                Err(_) => {
+                Some(_) => {}
+                None => {
                     // Nothing is lost by that: what is acknowledged is on disk.
                     tracing::warn!("{running} shard(s) did not stop in time");
                     break;
