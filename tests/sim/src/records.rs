@@ -147,7 +147,8 @@ impl Ledger {
         let has_copy = recipient.takings.iter().any(|taking| {
             self.takings.get(*taking).is_some_and(|taking| taking.told.is_some_and(is_good))
         });
-        if !has_copy {
+        // A client that takes one reply for another may take one for that to the dot.
+        if !has_copy && !recipient.confused {
             self.wrong("delivered without a copy", claim);
         }
     }

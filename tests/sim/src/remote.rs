@@ -233,12 +233,12 @@ impl<R: Runtime> Session<R> {
             self.violate("mail to a stranger", line);
             return self.write("550 5.1.1 who?\r\n").await;
         };
-        let Some(transaction) = &self.transaction else {
-            return self.write("503 5.5.1 MAIL first\r\n").await;
-        };
         if self.is_confused {
             self.host.ledger.borrow_mut().confuse(party);
         }
+        let Some(transaction) = &self.transaction else {
+            return self.write("503 5.5.1 MAIL first\r\n").await;
+        };
         let habits = &self.host.habits;
         if transaction.parties.len() >= habits.recipients_max {
             return self.write("452 4.5.3 too many\r\n").await;
