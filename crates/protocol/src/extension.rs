@@ -41,8 +41,10 @@ pub struct Extensions {
     pub enhanced_status_codes: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// CHUNKING (RFC 3030).
+    /// CHUNKING (RFC 3030 §2): content may be sent by BDAT.
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030 §3): by BDAT the content may be any octets.
+    pub binary_mime: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
     /// STARTTLS (RFC 3207).
@@ -63,12 +65,13 @@ impl Extensions {
     }
 
     fn add(&mut self, keyword: &str, argument: Option<&str>) {
-        let flags: [(&str, &mut bool); 7] = [
+        let flags: [(&str, &mut bool); 8] = [
             ("PIPELINING", &mut self.pipelining),
             ("8BITMIME", &mut self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", &mut self.enhanced_status_codes),
             ("SMTPUTF8", &mut self.smtputf8),
             ("CHUNKING", &mut self.chunking),
+            ("BINARYMIME", &mut self.binary_mime),
             ("DSN", &mut self.dsn),
             ("STARTTLS", &mut self.starttls),
         ];
@@ -87,20 +90,39 @@ impl Extensions {
     }
 }
 
-/// Writes the reply to EHLO of a server that offers PIPELINING, SIZE, 8BITMIME and
-/// ENHANCEDSTATUSCODES, and FUTURERELEASE (RFC 4865) if `hold` is given.
-pub fn write_ehlo_reply(hostname: &str, size_max: u64, hold: Option<HoldOffer>, out: &mut Vec<u8>) {
+/// What a server offers besides PIPELINING, 8BITMIME and ENHANCEDSTATUSCODES, which it always does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offer {
+    /// SIZE (RFC 1870): the largest message in octets; 0 says that there is no limit.
+    pub size_max: u64,
+    /// FUTURERELEASE (RFC 4865), if it is offered.
+    pub hold: Option<HoldOffer>,
+    /// Whether CHUNKING (RFC 3030 §2) is offered.
+    pub chunking: bool,
+    /// Whether BINARYMIME (RFC 3030 §3) is offered; only with `chunking`.
+    pub binary_mime: bool,
+}
+
+/// Writes the reply to EHLO.
+pub fn write_ehlo_reply(hostname: &str, offer: &Offer, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     for part in [
         b"250-",
         hostname.as_bytes(),
         b"\r\n250-PIPELINING\r\n250-SIZE ",
-        decimal(size_max, &mut digits),
+        decimal(offer.size_max, &mut digits),
         b"\r\n250-8BITMIME\r\n",
     ] {
         out.extend_from_slice(part);
     }
-    if let Some(hold) = hold {
+    let flags: [(bool, &[u8]); 2] = [
+        (offer.chunking, b"250-CHUNKING\r\n"),
+        (offer.chunking && offer.binary_mime, b"250-BINARYMIME\r\n"),
+    ];
+    for (_, line) in flags.iter().filter(|(is_offered, _)| *is_offered) {
+        out.extend_from_slice(line);
+    }
+    if let Some(hold) = offer.hold {
         out.extend_from_slice(b"250-FUTURERELEASE ");
         out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
         out.push(b' ');
@@ -153,7 +175,8 @@ mod tests {
     #[test]
     fn our_offer_is_read_by_our_client() {
         let mut out = Vec::new();
-        write_ehlo_reply("mx.test", 12345, None, &mut out);
+        let offer = Offer { size_max: 12345, ..Offer::default() };
+        write_ehlo_reply("mx.test", &offer, &mut out);
         let expected = Extensions {
             pipelining: true,
             eight_bit_mime: true,
@@ -164,10 +187,18 @@ mod tests {
         assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
         out.clear();
         let hold = HoldOffer { seconds_max: 604_800, until_unix_seconds: 1_700_000_000 };
-        write_ehlo_reply("mx.test", 12345, Some(hold), &mut out);
+        write_ehlo_reply("mx.test", &Offer { hold: Some(hold), ..offer }, &mut out);
         let text = std::str::from_utf8(&out).unwrap();
         assert_eq!(parse(text), expected);
         assert!(text.contains("\r\n250-FUTURERELEASE 604800 2023-11-14T22:13:20Z\r\n"), "{text}");
+        for (chunking, binary_mime) in [(true, false), (true, true), (false, true)] {
+            out.clear();
+            write_ehlo_reply("mx.test", &Offer { chunking, binary_mime, ..offer }, &mut out);
+            let read = parse(std::str::from_utf8(&out).unwrap());
+            // RFC 3030 §3: there is no BINARYMIME without CHUNKING.
+            let binary_mime = chunking && binary_mime;
+            assert_eq!(read, Extensions { chunking, binary_mime, ..expected });
+        }
     }
 
     proptest! {
@@ -175,7 +206,8 @@ mod tests {
         fn any_offer_of_ours_is_read(size in any::<u64>(), hold in prop::option::of(1..=999_999_999_u32)) {
             let mut out = Vec::new();
             let hold = hold.map(|seconds_max| HoldOffer { seconds_max, until_unix_seconds: size / 7 });
-            write_ehlo_reply("mx.test", size, hold, &mut out);
+            let offer = Offer { size_max: size, hold, ..Offer::default() };
+            write_ehlo_reply("mx.test", &offer, &mut out);
             let read = parse(std::str::from_utf8(&out).unwrap());
             prop_assert!(read.pipelining && read.eight_bit_mime && read.enhanced_status_codes);
             let expected = if size == 0 { SizeLimit::Unlimited } else { SizeLimit::Octets(size) };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::Command;
 use ringpost_protocol::envelope::Envelope;
-use ringpost_protocol::extension::write_ehlo_reply;
+use ringpost_protocol::extension::{Offer, write_ehlo_reply};
 use ringpost_protocol::parameter::MailParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::FixedReply;
@@ -76,7 +76,8 @@ impl ServerSession {
         let config = std::sync::Arc::clone(&self.config);
         if extended {
             let hold = self.hold_offer();
-            write_ehlo_reply(&config.hostname, config.size_max, hold, self.output());
+            let offer = Offer { size_max: config.size_max, hold, ..Offer::default() };
+            write_ehlo_reply(&config.hostname, &offer, self.output());
         } else {
             for part in ["250 ", &config.hostname, "\r\n"] {
                 self.output().extend_from_slice(part.as_bytes());
