@@ -62,13 +62,16 @@ impl Disk {
         if layer == Layer::Block {
             disk.faults.make_file(IMAGE, size)?;
             let image = disk.faults.path().join(IMAGE);
+            let block = Block::attach(&image, &directory.join("ext4"))?;
+            // On the device, not on its image: asked for a file, it asks all loop devices whether
+            // they have it in use, and waits for those whose disk hangs.
             peers::run(
                 Command::new(program("mkfs.ext4")?)
                     .args(["-q", "-F", "-b", "4096", "-m", "0"])
                     .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
-                    .arg(&image),
+                    .arg(&block.device),
             )?;
-            disk.block = Some(Block::mount(&image, &directory.join("ext4"))?);
+            disk.block = Some(block.mount()?);
             // This file system alone: another one may be hanging, as a test wants it to.
             peers::run(Command::new("sync").arg("--file-system").arg(disk.path()))?;
         }
@@ -95,7 +98,7 @@ impl Disk {
         self.faults.mount_again()?;
         if let Some(mountpoint) = mountpoint {
             let image = self.faults.path().join(IMAGE);
-            self.block = Some(Block::mount(&image, &mountpoint)?);
+            self.block = Some(Block::attach(&image, &mountpoint)?.mount()?);
         }
         Ok(())
     }
@@ -110,8 +113,8 @@ struct Block {
 }
 
 impl Block {
-    /// Attaches the image, repairs what a restart of a machine would repair, and mounts it.
-    fn mount(image: &Path, mountpoint: &Path) -> Result<Self> {
+    /// Attaches the image to a free device.
+    fn attach(image: &Path, mountpoint: &Path) -> Result<Self> {
         std::fs::create_dir_all(mountpoint)?;
         let device = peers::run(
             Command::new(program("losetup")?)
@@ -119,8 +122,12 @@ impl Block {
                 .arg(image),
         )?;
         let device = device.trim().to_owned();
-        let mut block = Self { device, mountpoint: mountpoint.to_owned(), is_mounted: false };
-        let output = Command::new(program("e2fsck")?).arg("-p").arg(&block.device).output()?;
+        Ok(Self { device, mountpoint: mountpoint.to_owned(), is_mounted: false })
+    }
+
+    /// Repairs what a restart of a machine would repair, and mounts it.
+    fn mount(mut self) -> Result<Self> {
+        let output = Command::new(program("e2fsck")?).arg("-p").arg(&self.device).output()?;
         // 1: errors were corrected. Anything worse would be a matter for an operator.
         ensure!(
             output.status.code().is_some_and(|code| code <= 1),
@@ -130,9 +137,9 @@ impl Block {
             String::from_utf8_lossy(&output.stderr)
         );
         let mut command = Command::new("mount");
-        peers::run(command.args(["-t", "ext4"]).arg(&block.device).arg(mountpoint))?;
-        block.is_mounted = true;
-        Ok(block)
+        peers::run(command.args(["-t", "ext4"]).arg(&self.device).arg(&self.mountpoint))?;
+        self.is_mounted = true;
+        Ok(self)
     }
 
     fn unmount(mut self) -> Result<()> {
