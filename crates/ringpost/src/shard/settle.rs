@@ -65,6 +65,18 @@ struct PutOff {
 }
 
 impl Settlements {
+    /// Puts one off whose message could not be read, after so many attempts.
+    fn put_off(&self, settlement: Rc<Settlement>, attempts: u32, now: Instant) {
+        let due = now + READ_PAUSE;
+        self.put_off.borrow_mut().push_back(PutOff { settlement, attempts, due });
+    }
+
+    /// Whether so many are put off that no other is begun: in the engine and on the disk they wait in
+    /// less memory.
+    fn is_full(&self) -> bool {
+        self.put_off.borrow().len() >= PUT_OFF_MAX
+    }
+
     /// Takes a settlement for which no message is at hand.
     pub(super) fn push(&self, settlement: Settlement) {
         self.waiting.borrow_mut().push_back(Rc::new(settlement));
@@ -87,14 +99,17 @@ impl Settlements {
         self.work.set();
     }
 
-    /// Whether nothing waits; what cannot be read now is left for the next start.
+    /// Whether nothing waits that could be settled now; what cannot be read is left for the next start.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.borrow().is_empty()
+        self.is_full() || self.waiting.borrow().is_empty()
     }
 }
 
 /// Pause after a message could not be read for a reason that may pass.
 const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// Settlements that are put off at a time, in a shard.
+const PUT_OFF_MAX: usize = 1_000;
 
 /// How often it is tried to read a message to settle it, before it stays until the next start.
 const READ_ATTEMPTS_MAX: u32 = 60;
@@ -170,6 +185,9 @@ fn has_report(settlement: &Settlement) -> bool {
 impl<R: Runtime> Shard<R> {
     /// Whether there is something to settle; takes it from the engine if need be.
     fn next_settlement(self: &Rc<Self>) -> bool {
+        if self.settlements.is_full() {
+            return false;
+        }
         if self.settlements.is_empty() && !self.is_poisoned() {
             let next = self.with_engine(ringpost_delivery::Engine::poll_settlement);
             if let Some(settlement) = next {
@@ -182,6 +200,10 @@ impl<R: Runtime> Shard<R> {
     /// Settles, or puts off what cannot be read now; `attempts` is how often it could not be before.
     async fn read_and_settle(self: &Rc<Self>, settlement: Rc<Settlement>, attempts: u32) {
         if self.without_purged(&settlement).is_some_and(|left| left.recipients.is_empty()) {
+            return;
+        }
+        // What does not hold any more is not worth a read.
+        if !settlement.is_attempt && self.still_holds(&settlement).is_none() {
             return;
         }
         let part = if has_report(&settlement) { Part::Header } else { Part::Envelope };
@@ -197,9 +219,7 @@ impl<R: Runtime> Shard<R> {
             Ok(message) => self.settle(&current, &message, None),
             Err(MessageError::Io(error)) if attempts + 1 < READ_ATTEMPTS_MAX => {
                 tracing::warn!(id = %settlement.id, %error, "cannot read a queued message yet");
-                let due = self.runtime.now() + READ_PAUSE;
-                let put_off = PutOff { settlement: current, attempts: attempts + 1, due };
-                self.settlements.put_off.borrow_mut().push_back(put_off);
+                self.settlements.put_off(current, attempts + 1, self.runtime.now());
             }
             Err(error) => {
                 // Without its envelope nobody can be told of it: it stays for the operator.
@@ -534,6 +554,30 @@ mod tests {
         };
         let recipients = (0..4).map(settled).collect();
         Settlement { id: MessageId::from_u64(1), attempt, is_attempt: false, recipients }
+    }
+
+    #[test]
+    fn what_cannot_be_read_waits_in_turn_and_not_without_bound() {
+        let settlements = Settlements::default();
+        let start = Instant::now();
+        let one = Rc::new(warning());
+        assert!(settlements.take_due(start).is_none() && settlements.next_due().is_none());
+        settlements.put_off(Rc::clone(&one), 1, start);
+        settlements.put_off(Rc::clone(&one), 2, start + READ_PAUSE / 2);
+        assert!(settlements.take_due(start).is_none(), "not before its time");
+        assert_eq!(settlements.next_due(), Some(start + READ_PAUSE));
+        assert_eq!(settlements.take_due(start + READ_PAUSE).unwrap().attempts, 1);
+        assert!(settlements.take_due(start + READ_PAUSE).is_none(), "the second one is later");
+        settlements.push(warning());
+        assert!(!settlements.is_empty());
+        for _ in 1..PUT_OFF_MAX {
+            assert!(!settlements.is_full());
+            settlements.put_off(Rc::clone(&one), 1, start + READ_PAUSE);
+        }
+        assert!(settlements.is_full());
+        assert!(settlements.is_empty(), "nothing is begun now, so nothing holds up the end");
+        assert_eq!(settlements.take_due(start + READ_PAUSE * 2).unwrap().attempts, 2);
+        assert!(!settlements.is_full() && !settlements.is_empty());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::{
 };
 
 use ::glommio::{LocalExecutorBuilder, Placement, io::PollableFd};
-use futures_lite::FutureExt;
+use futures_lite::{FutureExt, future};
 
 use self::pulse::Pulse;
 pub use self::{
@@ -193,8 +193,13 @@ impl Runtime for GlommioRuntime {
     async fn turn(&self) {
         // The library looks after its rings when no task can run. So wait for what is ready as soon as
         // the kernel sees the question: it is last in the ring of the files, behind all asked before.
-        if let Ok(room) = PollableFd::new(Rc::clone(&self.shared.pipe.1)) {
-            let _ = room.writable().await;
+        let asked = match PollableFd::new(Rc::clone(&self.shared.pipe.1)) {
+            Ok(room) => room.writable().await.is_ok(),
+            Err(_) => false,
+        };
+        if !asked {
+            // Others of the core have their turn at least.
+            future::yield_now().await;
         }
     }
 
