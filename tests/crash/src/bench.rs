@@ -17,6 +17,7 @@ use crate::disk::{Disk, Layer};
 use crate::faultfs::{Cut, Operation, Survival};
 use crate::place;
 use crate::rng::Rng;
+use crate::watchdog::Watchdog;
 
 /// How long the sink thinks at each final dot: the width of the window in which a cut makes a
 /// duplicate legal.
@@ -44,6 +45,8 @@ pub struct Bench {
     events: Tail,
     delivered: HashSet<String>,
     _directory: TempDir,
+    // The last to go: all before may hang.
+    _watchdog: Watchdog,
 }
 
 impl Bench {
@@ -53,6 +56,7 @@ impl Bench {
     ///
     /// Fails when something cannot be made or mounted.
     pub fn new(layer: Layer, disk_size: u64, seed: u64) -> Result<Self> {
+        let watchdog = Watchdog::new();
         let directory = place::directory()?;
         let disk = Disk::new(directory.path(), layer, disk_size)?;
         disk.faults.seed(seed);
@@ -76,6 +80,7 @@ impl Bench {
             events,
             delivered: HashSet::new(),
             _directory: directory,
+            _watchdog: watchdog,
         })
     }
 

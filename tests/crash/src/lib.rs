@@ -8,6 +8,7 @@
 //! | [`place`] | directories, and clearing away what a killed run left |
 //! | [`rng`] | seeded choices |
 //! | [`senders`] | clients by hand, which know the shards of their messages |
+//! | [`watchdog`] | where everybody waits when a bench hangs |
 //!
 //! Servers, load, sinks and accounts are those of the end-to-end tests. `docs/TESTING.md` says how to
 //! run it, and what is skipped when.
@@ -18,3 +19,4 @@ pub mod faultfs;
 pub mod place;
 pub mod rng;
 pub mod senders;
+pub mod watchdog;

@@ -232,7 +232,8 @@ impl Server {
     pub fn kill(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("not started")?;
         child.kill()?;
-        Ok(child.wait()?)
+        wait::wait_for("the end of a killed server", wait::SOON, || Ok(child.try_wait()?))
+            .with_context(|| format!("its threads are at:\n{}", kernel_stacks(child.id())))
     }
 
     /// Waits for its end and reaps it.
@@ -356,11 +357,24 @@ impl Server {
     }
 }
 
+/// Where in the kernel the threads of a process are, as root may see.
+fn kernel_stacks(process: u32) -> String {
+    let mut text = String::new();
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return text };
+    for thread in threads.flatten() {
+        for file in ["comm", "stack"] {
+            text += &fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+        }
+    }
+    text
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            drop(child.kill());
-            drop(child.wait());
+        if self.child.is_some()
+            && let Err(error) = self.kill()
+        {
+            crate::peers::tell(&format!("{error:#}"));
         }
         if std::thread::panicking() {
             let log = self.log();
