@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::control::CONTROL_ROWS;
+use crate::listener::LISTENER_ROWS;
 use crate::shard::SHARD_ROWS;
 
 /// The Prometheus type of a metric.
@@ -62,6 +63,8 @@ impl Unit {
 pub enum Scope {
     /// One series for each core, told apart by the label `core`.
     Core,
+    /// One series for each core and listener, told apart by the labels `core` and `listener`.
+    Listener,
     /// One series for the process.
     Process,
 }
@@ -77,7 +80,7 @@ pub struct Metric {
     pub unit: Unit,
     /// The Prometheus type.
     pub kind: Kind,
-    /// Whether the series carry the label `core`.
+    /// Which of the labels `core` and `listener` the series carry.
     pub scope: Scope,
     /// Name and closed set of values of the metric's own label, if it has one.
     pub label: Option<(&'static str, &'static [&'static str])>,
@@ -109,7 +112,7 @@ pub fn buckets(name: &str) -> &'static [f64] {
 
 /// Every metric, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    SHARD_ROWS.iter().chain(CONTROL_ROWS)
+    LISTENER_ROWS.iter().chain(SHARD_ROWS).chain(CONTROL_ROWS)
 }
 
 /// The row of a metric.
@@ -140,6 +143,7 @@ pub fn describe_all() {
 /// The catalog as a Markdown page; `docs/METRICS.md` is this text.
 pub fn markdown() -> String {
     let mut page = String::from(INTRODUCTION);
+    section(&mut page, "Per core and listener", LISTENER_ROWS);
     section(&mut page, "Per core", SHARD_ROWS);
     section(&mut page, "Per process", CONTROL_ROWS);
     page.push_str("\n## Label values\n\n");
@@ -162,8 +166,8 @@ Served in the Prometheus text format at `/metrics` of the `[control]` listener. 
 from the catalog in `crates/metrics` by its tests
 (`RINGPOST_BLESS=1 cargo test -p ringpost-metrics`); do not edit it by hand.
 
-Series are per core: sum over `core` for the server. Label values come from closed sets; no domain,
-address or other text chosen by a peer is ever a label.
+Series are per core: sum over `core` for the server. Label values come from closed sets, or are names
+of listeners in the configuration; no domain, address or other text chosen by a peer is ever a label.
 ";
 
 fn section(page: &mut String, title: &str, rows: &[Metric]) {

@@ -98,6 +98,8 @@ pub struct Reception<'a> {
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
     pub protocol: &'a str,
+    /// The listener it came in by; `None` for messages of our own.
+    pub listener: Option<&'a str>,
     /// When its delivery begins, if the client wants that later, in milliseconds since 1970.
     pub hold_until_unix_ms: Option<u64>,
 }
@@ -218,6 +220,9 @@ impl Reception<'_> {
             .string("client", self.client)
             .string("helo", self.helo)
             .string("protocol", &self.protocol);
+        if let Some(listener) = self.listener {
+            object.string("listener", &listener);
+        }
         if let Some(hold_until_unix_ms) = self.hold_until_unix_ms {
             object.time("hold_until", hold_until_unix_ms);
         }

@@ -14,28 +14,18 @@ metric_table! {
     /// delivery engine) are published with `Counter::absolute`, the others incremented in place.
     pub struct ShardMetrics, SHARD_ROWS, Scope::Core;
 
-    sessions_accepted: Counter = "ringpost_sessions_accepted_total", Count,
-        "Inbound sessions that were greeted.";
     sessions_open: Gauge = "ringpost_sessions_open", Count,
         "Inbound sessions open now.";
     sessions_closed: Family<SessionEnd, Counter> = "ringpost_sessions_closed_total", Count,
         "Inbound sessions that ended, by reason.";
-    sessions_refused: Counter = "ringpost_sessions_refused_total", Count,
-        "Inbound connections closed before a greeting because of a limit.";
     accept_errors: Counter = "ringpost_accept_errors_total", Count,
         "Failed accepts of a connection, such as no free descriptors.";
     command_errors: Counter = "ringpost_command_errors_total", Count,
         "Commands answered with a 4xx or 5xx reply.";
-    messages_received: Counter = "ringpost_messages_received_total", Count,
-        "Messages acknowledged with 250: durable and ours to deliver.";
-    recipients_received: Counter = "ringpost_recipients_received_total", Count,
-        "Recipients of acknowledged messages.";
     messages_held: Counter = "ringpost_messages_held_total", Count,
         "Acknowledged messages whose delivery is to begin at a time that the client has given.";
     recipients_held: Counter = "ringpost_recipients_held_total", Count,
         "Recipients of those messages.";
-    received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
-        "Content of acknowledged messages.";
     messages_refused: Family<Refusal, Counter> = "ringpost_messages_refused_total", Count,
         "Transactions that came to no message, by reason; those a client gave up itself are not counted.";
     recipients_refused: Counter = "ringpost_recipients_refused_total", Count,

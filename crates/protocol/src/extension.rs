@@ -90,46 +90,146 @@ impl Extensions {
     }
 }
 
-/// What a server offers besides PIPELINING, 8BITMIME and ENHANCEDSTATUSCODES, which it always does.
+/// An extension that a server can offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Extension {
+    /// PIPELINING (RFC 2920).
+    Pipelining,
+    /// SIZE (RFC 1870).
+    Size,
+    /// 8BITMIME (RFC 6152).
+    EightBitMime,
+    /// CHUNKING (RFC 3030 §2).
+    Chunking,
+    /// BINARYMIME (RFC 3030 §3); only with CHUNKING.
+    BinaryMime,
+    /// FUTURERELEASE (RFC 4865).
+    FutureRelease,
+    /// ENHANCEDSTATUSCODES (RFC 2034).
+    EnhancedStatusCodes,
+}
+
+impl Extension {
+    /// Every extension, in the order of the reply to EHLO.
+    pub const ALL: [Self; 7] = [
+        Self::Pipelining,
+        Self::Size,
+        Self::EightBitMime,
+        Self::Chunking,
+        Self::BinaryMime,
+        Self::FutureRelease,
+        Self::EnhancedStatusCodes,
+    ];
+
+    /// The keyword in the reply to EHLO.
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Self::Pipelining => "PIPELINING",
+            Self::Size => "SIZE",
+            Self::EightBitMime => "8BITMIME",
+            Self::Chunking => "CHUNKING",
+            Self::BinaryMime => "BINARYMIME",
+            Self::FutureRelease => "FUTURERELEASE",
+            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+        }
+    }
+
+    /// The extension of a keyword, in any case.
+    pub fn from_keyword(keyword: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|extension| extension.keyword().eq_ignore_ascii_case(keyword))
+    }
+}
+
+/// A set of extensions. Shape: one word. Default: all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExtensionSet(u32);
+
+impl Default for ExtensionSet {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl ExtensionSet {
+    /// Every extension.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Whether an extension is in the set.
+    pub fn contains(self, extension: Extension) -> bool {
+        self.0 & (1 << extension as u32) != 0
+    }
+
+    /// The set without an extension.
+    #[must_use]
+    pub fn without(self, extension: Extension) -> Self {
+        Self(self.0 & !(1 << extension as u32))
+    }
+}
+
+/// What a server offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offer {
+    /// The extensions that may be offered; some of them only with what is below. Default: all.
+    pub extensions: ExtensionSet,
     /// SIZE (RFC 1870): the largest message in octets; 0 says that there is no limit.
     pub size_max: u64,
     /// FUTURERELEASE (RFC 4865), if it is offered.
     pub hold: Option<HoldOffer>,
     /// Whether CHUNKING (RFC 3030 §2) is offered.
     pub chunking: bool,
-    /// Whether BINARYMIME (RFC 3030 §3) is offered; only with `chunking`.
+    /// Whether BINARYMIME (RFC 3030 §3) is offered; only with CHUNKING.
     pub binary_mime: bool,
+}
+
+impl Offer {
+    /// Whether an extension is offered.
+    pub fn has(&self, extension: Extension) -> bool {
+        let is_there = match extension {
+            Extension::Chunking => self.chunking,
+            Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
+            Extension::FutureRelease => self.hold.is_some(),
+            Extension::Pipelining
+            | Extension::Size
+            | Extension::EightBitMime
+            | Extension::EnhancedStatusCodes => true,
+        };
+        is_there && self.extensions.contains(extension)
+    }
 }
 
 /// Writes the reply to EHLO.
 pub fn write_ehlo_reply(hostname: &str, offer: &Offer, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    for part in [
-        b"250-",
-        hostname.as_bytes(),
-        b"\r\n250-PIPELINING\r\n250-SIZE ",
-        decimal(offer.size_max, &mut digits),
-        b"\r\n250-8BITMIME\r\n",
-    ] {
-        out.extend_from_slice(part);
-    }
-    let flags: [(bool, &[u8]); 2] = [
-        (offer.chunking, b"250-CHUNKING\r\n"),
-        (offer.chunking && offer.binary_mime, b"250-BINARYMIME\r\n"),
-    ];
-    for (_, line) in flags.iter().filter(|(is_offered, _)| *is_offered) {
-        out.extend_from_slice(line);
-    }
-    if let Some(hold) = offer.hold {
-        out.extend_from_slice(b"250-FUTURERELEASE ");
-        out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
-        out.push(b' ');
-        write_rfc3339_seconds(hold.until_unix_seconds, out);
+    let mut last_line = out.len();
+    out.extend_from_slice(b"250-");
+    out.extend_from_slice(hostname.as_bytes());
+    for extension in Extension::ALL.into_iter().filter(|extension| offer.has(*extension)) {
         out.extend_from_slice(b"\r\n");
+        last_line = out.len();
+        out.extend_from_slice(b"250-");
+        out.extend_from_slice(extension.keyword().as_bytes());
+        write_arguments(extension, offer, out);
     }
-    out.extend_from_slice(b"250 ENHANCEDSTATUSCODES\r\n");
+    out.extend_from_slice(b"\r\n");
+    if let Some(separator) = out.get_mut(last_line + 3) {
+        *separator = b' ';
+    }
+}
+
+fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    match (extension, offer.hold) {
+        (Extension::Size, _) => {
+            out.push(b' ');
+            out.extend_from_slice(decimal(offer.size_max, &mut digits));
+        }
+        (Extension::FutureRelease, Some(hold)) => {
+            out.push(b' ');
+            out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
+            out.push(b' ');
+            write_rfc3339_seconds(hold.until_unix_seconds, out);
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +299,43 @@ mod tests {
             let binary_mime = chunking && binary_mime;
             assert_eq!(read, Extensions { chunking, binary_mime, ..expected });
         }
+    }
+
+    #[test]
+    fn keywords_are_known_in_any_case() {
+        for extension in Extension::ALL {
+            let keyword = extension.keyword();
+            assert_eq!(Extension::from_keyword(&keyword.to_ascii_lowercase()), Some(extension));
+        }
+        assert_eq!(Extension::from_keyword("XCLIENT"), None);
+    }
+
+    /// Without the others each one is the last line, and with none the host name is.
+    #[test]
+    fn what_is_not_in_the_set_is_not_offered() {
+        let hold = Some(HoldOffer { seconds_max: 1, until_unix_seconds: 1 });
+        let write = |extensions| {
+            let offer = Offer { extensions, size_max: 1, hold, chunking: true, binary_mime: true };
+            let mut out = Vec::new();
+            write_ehlo_reply("mx.test", &offer, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let mut none = ExtensionSet::ALL;
+        for kept in Extension::ALL {
+            assert!(!write(ExtensionSet::ALL.without(kept)).contains(kept.keyword()));
+            none = none.without(kept);
+            // RFC 3030 §3: there is no BINARYMIME without CHUNKING.
+            if kept == Extension::BinaryMime {
+                continue;
+            }
+            let others = Extension::ALL.into_iter().filter(|other| *other != kept);
+            let only = others.fold(ExtensionSet::ALL, ExtensionSet::without);
+            let text = write(only);
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!((lines.len(), lines[0]), (2, "250-mx.test"), "{text}");
+            assert!(lines[1].starts_with(&format!("250 {}", kept.keyword())), "{text}");
+        }
+        assert_eq!(write(none), "250 mx.test\r\n");
     }
 
     proptest! {

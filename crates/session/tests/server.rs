@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_session::server::{
     Admission, CloseReason, Refusal, ServerConfig, ServerEvent, ServerSession,
 };
@@ -64,6 +65,32 @@ fn the_offer_is_complete() {
         "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
          250-FUTURERELEASE 604800 2023-11-21T22:13:20Z\r\n250 ENHANCEDSTATUSCODES\r\n"
     );
+}
+
+#[test]
+fn what_is_switched_off_is_refused() {
+    for (off, mail) in [
+        (Extension::Size, "MAIL FROM:<a@a.test> SIZE=1\r\n"),
+        (Extension::EightBitMime, "MAIL FROM:<a@a.test> BODY=8BITMIME\r\n"),
+        (Extension::FutureRelease, "MAIL FROM:<a@a.test> HOLDFOR=9\r\n"),
+    ] {
+        let mut all = introduced();
+        all.send(mail.as_bytes());
+        assert_eq!(all.replies(), ["250 2.1.0 Ok"], "{mail}");
+        let mut without = Server::new(
+            ServerConfig { extensions: ExtensionSet::ALL.without(off), ..config() },
+            TRUSTED,
+        );
+        without.flush();
+        without.send(b"EHLO client.test\r\n");
+        assert!(!String::from_utf8_lossy(&without.said).contains(off.keyword()));
+        without.said.clear();
+        without.send(mail.as_bytes());
+        assert_eq!(without.replies(), ["555 5.5.4 Parameter not recognized"], "{mail}");
+        without.said.clear();
+        without.send(b"MAIL FROM:<a@a.test>\r\n");
+        assert_eq!(without.replies(), ["250 2.1.0 Ok"]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::catalog::{self, Kind, Scope, Unit};
 use crate::label::{Limit, Outcome, QueueState};
-use crate::{ControlMetrics, Exposition, MetricsRecorder, ShardMetrics};
+use crate::{ControlMetrics, Exposition, ListenerMetrics, MetricsRecorder, ShardMetrics};
 
 fn with_recorder<T>(body: impl FnOnce() -> T) -> (T, Exposition) {
     let (recorder, exposition) = MetricsRecorder::new();
@@ -45,6 +45,8 @@ fn registering_makes_exactly_the_catalog_visible() {
     let ((), exposition) = with_recorder(|| {
         ShardMetrics::register(0);
         ShardMetrics::register(1);
+        ListenerMetrics::register(0, "a");
+        ListenerMetrics::register(1, "b");
         ControlMetrics::register();
     });
     let page = exposition.render();
@@ -60,7 +62,9 @@ fn registering_makes_exactly_the_catalog_visible() {
         assert!(page.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{metric:?}");
         let per_core = page.contains(&format!("{}{{core=\"1\"", metric.name))
             || page.contains(&format!("{}_bucket{{core=\"1\"", metric.name));
-        assert_eq!(per_core, metric.scope == Scope::Core, "{}", metric.name);
+        assert_eq!(per_core, metric.scope != Scope::Process, "{}", metric.name);
+        let per_listener = page.contains(&format!("{}{{core=\"1\",listener=\"b\"", metric.name));
+        assert_eq!(per_listener, metric.scope == Scope::Listener, "{}", metric.name);
         for value in metric.label.map_or(&[][..], |(_, values)| values) {
             let label = format!("{}{{core=\"1\",", metric.name);
             assert!(
@@ -78,8 +82,8 @@ fn registering_makes_exactly_the_catalog_visible() {
 fn handles_count_into_their_own_series() {
     let (shards, exposition) =
         with_recorder(|| [ShardMetrics::register(0), ShardMetrics::register(1)]);
-    shards[0].messages_received.increment(3);
-    shards[1].messages_received.increment(4);
+    shards[0].messages_held.increment(3);
+    shards[1].messages_held.increment(4);
     shards[1].outcomes.increment(Outcome::Bounced);
     shards[1].limit_hits.with(Limit::Descriptors).increment(2);
     shards[0].queue_state.set_only(QueueState::Open);
@@ -88,8 +92,8 @@ fn handles_count_into_their_own_series() {
     shards[0].commit_bytes.absolute(9);
     let page = exposition.render();
     for line in [
-        "ringpost_messages_received_total{core=\"0\"} 3",
-        "ringpost_messages_received_total{core=\"1\"} 4",
+        "ringpost_messages_held_total{core=\"0\"} 3",
+        "ringpost_messages_held_total{core=\"1\"} 4",
         "ringpost_outcomes_total{core=\"1\",outcome=\"bounced\"} 1",
         "ringpost_outcomes_total{core=\"0\",outcome=\"bounced\"} 0",
         "ringpost_limit_hits_total{core=\"1\",limit=\"descriptors\"} 2",

@@ -117,6 +117,7 @@ fn records_of_different_things_have_different_names() {
         client: &"",
         helo: &"",
         protocol: "internal",
+        listener: None,
         hold_until_unix_ms: None,
     };
     let events = [
@@ -152,6 +153,7 @@ proptest! {
             client: &"2001:db8::1",
             helo: &helo,
             protocol: "ESMTP",
+            listener: is_held.then_some("main"),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
@@ -160,6 +162,7 @@ proptest! {
         prop_assert_eq!(&value["helo"], &helo);
         let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
         prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
+        prop_assert_eq!(value.get("listener").and_then(Value::as_str), is_held.then_some("main"));
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);
 

@@ -5,6 +5,7 @@ use ringpost_delivery::{
     AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetryDelays, RetrySchedule,
     Route, RoutePattern, Smarthost,
 };
+use ringpost_protocol::extension::ExtensionSet;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::{ClientConfig, ClientTimeouts};
 use ringpost_session::server::ServerConfig;
@@ -19,6 +20,10 @@ impl ConfigSnapshot {
     pub fn server_config(&self, listener: &ListenerSection) -> ServerConfig {
         ServerConfig {
             hostname: self.hostname().into(),
+            extensions: listener
+                .extensions_off
+                .iter()
+                .fold(ExtensionSet::ALL, |offered, off| offered.without(*off)),
             size_max: listener.message_size_max,
             recipients_max: listener.recipients_max,
             errors_max: listener.errors_max,

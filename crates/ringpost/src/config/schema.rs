@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringpost_protocol::address::{Host, Mailbox};
+use ringpost_protocol::extension::Extension;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
@@ -138,6 +139,9 @@ pub struct ListenerSection {
     pub addresses: Vec<SocketAddr>,
     /// Clients that may relay. Default: loopback.
     pub relay_networks: Vec<Network>,
+    /// Extensions that are not offered. Default: none.
+    #[serde(deserialize_with = "extensions")]
+    pub extensions_off: Vec<Extension>,
     /// Octets of content in one message. Default: 50 MiB.
     #[serde(deserialize_with = "units::size")]
     pub message_size_max: u64,
@@ -185,6 +189,7 @@ impl Default for ListenerSection {
         Self {
             addresses: Vec::new(),
             relay_networks: units::loopback(),
+            extensions_off: Vec::new(),
             message_size_max: 50 << 20,
             recipients_max: 1000,
             transactions_max: 1000,
@@ -207,6 +212,26 @@ impl Default for ListenerSection {
 
 fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
     deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
+}
+
+/// Reads a list of keywords of extensions.
+fn extensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extension>, D::Error> {
+    struct Keyword(Extension);
+
+    impl<'de> Deserialize<'de> for Keyword {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let parse = |keyword: &str| {
+                Extension::from_keyword(keyword).ok_or_else(|| {
+                    let known = Extension::ALL.map(Extension::keyword).join(", ");
+                    format!("not an extension that could be offered ({known})")
+                })
+            };
+            deserializer.deserialize_str(Parsed { expecting: "a keyword", parse }).map(Self)
+        }
+    }
+
+    let keywords = Vec::<Keyword>::deserialize(deserializer)?;
+    Ok(keywords.into_iter().map(|Keyword(extension)| extension).collect())
 }
 
 /// `[queue]`

@@ -33,7 +33,7 @@ fn start_control(events: Option<(PathBuf, EventReceiver)>) -> Control {
 fn metrics_of(recorder: &MetricsRecorder) -> ControlMetrics {
     ringpost_metrics::with_local_recorder(recorder, || {
         ringpost_metrics::catalog::describe_all();
-        ShardMetrics::register(0).messages_received.increment(42);
+        ShardMetrics::register(0).messages_held.increment(42);
         ControlMetrics::register()
     })
 }
@@ -67,7 +67,7 @@ fn metrics_are_served_as_prometheus_text() {
     let response = request(control.handle.address(), "GET /metrics HTTP/1.1");
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(response.contains("content-type: text/plain; version=0.0.4"), "{response}");
-    assert!(response.contains("\nringpost_messages_received_total{core=\"0\"} 42\n"), "{response}");
+    assert!(response.contains("\nringpost_messages_held_total{core=\"0\"} 42\n"), "{response}");
     assert!(response.contains("\nringpost_control_requests_total 1\n"), "{response}");
     control.handle.stop();
 }

@@ -24,7 +24,7 @@ use super::{
     activity::Heard,
     cache::CachedMessage,
     commit::{StorageLost, fresh_message},
-    listener::Admitted,
+    listener::{Admitted, ListenerContext},
 };
 use crate::runtime::{Read, Runtime, Stream};
 
@@ -37,7 +37,7 @@ const LINGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Serves a connection to its end.
 pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, stream: R::Stream) {
     let _open = OpenCount::new(&shard.sessions_open);
-    shard.metrics.sessions_accepted.increment(1);
+    admitted.listener.metrics().sessions_accepted.increment(1);
     let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
     let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
     let lifetime = admitted.listener.lifetime();
@@ -50,6 +50,7 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
         transaction: None,
         heard: Heard::default(),
         published: ServerStats::default(),
+        listener: Rc::clone(&admitted.listener),
         shard: Rc::clone(&shard),
     };
     let end = inbound.serve().await;
@@ -74,6 +75,7 @@ struct Receiving {
 
 struct Inbound<R: Runtime> {
     shard: Rc<Shard<R>>,
+    listener: Rc<ListenerContext>,
     session: ServerSession,
     stream: R::Stream,
     buffers: Buffers,
@@ -360,6 +362,7 @@ impl<R: Runtime> Inbound<R> {
                 client: &self.session.peer().ip,
                 helo: &self.session.helo().unwrap_or_default(),
                 protocol: self.session.protocol(),
+                listener: Some(self.listener.name()),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
             }),
         });
@@ -393,9 +396,10 @@ impl<R: Runtime> Inbound<R> {
             shard.committed(ticket).await.map_err(|StorageLost| Refusal::Unavailable)?;
         let waited = shard.runtime.now() - ended;
         shard.metrics.acknowledgement_duration.record(waited);
-        shard.metrics.messages_received.increment(1);
-        shard.metrics.recipients_received.increment(recipients);
-        shard.metrics.received_bytes.increment(size);
+        let counts = self.listener.metrics();
+        counts.messages_received.increment(1);
+        counts.recipients_received.increment(recipients);
+        counts.received_bytes.increment(size);
         if is_held {
             shard.metrics.messages_held.increment(1);
             shard.metrics.recipients_held.increment(recipients);

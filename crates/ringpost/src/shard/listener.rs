@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_metrics::label::Limit;
+use ringpost_metrics::{ListenerMetrics, label::Limit};
 use ringpost_session::server::ServerConfig;
 
 use super::{Shard, inbound};
@@ -35,6 +35,7 @@ const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
 #[derive(Debug)]
 pub(crate) struct ListenerContext {
     name: Box<str>,
+    metrics: ListenerMetrics,
     section: RefCell<ListenerSection>,
     server_config: RefCell<Arc<ServerConfig>>,
     connections: Cell<usize>,
@@ -45,11 +46,13 @@ pub(crate) struct ListenerContext {
 impl ListenerContext {
     pub(crate) fn new(
         name: &str,
+        metrics: ListenerMetrics,
         section: ListenerSection,
         server_config: Arc<ServerConfig>,
     ) -> Self {
         Self {
             name: name.into(),
+            metrics,
             section: RefCell::new(section),
             server_config: RefCell::new(server_config),
             connections: Cell::new(0),
@@ -60,6 +63,11 @@ impl ListenerContext {
     /// The name of its section in the configuration.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it counts on this shard.
+    pub(crate) fn metrics(&self) -> &ListenerMetrics {
+        &self.metrics
     }
 
     /// Takes a new configuration for new sessions; running ones keep theirs.
@@ -172,7 +180,7 @@ pub(super) async fn accept<R: Runtime>(
                 shard.runtime.spawn(Containment::Session, session);
             }
             Err(limit) => {
-                shard.metrics.sessions_refused.increment(1);
+                context.metrics.sessions_refused.increment(1);
                 shard.metrics.limit_hits.increment(limit);
                 let reply = if limit == Limit::Memory { NO_MEMORY } else { TOO_MANY_CONNECTIONS };
                 let refusal = refuse(shard.runtime.now(), stream, reply);
@@ -200,7 +208,8 @@ mod tests {
             connections_per_client_per_core_max: per_client,
             ..ListenerSection::default()
         };
-        Rc::new(ListenerContext::new("test", section, Arc::default()))
+        let metrics = ListenerMetrics::noop();
+        Rc::new(ListenerContext::new("test", metrics, section, Arc::default()))
     }
 
     #[test]

@@ -363,6 +363,7 @@ impl<R: Runtime> Shard<R> {
                 client: &"",
                 helo: &"",
                 protocol: "internal",
+                listener: None,
                 hold_until_unix_ms: None,
             };
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });

@@ -17,7 +17,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 use futures_lite::future;
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
-use ringpost_metrics::ShardMetrics;
+use ringpost_metrics::{ListenerMetrics, ShardMetrics};
 use ringpost_queue::{
     ConfigError, LogIdentity, MessageId, Queue, RecipientIndex, Recovered, RecoveryError, recover,
 };
@@ -229,7 +229,9 @@ impl<R: Runtime> Shard<R> {
         let config = self.config();
         for (name, section) in &config.config().listener {
             let server_config = Arc::new(config.server_config(section));
-            let context = Rc::new(ListenerContext::new(name, section.clone(), server_config));
+            let metrics = ListenerMetrics::register(usize::from(self.number), name);
+            let context = ListenerContext::new(name, metrics, section.clone(), server_config);
+            let context = Rc::new(context);
             for &address in &section.addresses {
                 let listener = self.runtime.listen(address).map_err(|source| {
                     ShardError::Listen { listener: name.clone(), address, source }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
-use ringpost_protocol::command::Command;
+use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::envelope::Envelope;
-use ringpost_protocol::extension::{Offer, write_ehlo_reply};
+use ringpost_protocol::extension::{Extension, Offer, write_ehlo_reply};
 use ringpost_protocol::parameter::MailParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::FixedReply;
@@ -76,7 +76,8 @@ impl ServerSession {
         let config = std::sync::Arc::clone(&self.config);
         if extended {
             let hold = self.hold_offer();
-            let offer = Offer { size_max: config.size_max, hold, ..Offer::default() };
+            let (extensions, size_max) = (config.extensions, config.size_max);
+            let offer = Offer { extensions, size_max, hold, ..Offer::default() };
             write_ehlo_reply(&config.hostname, &offer, self.output());
         } else {
             for part in ["250 ", &config.hostname, "\r\n"] {
@@ -92,10 +93,21 @@ impl ServerSession {
         if self.transaction.is_some() {
             return self.refuse(now, replies::NESTED_MAIL);
         }
+        if self.has_unoffered(&parameters) {
+            return self.refuse(now, CommandError::UnknownParameter.reply());
+        }
         if self.admission == Admission::Pending {
             return self.hold_mail(path, parameters);
         }
         self.admit_mail(now, path, parameters);
+    }
+
+    /// Whether MAIL has parameters of extensions that this listener does not offer (RFC 5321
+    /// §4.1.1.11). Those of FUTURERELEASE are looked at with their values.
+    fn has_unoffered(&self, parameters: &MailParameters) -> bool {
+        let is_off = |extension| !self.config.extensions.contains(extension);
+        (parameters.size.is_some() && is_off(Extension::Size))
+            || (parameters.body.is_some() && is_off(Extension::EightBitMime))
     }
 
     /// Begins a transaction, if the driver and the limits let it in.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringpost_protocol::address::{Mailbox, Syntax};
 use ringpost_protocol::data::ContentLimits;
+use ringpost_protocol::extension::ExtensionSet;
 use ringpost_protocol::limits::{
     ERRORS_MAX, JUNK_COMMANDS_MAX, MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX,
     TRANSACTIONS_MAX,
@@ -15,6 +16,8 @@ use ringpost_protocol::limits::{
 pub struct ServerConfig {
     /// Our name in the greeting and the reply to EHLO.
     pub hostname: Box<str>,
+    /// The extensions to be offered; the parameters of others are refused. Default all.
+    pub extensions: ExtensionSet,
     /// Octets in a message, offered as SIZE. Default 50 MiB.
     pub size_max: u64,
     /// Recipients in a transaction; more are put off with 452. Default 1000.
@@ -57,6 +60,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             hostname: "localhost".into(),
+            extensions: ExtensionSet::ALL,
             size_max: MESSAGE_SIZE_MAX,
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,

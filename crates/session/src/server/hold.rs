@@ -5,6 +5,7 @@ use std::time::Instant;
 use ringpost_protocol::command::CommandError;
 use ringpost_protocol::data::field::{FieldTaker, TakenField};
 use ringpost_protocol::data::{ContentDecoder, ContentProgress};
+use ringpost_protocol::extension::Extension;
 use ringpost_protocol::hold::{Hold, HoldOffer};
 use ringpost_protocol::reply::FixedReply;
 
@@ -33,7 +34,8 @@ impl ServerSession {
     /// What the reply to EHLO says about messages that are to be held. RFC 4865 is for submission:
     /// those that may not relay are offered nothing.
     pub(super) fn hold_offer(&self) -> Option<HoldOffer> {
-        let is_extended = matches!(self.helo, Some(Helo { extended: true, .. }));
+        let is_extended = matches!(self.helo, Some(Helo { extended: true, .. }))
+            && self.config.extensions.contains(Extension::FutureRelease);
         let max = self.config.future_release_max;
         let offer = HoldOffer::new(max, self.unix_ms);
         offer.filter(|_| is_extended && self.peer.may_relay)

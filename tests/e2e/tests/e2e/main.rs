@@ -13,6 +13,7 @@ mod hold;
 mod isolation;
 mod kill;
 mod limits;
+mod listeners;
 mod peers;
 mod records;
 mod resources;

@@ -29,6 +29,7 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[[route]]\ndomain = 'a.example'\nretry = { first = '5m' }\n", 3, "missing field `max`"),
     ("[delivery]\nretry = { first = '5m', most = '1h' }\n", 2, "unknown field `most`"),
     ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
+    ("[listener.a]\nextensions_off = ['ETRN']\n", 2, "\"ETRN\": not an extension that could be"),
     ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
 ];
 

@@ -6,6 +6,7 @@ use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
     AddressFamily, DeliveryConfig, RetryDelays, Route, RoutePattern, Smarthost,
 };
+use ringpost_protocol::extension::Extension;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::ClientConfig;
 use ringpost_session::server::ServerConfig;
@@ -45,12 +46,16 @@ fn keys_reach_the_crates() {
          [listener.main]\n\
          addresses = ['127.0.0.1:2525']\n\
          postmaster = 'p@a.example'\n\
+         extensions_off = ['size', '8BITMIME']\n\
          future_release_max = '90s'\n\
          not_before_header = 'X-Later'\n\
          lenient = true\n",
     );
     let server = snapshot.server_config(&snapshot.config().listener["main"]);
     assert!(server.lenient);
+    let offered = [Extension::Size, Extension::EightBitMime, Extension::Pipelining]
+        .map(|extension| server.extensions.contains(extension));
+    assert_eq!(offered, [false, false, true]);
     assert_eq!(server.future_release_max, Duration::from_secs(90));
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");

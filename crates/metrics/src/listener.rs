@@ -1,0 +1,35 @@
+//! What one listener counts on one shard.
+
+use metrics::{Counter, Label};
+
+use crate::catalog::Scope;
+use crate::table::metric_table;
+
+metric_table! {
+    /// The handles of one listener on one shard, registered once and owned by it.
+    ///
+    /// Every series carries the labels `core` and `listener`; the names of listeners come from the
+    /// configuration, so there are no more of them than it has.
+    pub struct ListenerMetrics, LISTENER_ROWS, Scope::Listener;
+
+    sessions_accepted: Counter = "ringpost_sessions_accepted_total", Count,
+        "Inbound sessions that were begun.";
+    sessions_refused: Counter = "ringpost_sessions_refused_total", Count,
+        "Inbound connections closed before a greeting because of a limit.";
+    messages_received: Counter = "ringpost_messages_received_total", Count,
+        "Messages acknowledged with 250: durable and ours to deliver.";
+    recipients_received: Counter = "ringpost_recipients_received_total", Count,
+        "Recipients of acknowledged messages.";
+    received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
+        "Content of acknowledged messages.";
+}
+
+impl ListenerMetrics {
+    /// Registers the handles of one listener on one core with the current recorder.
+    ///
+    /// To be called once for each listener of each shard, at start; it allocates and takes locks.
+    pub fn register(core: usize, listener: &str) -> Self {
+        let listener = Label::new("listener", listener.to_owned());
+        Self::register_with(&[Label::new("core", core.to_string()), listener])
+    }
+}
