@@ -4,6 +4,7 @@
 //! and what is skipped when.
 
 mod admin;
+mod bad_input;
 mod books;
 mod bulk;
 mod delivery;
@@ -17,6 +18,8 @@ mod listeners;
 mod peers;
 mod records;
 mod resources;
+#[path = "../../../../crates/session/tests/support/rows.rs"]
+mod rows;
 mod self_check;
 mod signals;
 mod syncs;

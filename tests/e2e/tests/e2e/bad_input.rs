@@ -1,0 +1,101 @@
+//! The rows of bad input that the session is tested with, on a running server: by wire, in one piece
+//! and octet by octet.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use ringpost_e2e::injector::Client;
+use ringpost_e2e::ports;
+use ringpost_e2e::process::Server;
+use ringpost_e2e::sink::Sink;
+use ringpost_e2e::wait::{SOON, wait_until};
+
+use crate::rows::{Row, rows};
+
+/// What a row asks of its listener.
+type Setup = (u64, bool, bool, bool);
+
+fn setup(row: &Row) -> Setup {
+    (row.size_max, row.is_lenient, row.is_stranger, row.has_postmaster)
+}
+
+/// Plays a row, in pieces of so many octets.
+fn play(row: &Row, address: SocketAddr, piece: usize) -> Result<()> {
+    let mut client = Client::connect(address)?;
+    if !row.is_unintroduced {
+        client.expect("EHLO client.test", 250)?;
+    }
+    for step in &row.steps {
+        for octets in step.input.chunks(piece) {
+            if client.send(octets).is_err() {
+                // The server may end the session with octets still on their way.
+                ensure!(row.is_closed, "the connection has ended");
+                break;
+            }
+        }
+        for start in &step.replies {
+            let reply = client.reply().with_context(|| format!("instead of {start:?}"))?;
+            let said = format!("{} {}", reply.code, reply.text);
+            ensure!(said.starts_with(start), "{said:?} instead of {start:?}");
+        }
+    }
+    if row.is_closed {
+        ensure!(client.is_closed_by_peer(), "the connection is still open");
+    } else {
+        client.expect("NOOP", 250)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_row_gets_its_replies_on_the_wire() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    server.config.route("*", sink.address());
+    // Begun before the greeting is out: on a real wire nobody knows who is first.
+    let rows: Vec<_> = rows().into_iter().filter(|row| !row.is_early).collect();
+    let mut listeners: BTreeMap<Setup, SocketAddr> = BTreeMap::new();
+    for row in &rows {
+        let (size_max, is_lenient, is_stranger, has_postmaster) = setup(row);
+        if listeners.contains_key(&setup(row)) {
+            continue;
+        }
+        let address = ports::reserve()?;
+        let section = format!("listener.rows{}", listeners.len());
+        server
+            .config
+            .set(&section, "addresses", &format!("[\"{address}\"]"))
+            .set(&section, "message_size_max", &format!("\"{size_max}B\""))
+            .set(&section, "lenient", &is_lenient.to_string());
+        if is_stranger {
+            server.config.set(&section, "relay_networks", "[\"192.0.2.0/24\"]");
+        }
+        if has_postmaster {
+            server.config.set(&section, "postmaster", "\"root@a.test\"");
+        }
+        listeners.insert(setup(row), address);
+    }
+    server.start()?;
+    let mut queued = 0;
+    for row in &rows {
+        let address = listeners[&setup(row)];
+        let pieces = if row.is_uncut { vec![usize::MAX] } else { vec![usize::MAX, 1] };
+        for piece in pieces {
+            // Octet by octet takes a system call each: not for those that only are long.
+            if piece == 1 && row.steps.iter().any(|step| step.input.len() > 5_000) {
+                continue;
+            }
+            play(row, address, piece)
+                .with_context(|| format!("{}, in pieces of {piece}", row.name))?;
+            queued += row.queued as u64;
+        }
+    }
+    // What was to be queued has been, and nothing else.
+    server.wait_drained(SOON)?;
+    let received = server.metrics()?.count("ringpost_messages_received_total");
+    ensure!(received == queued, "{received} messages were taken instead of {queued}");
+    wait_until("what was taken at the sink", SOON, || Ok(sink.accepted_count() as u64 == queued))?;
+    ensure!(sink.violations().is_empty(), "{:?}", sink.violations());
+    Ok(())
+}
