@@ -100,6 +100,8 @@ pub struct Reception<'a> {
     pub protocol: &'a str,
     /// The listener it came in by; `None` for messages of our own.
     pub listener: Option<&'a str>,
+    /// Version and cipher suite, if it came over TLS.
+    pub tls: Option<(&'a str, &'a str)>,
     /// When its delivery begins, if the client wants that later, in milliseconds since 1970.
     pub hold_until_unix_ms: Option<u64>,
 }
@@ -222,6 +224,9 @@ impl Reception<'_> {
             .string("protocol", &self.protocol);
         if let Some(listener) = self.listener {
             object.string("listener", &listener);
+        }
+        if let Some((version, cipher)) = self.tls {
+            object.string("tls_version", &version).string("tls_cipher", &cipher);
         }
         if let Some(hold_until_unix_ms) = self.hold_until_unix_ms {
             object.time("hold_until", hold_until_unix_ms);

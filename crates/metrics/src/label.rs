@@ -138,6 +138,40 @@ closed_label! {
         Other = "other",
     }
 
+    /// The version of TLS.
+    TlsVersion as "version" {
+        /// TLS 1.2.
+        V1_2 = "1.2",
+        /// TLS 1.3.
+        V1_3 = "1.3",
+    }
+
+    /// Why a TLS handshake failed.
+    TlsFailure as "reason" {
+        /// What the client sent is not TLS.
+        NotTls = "not_tls",
+        /// The client speaks neither TLS 1.2 nor 1.3.
+        Version = "version",
+        /// There is no cipher suite, group or signature scheme that both know.
+        Parameters = "parameters",
+        /// The client does not trust the certificate, or cannot use it.
+        CertificateRejected = "certificate_rejected",
+        /// The client gave up with another alert.
+        Alert = "alert",
+        /// The client broke the protocol of TLS.
+        Protocol = "protocol",
+        /// The client closed the connection.
+        Closed = "closed",
+        /// The connection failed.
+        Network = "network",
+        /// The handshake took too long.
+        Timeout = "timeout",
+        /// There were too many handshakes at once.
+        Limit = "limit",
+        /// The server shut down.
+        Shutdown = "shutdown",
+    }
+
     /// A limit that was hit; the values are named after the configuration keys.
     Limit as "limit" {
         /// `listener.connections_per_core_max`
@@ -156,6 +190,10 @@ closed_label! {
         Transactions = "transactions_max",
         /// `listener.command_timeout`
         CommandTimeout = "command_timeout",
+        /// `listener.tls_handshakes_per_core_max`
+        TlsHandshakes = "tls_handshakes_per_core_max",
+        /// `listener.tls_handshake_timeout`
+        TlsHandshakeTimeout = "tls_handshake_timeout",
         /// `listener.data_block_timeout`
         DataBlockTimeout = "data_block_timeout",
         /// `listener.data_rate_min`

@@ -1,8 +1,10 @@
 //! What one listener counts on one shard.
 
-use metrics::{Counter, Label};
+use metrics::{Counter, Histogram, Label};
 
 use crate::catalog::Scope;
+use crate::family::Family;
+use crate::label::{TlsFailure, TlsVersion};
 use crate::table::metric_table;
 
 metric_table! {
@@ -22,6 +24,15 @@ metric_table! {
         "Recipients of acknowledged messages.";
     received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
         "Content of acknowledged messages.";
+
+    tls_handshakes: Family<TlsVersion, Counter> = "ringpost_tls_handshakes_total", Count,
+        "TLS handshakes of clients that were completed, by version.";
+    tls_handshake_failures: Family<TlsFailure, Counter> = "ringpost_tls_handshake_failures_total", Count,
+        "TLS handshakes of clients that failed, by reason.";
+    tls_handshake_duration: Histogram = "ringpost_tls_handshake_duration_seconds", Seconds,
+        "How long completed TLS handshakes took, waits for the client included.";
+    tls_breaks: Counter = "ringpost_tls_breaks_total", Count,
+        "Sessions over TLS that ended by a bad record, or by an end without the alert that should announce it.";
 }
 
 impl ListenerMetrics {

@@ -34,6 +34,8 @@ pub enum Command<'a> {
     },
     /// DATA.
     Data,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// RSET.
     Rset,
     /// NOOP; its argument means nothing.
@@ -150,6 +152,7 @@ impl<'a> Command<'a> {
             b"DATA" => no_argument(rest, Self::Data),
             b"EHLO" => helo_name(rest).map(Self::Ehlo),
             b"HELO" => helo_name(rest).map(Self::Helo),
+            b"STARTTLS" => no_argument(rest, Self::StartTls),
             b"RSET" => no_argument(rest, Self::Rset),
             b"NOOP" => Ok(Self::Noop),
             b"QUIT" => Ok(Self::Quit),
@@ -157,8 +160,8 @@ impl<'a> Command<'a> {
             b"VRFY" => some_text(rest).map(Self::Vrfy),
             b"EXPN" => some_text(rest).map(Self::Expn),
             b"XCLIENT" | b"XFORWARD" => Ok(Self::Privileged),
-            b"AUTH" | b"STARTTLS" | b"BDAT" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND"
-            | b"SOML" | b"SAML" | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
+            b"AUTH" | b"BDAT" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML"
+            | b"SAML" | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
             _ => Self::other_verb(verb),
         }
     }

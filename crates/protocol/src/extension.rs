@@ -103,6 +103,8 @@ pub enum Extension {
     Chunking,
     /// BINARYMIME (RFC 3030 §3); only with CHUNKING.
     BinaryMime,
+    /// STARTTLS (RFC 3207).
+    StartTls,
     /// FUTURERELEASE (RFC 4865).
     FutureRelease,
     /// ENHANCEDSTATUSCODES (RFC 2034).
@@ -111,12 +113,13 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
         Self::Chunking,
         Self::BinaryMime,
+        Self::StartTls,
         Self::FutureRelease,
         Self::EnhancedStatusCodes,
     ];
@@ -129,6 +132,7 @@ impl Extension {
             Self::EightBitMime => "8BITMIME",
             Self::Chunking => "CHUNKING",
             Self::BinaryMime => "BINARYMIME",
+            Self::StartTls => "STARTTLS",
             Self::FutureRelease => "FUTURERELEASE",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
         }
@@ -179,6 +183,8 @@ pub struct Offer {
     pub chunking: bool,
     /// Whether BINARYMIME (RFC 3030 §3) is offered; only with CHUNKING.
     pub binary_mime: bool,
+    /// Whether STARTTLS (RFC 3207) is offered.
+    pub starttls: bool,
 }
 
 impl Offer {
@@ -187,6 +193,7 @@ impl Offer {
         let is_there = match extension {
             Extension::Chunking => self.chunking,
             Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
+            Extension::StartTls => self.starttls,
             Extension::FutureRelease => self.hold.is_some(),
             Extension::Pipelining
             | Extension::Size
@@ -315,7 +322,14 @@ mod tests {
     fn what_is_not_in_the_set_is_not_offered() {
         let hold = Some(HoldOffer { seconds_max: 1, until_unix_seconds: 1 });
         let write = |extensions| {
-            let offer = Offer { extensions, size_max: 1, hold, chunking: true, binary_mime: true };
+            let offer = Offer {
+                extensions,
+                size_max: 1,
+                hold,
+                chunking: true,
+                binary_mime: true,
+                starttls: true,
+            };
             let mut out = Vec::new();
             write_ehlo_reply("mx.test", &offer, &mut out);
             String::from_utf8(out).unwrap()

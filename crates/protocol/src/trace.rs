@@ -17,13 +17,16 @@ pub struct Received<'a> {
     pub peer: IpAddr,
     /// Our host name.
     pub by: &'a str,
-    /// `ESMTP` after EHLO, `SMTP` after HELO.
+    /// `ESMTP` after EHLO, `ESMTPS` if that was said over TLS (RFC 3848), `SMTP` after HELO.
     pub protocol: &'a str,
     /// The queue id of the message.
     pub id: &'a str,
     /// The recipient in its wire form, brackets included; only when there is exactly one, so as not
     /// to tell recipients of each other (RFC 5321 §7.2).
     pub recipient: Option<&'a str>,
+    /// The cipher suite by its registered name, if the message came over TLS and that is to be told
+    /// (RFC 8314 §4.3).
+    pub tls_cipher: Option<&'a str>,
     /// When the message was received.
     pub unix_seconds: u64,
 }
@@ -40,6 +43,14 @@ impl Received<'_> {
             "Received: from {} ({literal})\r\n\tby {} with {} id {}",
             self.from_helo, self.by, self.protocol, self.id
         );
+        if let Some(cipher) = self.tls_cipher {
+            if let Some(recipient) = self.recipient {
+                let _ = write!(out, "\r\n\tfor {recipient}");
+            }
+            let _ = write!(out, "\r\n\ttls {cipher};\r\n\t");
+            write_rfc5322(self.unix_seconds, out);
+            return out.extend_from_slice(b"\r\n");
+        }
         match self.recipient {
             Some(recipient) => {
                 let _ = write!(out, "\r\n\tfor {recipient}; ");
@@ -69,6 +80,7 @@ mod tests {
             protocol: "ESMTP",
             id: "00a1",
             recipient,
+            tls_cipher: None,
             unix_seconds: 0,
         };
         received.write(&mut out);
@@ -91,6 +103,30 @@ mod tests {
             "Received: from client.test ([IPv6:2001:db8::1])\r\n\tby mx.test with ESMTP id 00a1;\r\n\
              \tThu, 01 Jan 1970 00:00:00 +0000\r\n"
         );
+    }
+
+    /// RFC 8314 §4.3: the clause stands behind the one of RFC 5321 for the recipient.
+    #[test]
+    fn the_cipher_is_named() {
+        for (recipient, clause) in [(Some("<a@b.test>"), "\r\n\tfor <a@b.test>"), (None, "")] {
+            let received = Received {
+                from_helo: "client.test",
+                peer: "192.0.2.1".parse().unwrap(),
+                by: "mx.test",
+                protocol: "ESMTPS",
+                id: "00a1",
+                recipient,
+                tls_cipher: Some("TLS_AES_256_GCM_SHA384"),
+                unix_seconds: 0,
+            };
+            let mut out = Vec::new();
+            received.write(&mut out);
+            let expected = format!(
+                "Received: from client.test ([192.0.2.1])\r\n\tby mx.test with ESMTPS id 00a1{clause}\r\n\
+                 \ttls TLS_AES_256_GCM_SHA384;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n"
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -54,12 +54,12 @@ enum Happening {
 ///
 /// What is wrong, a line for each problem.
 pub fn check_config(path: &Path) -> anyhow::Result<String> {
-    Ok(config::load(path, &SystemFacts::read())?.summary())
+    Ok(config::load_with_certificates(path, &SystemFacts::read())?.summary())
 }
 
 /// Runs the server until it is told to stop; what the process is to exit with.
 pub fn run(path: &Path) -> ExitCode {
-    let config = match config::load(path, &SystemFacts::read()) {
+    let config = match config::load_with_certificates(path, &SystemFacts::read()) {
         Ok(config) => config,
         Err(error) => {
             // Nothing is configured yet that could log.
@@ -312,7 +312,7 @@ impl Server<'_> {
     /// Takes a new configuration, whole or not at all.
     fn reload(&mut self) {
         self.control.reopen_events();
-        match config::load(self.path, &SystemFacts::read()) {
+        match config::load_with_certificates(self.path, &SystemFacts::read()) {
             Ok(config) => {
                 for key in check::restart_keys(&self.config, &config) {
                     tracing::warn!("{key} has changed: this takes effect at the next start");

@@ -11,3 +11,4 @@ pub mod control;
 pub mod queue_tools;
 pub mod runtime;
 pub mod shard;
+pub mod tls;

@@ -9,9 +9,11 @@ mod hold;
 mod replies;
 mod session;
 mod stats;
+mod tls;
 mod transaction;
 
 pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;
 pub use stats::{ServerLimit, ServerStats, TransactionRefusal};
+pub use tls::{TlsInfo, TlsPolicy, TlsVersion};

@@ -229,6 +229,7 @@ fn check_received(input: &mut Input<'_>) -> Verdict {
         protocol: "ESMTP",
         id: "00a1",
         recipient: path.as_deref(),
+        tls_cipher: None,
         unix_seconds: input.number().into(),
     }
     .write(&mut field);

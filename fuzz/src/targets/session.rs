@@ -11,7 +11,8 @@ use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::limits::REPLY_OUTPUT_MAX;
 use ringpost_session::server::{
-    Admission, CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession,
+    Admission, CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession, TlsInfo,
+    TlsPolicy, TlsVersion,
 };
 
 use super::{is_plain, seed};
@@ -94,6 +95,7 @@ fn seeds() -> Vec<Vec<u8>> {
         format!("EHLO c.test\r\n{mail}DATA\r\na\x1a\x40\r\n.\r\nNOOP\r\n"),
         "EHLO c.test\r\nNOOP a\x1a\x7fa\x1a\x7fa\x1a\x7f\r\nNOOP\nQUIT\r\n".to_owned(),
         "GET / HTTP/1.1\r\n".to_owned(),
+        format!("EHLO c.test\r\n{mail}RSET\r\nSTARTTLS\r\n{mail}EHLO d.test\r\n{mail}QUIT\r\n"),
         "\x16\x03\x01".to_owned(),
         "EHLO c.test\r\nRCPT TO:<a@b.test>\r\nDATA\r\nMAIL FROM:<x>\r\nX\r\nY\r\nZ\r\nX\r\nY\r\n".to_owned(),
     ];
@@ -127,6 +129,10 @@ fn config(flags: u8) -> ServerConfig {
     };
     if flags & NOT_BEFORE != 0 {
         config.not_before_header = Some("X-Not-Before".into());
+    }
+    // What comes together with STARTTLS is refused by lenient listeners, too.
+    if flags & (SMALL | LENIENT) == SMALL {
+        config.tls = TlsPolicy::Optional;
     }
     if flags & SMALL != 0 {
         config.size_max = 100;
@@ -220,6 +226,13 @@ impl Driver {
                 ServerEvent::TransactionAborted => {
                     must!(std::mem::take(&mut self.in_content), "nothing to abort");
                     self.content.clear();
+                }
+                ServerEvent::StartTls => {
+                    let cipher = "TLS_AES_128_GCM_SHA256";
+                    let info = TlsInfo { version: TlsVersion::V1_3, cipher, server_name: None };
+                    self.session.handle_tls(self.now, info);
+                    must!(self.session.helo().is_none(), "a name from before TLS");
+                    must!(self.session.envelope().is_none(), "a transaction from before TLS");
                 }
                 ServerEvent::Closed(reason) => self.trace.closed = Some(reason),
             }

@@ -40,5 +40,6 @@ pub mod ports;
 pub mod process;
 pub mod queue_files;
 pub mod sink;
+pub mod tls;
 pub mod trace;
 pub mod wait;

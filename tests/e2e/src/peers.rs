@@ -160,7 +160,7 @@ impl Postfix {
                  error unix - - n - - error\nretry unix - - n - - error\n\
                  discard unix - - n - - discard\nvirtual unix - n n - - virtual\n\
                  anvil unix - - n - 1 anvil\nscache unix - - n - 1 scache\n\
-                 postlog unix-dgram n - n - 1 postlogd\n"
+                 tlsmgr unix - - n 1000? 1 tlsmgr\npostlog unix-dgram n - n - 1 postlogd\n"
             ),
         )?;
         let postfix = program("postfix").context("no postfix")?;
@@ -267,6 +267,20 @@ impl Exim {
     ///
     /// Fails when it cannot be started or does not answer.
     pub fn start(directory: &Path, listen: SocketAddr, next: SocketAddr) -> Result<Self> {
+        Self::start_with(directory, listen, next, "")
+    }
+
+    /// The same with further options of its transport, a line each.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exim::start`].
+    pub fn start_with(
+        directory: &Path,
+        listen: SocketAddr,
+        next: SocketAddr,
+        transport: &str,
+    ) -> Result<Self> {
         let binary = Self::binary().context("no Exim")?;
         for part in ["spool", "log"] {
             fs::create_dir_all(directory.join(part))?;
@@ -286,7 +300,7 @@ impl Exim {
                  deliver_drop_privilege\ntls_advertise_hosts =\nacl_smtp_rcpt = accept\n\
                  acl_smtp_data = accept\nbegin routers\nall:\n  driver = manualroute\n  \
                  domains = *\n  transport = remote\n  route_list = * {next_ip}::{next_port} byname\n  \
-                 self = send\nbegin transports\nremote:\n  driver = smtp\nbegin retry\n* * F,2h,1s\n",
+                 self = send\nbegin transports\nremote:\n  driver = smtp\n{transport}begin retry\n* * F,2h,1s\n",
                 binary = binary.display(),
                 listen_ip = listen.ip(),
                 listen_port = listen.port(),

@@ -63,7 +63,8 @@ fn registering_makes_exactly_the_catalog_visible() {
         let per_core = page.contains(&format!("{}{{core=\"1\"", metric.name))
             || page.contains(&format!("{}_bucket{{core=\"1\"", metric.name));
         assert_eq!(per_core, metric.scope != Scope::Process, "{}", metric.name);
-        let per_listener = page.contains(&format!("{}{{core=\"1\",listener=\"b\"", metric.name));
+        let per_listener = page.contains(&format!("{}{{core=\"1\",listener=\"b\"", metric.name))
+            || page.contains(&format!("{}_bucket{{core=\"1\",listener=\"b\"", metric.name));
         assert_eq!(per_listener, metric.scope == Scope::Listener, "{}", metric.name);
         for value in metric.label.map_or(&[][..], |(_, values)| values) {
             let label = format!("{}{{core=\"1\",", metric.name);

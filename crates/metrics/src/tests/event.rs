@@ -118,6 +118,7 @@ fn records_of_different_things_have_different_names() {
         helo: &"",
         protocol: "internal",
         listener: None,
+        tls: None,
         hold_until_unix_ms: None,
     };
     let events = [
@@ -154,6 +155,7 @@ proptest! {
             helo: &helo,
             protocol: "ESMTP",
             listener: is_held.then_some("main"),
+            tls: is_held.then_some(("1.3", "TLS_AES_256_GCM_SHA384")),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
@@ -162,6 +164,9 @@ proptest! {
         prop_assert_eq!(&value["helo"], &helo);
         let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
         prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
+        prop_assert_eq!(value.get("tls_version").and_then(Value::as_str), is_held.then_some("1.3"));
+        let cipher = is_held.then_some("TLS_AES_256_GCM_SHA384");
+        prop_assert_eq!(value.get("tls_cipher").and_then(Value::as_str), cipher);
         prop_assert_eq!(value.get("listener").and_then(Value::as_str), is_held.then_some("main"));
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use ringpost_protocol::address::Domain;
 use ringpost_protocol::data::field::is_field_name;
+use ringpost_protocol::extension::Extension;
+use ringpost_session::server::TlsPolicy;
 use tracing_subscriber::EnvFilter;
 
 use super::retry::{Exponential, Retry};
-use super::schema::{Config, Cores, ListenerSection, RouteDomain, RouteSection};
+use super::schema::{Config, Cores, ListenerSection, Role, RouteDomain, RouteSection, TlsMode};
 use super::smarthost::SmarthostAddress;
 use super::system::SystemFacts;
 use super::units::display_size;
@@ -211,6 +213,7 @@ fn check_listener(
             found.add(&place, "future_release_max holds no message");
         }
     }
+    check_tls(found, section, listener);
     if listener.connections_per_client_per_core_max > listener.connections_per_core_max {
         let place = [section[0], section[1], "connections_per_client_per_core_max"];
         found.add(&place, "more than connections_per_core_max");
@@ -225,6 +228,8 @@ fn check_listener(
             ("errors_max", listener.errors_max == 0),
             ("junk_commands_max", listener.junk_commands_max == 0),
             ("command_timeout", listener.command_timeout.is_zero()),
+            ("tls_handshake_timeout", listener.tls_handshake_timeout.is_zero()),
+            ("tls_handshakes_per_core_max", listener.tls_handshakes_per_core_max == 0),
             ("data_block_timeout", listener.data_block_timeout.is_zero()),
             ("connections_per_core_max", listener.connections_per_core_max == 0),
             (
@@ -233,6 +238,23 @@ fn check_listener(
             ),
         ],
     );
+}
+
+fn check_tls(found: &mut Findings, section: &[&str; 2], listener: &ListenerSection) {
+    let policy = listener.tls_policy();
+    let place = [section[0], section[1], if listener.tls.is_some() { "tls" } else { "role" }];
+    if policy != TlsPolicy::Off && listener.certificates.is_empty() {
+        found.add(&place, "needs TLS, and certificates has none");
+    }
+    if listener.role == Role::Submissions
+        && listener.tls.is_some_and(|tls| tls != TlsMode::Required)
+    {
+        found.add(&place, "with the role submissions there is nothing without TLS: leave it out");
+    }
+    if policy == TlsPolicy::Required && listener.extensions_off.contains(&Extension::StartTls) {
+        let place = [section[0], section[1], "extensions_off"];
+        found.add(&place, "STARTTLS is required, so it has to be offered");
+    }
 }
 
 fn check_queue(found: &mut Findings, config: &Config) {

@@ -29,6 +29,8 @@ impl ConfigSnapshot {
             errors_max: listener.errors_max,
             junk_commands_max: listener.junk_commands_max,
             transactions_max: listener.transactions_max,
+            tls: listener.tls_policy(),
+            tls_handshake_timeout: listener.tls_handshake_timeout,
             command_timeout: listener.command_timeout,
             data_block_timeout: listener.data_block_timeout,
             data_rate_min: listener.data_rate_min,

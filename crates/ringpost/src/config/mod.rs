@@ -86,6 +86,24 @@ pub fn load(path: &Path, facts: &SystemFacts) -> Result<Arc<ConfigSnapshot>, Con
         .map_err(|problems| ConfigError::Invalid { path: path.to_path_buf(), problems })
 }
 
+/// Reads and checks a configuration file, and the certificates that it names.
+///
+/// # Errors
+///
+/// As [`load`]; and certificates and keys that cannot be used, with the line that names them.
+pub fn load_with_certificates(
+    path: &Path,
+    facts: &SystemFacts,
+) -> Result<Arc<ConfigSnapshot>, ConfigError> {
+    let mut snapshot = load(path, facts)?;
+    if let Err(found) = Arc::make_mut(&mut snapshot).load_certificates() {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let problems = located(&text, found);
+        return Err(ConfigError::Invalid { path: path.to_path_buf(), problems });
+    }
+    Ok(snapshot)
+}
+
 /// Checks the text of a configuration file.
 ///
 /// # Errors
@@ -100,7 +118,12 @@ pub fn parse(text: &str, facts: &SystemFacts) -> Result<ConfigSnapshot, Vec<Prob
     if contradictions.is_empty() {
         return Ok(ConfigSnapshot::new(config, facts));
     }
-    let mut problems: Vec<Problem> = contradictions
+    Err(located(text, contradictions))
+}
+
+/// Says where in the file things are wrong, in the order of lines.
+fn located(text: &str, found: Vec<check::Contradiction>) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = found
         .into_iter()
         .map(|found| Problem {
             line: locate::line_of(text, &found.place),
@@ -108,5 +131,5 @@ pub fn parse(text: &str, facts: &SystemFacts) -> Result<ConfigSnapshot, Vec<Prob
         })
         .collect();
     problems.sort_by_key(|problem| problem.line);
-    Err(problems)
+    problems
 }

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::extension::Extension;
+use ringpost_session::server::TlsPolicy;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
 use super::units::{self, Network, Parsed};
+use crate::tls::material::CertificateFiles;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -137,6 +139,19 @@ pub enum Scheduling {
 pub struct ListenerSection {
     /// Addresses and ports; no default.
     pub addresses: Vec<SocketAddr>,
+    /// What it is for. Default: relay.
+    pub role: Role,
+    /// What is made of STARTTLS. Default: by the role.
+    pub tls: Option<TlsMode>,
+    /// Certificates; the first is for clients that ask for no name that another has. Default: none.
+    pub certificates: Vec<CertificateFiles>,
+    /// How long a TLS handshake may take. Default: 30 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub tls_handshake_timeout: Duration,
+    /// TLS handshakes at once on one core. Default: 1000.
+    pub tls_handshakes_per_core_max: usize,
+    /// Whether `Received` fields say which cipher suite was used. Default: yes.
+    pub received_tls: bool,
     /// Clients that may relay. Default: loopback.
     pub relay_networks: Vec<Network>,
     /// Extensions that are not offered. Default: none.
@@ -188,6 +203,12 @@ impl Default for ListenerSection {
     fn default() -> Self {
         Self {
             addresses: Vec::new(),
+            role: Role::Relay,
+            tls: None,
+            certificates: Vec::new(),
+            tls_handshake_timeout: Duration::from_secs(30),
+            tls_handshakes_per_core_max: 1000,
+            received_tls: true,
             relay_networks: units::loopback(),
             extensions_off: Vec::new(),
             message_size_max: 50 << 20,
@@ -212,6 +233,43 @@ impl Default for ListenerSection {
 
 fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
     deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
+}
+
+/// What a listener is for, which says what is made of TLS there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Other servers and programs of ours: STARTTLS is offered when there is a certificate.
+    Relay,
+    /// People's mail programs, by STARTTLS: it is required (RFC 6409, RFC 8314).
+    Submission,
+    /// The same with TLS from the first octet (RFC 8314 §3.3).
+    Submissions,
+}
+
+/// What is made of STARTTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsMode {
+    /// It is not offered.
+    Off,
+    /// It is offered.
+    Optional,
+    /// It is needed before any mail.
+    Required,
+}
+
+impl ListenerSection {
+    /// What its sessions make of TLS.
+    pub fn tls_policy(&self) -> TlsPolicy {
+        match (self.role, self.tls) {
+            (Role::Submissions, _) => TlsPolicy::Implicit,
+            (_, Some(TlsMode::Required)) | (Role::Submission, None) => TlsPolicy::Required,
+            (_, Some(TlsMode::Off)) => TlsPolicy::Off,
+            (Role::Relay, None) if self.certificates.is_empty() => TlsPolicy::Off,
+            (_, Some(TlsMode::Optional)) | (Role::Relay, None) => TlsPolicy::Optional,
+        }
+    }
 }
 
 /// Reads a list of keywords of extensions.

@@ -1,12 +1,15 @@
 //! The configuration as the server uses it: checked, complete, immutable.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ringpost_protocol::address::Domain;
 
+use super::check::Contradiction;
 use super::schema::{Config, Cores, ListenerSection};
 use super::system::SystemFacts;
 use super::units::display_size;
+use crate::tls::{Acceptor, MaterialError};
 
 /// A configuration without contradictions, with what the file left to the machine filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +20,8 @@ pub struct ConfigSnapshot {
     cores: Vec<usize>,
     name_servers: Vec<SocketAddr>,
     memory_max: u64,
+    /// What accepts TLS, by listener.
+    acceptors: BTreeMap<String, Acceptor>,
 }
 
 impl ConfigSnapshot {
@@ -36,7 +41,36 @@ impl ConfigSnapshot {
             config.dns.servers.clone()
         };
         let memory_max = config.server.memory_max.or(facts.memory).unwrap_or(u64::MAX);
-        Self { config, hostname, helo_name, cores, name_servers, memory_max }
+        let acceptors = BTreeMap::new();
+        Self { config, hostname, helo_name, cores, name_servers, memory_max, acceptors }
+    }
+
+    /// Reads the certificates of all listeners.
+    pub(super) fn load_certificates(&mut self) -> Result<(), Vec<Contradiction>> {
+        let mut found = Vec::new();
+        for (name, listener) in &self.config.listener {
+            if listener.certificates.is_empty() {
+                continue;
+            }
+            match Acceptor::load(&listener.certificates) {
+                Ok(acceptor) => drop(self.acceptors.insert(name.clone(), acceptor)),
+                Err(error) => {
+                    let mut place =
+                        vec!["listener".to_owned(), name.clone(), "certificates".to_owned()];
+                    if let MaterialError::File { index, is_key, .. } = &error {
+                        place.push(index.to_string());
+                        place.push(if *is_key { "key" } else { "chain" }.to_owned());
+                    }
+                    found.push(Contradiction { place, reason: error.to_string() });
+                }
+            }
+        }
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    }
+
+    /// What accepts TLS on a listener; `None` where it has no certificates, or when they were not read.
+    pub fn acceptor(&self, listener: &str) -> Option<&Acceptor> {
+        self.acceptors.get(listener)
     }
 
     /// The file's keys, with defaults for the absent ones.

@@ -5,6 +5,7 @@
 
 mod buffers;
 mod counts;
+mod tls;
 
 use std::{io, rc::Rc, time::Instant};
 
@@ -26,7 +27,10 @@ use super::{
     commit::{StorageLost, fresh_message},
     listener::{Admitted, ListenerContext},
 };
-use crate::runtime::{Read, Runtime, Stream};
+use crate::{
+    runtime::{Read, Runtime, Stream},
+    tls::Transport,
+};
 
 /// Bytes we still read after the last reply, so that a reset does not destroy it on its way.
 const LINGER_SIZE_MAX: usize = 256 * 1024;
@@ -43,7 +47,8 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
     let lifetime = admitted.listener.lifetime();
     let inbound = Inbound {
         session,
-        stream,
+        tells_tls: admitted.listener.tells_tls(),
+        stream: Transport::new(stream),
         buffers: Buffers::new(),
         receiving: None,
         lifetime,
@@ -77,7 +82,9 @@ struct Inbound<R: Runtime> {
     shard: Rc<Shard<R>>,
     listener: Rc<ListenerContext>,
     session: ServerSession,
-    stream: R::Stream,
+    stream: Transport<R::Stream>,
+    /// Whether `Received` fields say how the session is encrypted.
+    tells_tls: bool,
     buffers: Buffers,
     receiving: Option<Receiving>,
     /// How long its listener lets messages be tried, if it says so.
@@ -115,6 +122,7 @@ impl<R: Runtime> Inbound<R> {
                     ServerEvent::DataStarted => self.start_message(),
                     ServerEvent::MessageReceived { .. } => self.finish_message().await,
                     ServerEvent::TransactionAborted => self.abort_message(),
+                    ServerEvent::StartTls => self.start_tls().await,
                     ServerEvent::Closed(reason) => {
                         self.close(reason).await;
                         return session_end(reason);
@@ -171,6 +179,9 @@ impl<R: Runtime> Inbound<R> {
 
     /// Ends a session whose connection cannot be used any more.
     fn fail(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.listener.metrics().tls_breaks.increment(1);
+        }
         let now = self.shard.runtime.now();
         if error.kind() == io::ErrorKind::TimedOut {
             self.session.handle_timeout(now);
@@ -191,6 +202,7 @@ impl<R: Runtime> Inbound<R> {
         if self.receiving.is_none() {
             self.session.set_unix_ms(self.shard.runtime.unix_ms());
         }
+        self.session.set_tls_available(self.listener.has_room_for_handshake());
         let now = self.shard.runtime.now();
         let taken = self.session.handle_input(now, input.bytes(), content);
         input.consume(taken);
@@ -219,7 +231,12 @@ impl<R: Runtime> Inbound<R> {
         let read = self.stream.read(self.buffers.input.space()).await?;
         match read {
             Read::Data(count) => self.buffers.input.filled(count),
-            Read::End => self.session.handle_eof(self.shard.runtime.now()),
+            Read::End => {
+                if self.stream.is_truncated() {
+                    self.listener.metrics().tls_breaks.increment(1);
+                }
+                self.session.handle_eof(self.shard.runtime.now());
+            }
             Read::TimedOut => self.session.handle_timeout(self.shard.runtime.now()),
             Read::Notified if self.shard.is_draining() => {
                 self.session.shut_down(self.shard.runtime.now());
@@ -249,6 +266,7 @@ impl<R: Runtime> Inbound<R> {
             protocol: self.session.protocol(),
             id: &id.to_string(),
             recipient: recipient.as_deref(),
+            tls_cipher: self.session.tls().filter(|_| self.tells_tls).map(|tls| tls.cipher),
             unix_seconds: received_unix_ms / 1000,
         }
         .write(&mut self.buffers.content);
@@ -363,6 +381,7 @@ impl<R: Runtime> Inbound<R> {
                 helo: &self.session.helo().unwrap_or_default(),
                 protocol: self.session.protocol(),
                 listener: Some(self.listener.name()),
+                tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
             }),
         });
@@ -422,6 +441,9 @@ impl<R: Runtime> Inbound<R> {
         if let Err(error) = self.flush().await {
             return self.fail(&error);
         }
+        if self.stream.close_notify().await.is_err() {
+            return;
+        }
         if reason == CloseReason::PeerClosed {
             return;
         }
@@ -429,14 +451,14 @@ impl<R: Runtime> Inbound<R> {
             // RFC 5321 §4.1.1.10: the client has had its 221, and has nothing more to say.
             return;
         }
-        if self.stream.shut_down_write().await.is_err() {
+        if self.stream.socket().shut_down_write().await.is_err() {
             return;
         }
         let deadline = self.shard.runtime.now() + LINGER_TIMEOUT;
         let mut unread = 0;
         while unread < LINGER_SIZE_MAX && self.shard.runtime.now() < deadline {
             self.stream.watch().set_deadline(Some(deadline));
-            match self.stream.read(self.buffers.input.scratch()).await {
+            match self.stream.socket().read(self.buffers.input.scratch()).await {
                 Ok(Read::Data(count)) => unread += count,
                 Ok(Read::End | Read::TimedOut | Read::Notified) | Err(_) => return,
             }

@@ -10,13 +10,14 @@ use std::{
 };
 
 use ringpost_metrics::{ListenerMetrics, label::Limit};
-use ringpost_session::server::ServerConfig;
+use ringpost_session::server::{ServerConfig, TlsPolicy};
 
-use super::{Shard, inbound};
+use super::{OpenCount, Shard, inbound};
 use crate::{
     config::schema::ListenerSection,
     control::{Level, SharedRoom},
     runtime::{Containment, Listener, Runtime, Stream},
+    tls::Acceptor,
 };
 
 /// Pause after a failed accept: out of descriptors it fails at once, and would fail for ever.
@@ -38,6 +39,9 @@ pub(crate) struct ListenerContext {
     metrics: ListenerMetrics,
     section: RefCell<ListenerSection>,
     server_config: RefCell<Arc<ServerConfig>>,
+    acceptor: RefCell<Option<Acceptor>>,
+    /// TLS handshakes that are under way.
+    handshakes: Rc<Cell<usize>>,
     connections: Cell<usize>,
     /// Open connections of clients that may not relay; those that may are ours.
     connections_by_client: RefCell<HashMap<IpAddr, usize>>,
@@ -55,6 +59,8 @@ impl ListenerContext {
             metrics,
             section: RefCell::new(section),
             server_config: RefCell::new(server_config),
+            acceptor: RefCell::default(),
+            handshakes: Rc::default(),
             connections: Cell::new(0),
             connections_by_client: RefCell::default(),
         }
@@ -74,6 +80,37 @@ impl ListenerContext {
     pub(crate) fn reconfigure(&self, section: ListenerSection, server_config: Arc<ServerConfig>) {
         *self.section.borrow_mut() = section;
         *self.server_config.borrow_mut() = server_config;
+    }
+
+    /// Takes other certificates for new handshakes.
+    pub(crate) fn set_acceptor(&self, acceptor: Option<Acceptor>) {
+        *self.acceptor.borrow_mut() = acceptor;
+    }
+
+    /// What accepts TLS now, if anything does.
+    pub(crate) fn acceptor(&self) -> Option<Acceptor> {
+        self.acceptor.borrow().clone()
+    }
+
+    /// Whether one more TLS handshake can be begun.
+    pub(crate) fn has_room_for_handshake(&self) -> bool {
+        self.handshakes.get() < self.section.borrow().tls_handshakes_per_core_max
+            && self.acceptor.borrow().is_some()
+    }
+
+    /// Counts a TLS handshake for as long as what is returned lives.
+    pub(super) fn begin_handshake(&self) -> OpenCount {
+        OpenCount::new(&self.handshakes)
+    }
+
+    /// Whether we say something before the client does; where TLS comes first it could not be read.
+    fn speaks_first(&self) -> bool {
+        self.server_config.borrow().tls != TlsPolicy::Implicit
+    }
+
+    /// Whether `Received` fields of a new session say how it is encrypted.
+    pub(crate) fn tells_tls(&self) -> bool {
+        self.section.borrow().received_tls
     }
 
     /// How long messages of a new session are tried, if the listener says so.
@@ -161,7 +198,8 @@ pub(super) async fn accept<R: Runtime>(
             }
         };
         if shard.is_draining() {
-            let refusal = refuse(shard.runtime.now(), stream, SHUTTING_DOWN);
+            let reply = if context.speaks_first() { SHUTTING_DOWN } else { &[] };
+            let refusal = refuse(shard.runtime.now(), stream, reply);
             shard.runtime.spawn(Containment::Session, refusal);
             continue;
         }
@@ -183,6 +221,7 @@ pub(super) async fn accept<R: Runtime>(
                 context.metrics.sessions_refused.increment(1);
                 shard.metrics.limit_hits.increment(limit);
                 let reply = if limit == Limit::Memory { NO_MEMORY } else { TOO_MANY_CONNECTIONS };
+                let reply = if context.speaks_first() { reply } else { &[] };
                 let refusal = refuse(shard.runtime.now(), stream, reply);
                 shard.runtime.spawn(Containment::Session, refusal);
             }
@@ -210,6 +249,20 @@ mod tests {
         };
         let metrics = ListenerMetrics::noop();
         Rc::new(ListenerContext::new("test", metrics, section, Arc::default()))
+    }
+
+    #[test]
+    fn handshakes_are_limited_and_counted_out() {
+        let listener = listener(9, 9);
+        assert!(!listener.has_room_for_handshake(), "without a certificate");
+        listener.set_acceptor(Some(Acceptor::load(&[]).unwrap()));
+        listener.section.borrow_mut().tls_handshakes_per_core_max = 2;
+        let one = listener.begin_handshake();
+        assert!(listener.has_room_for_handshake());
+        let _two = listener.begin_handshake();
+        assert!(!listener.has_room_for_handshake());
+        drop(one);
+        assert!(listener.has_room_for_handshake());
     }
 
     #[test]

@@ -364,6 +364,7 @@ impl<R: Runtime> Shard<R> {
                 helo: &"",
                 protocol: "internal",
                 listener: None,
+                tls: None,
                 hold_until_unix_ms: None,
             };
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });

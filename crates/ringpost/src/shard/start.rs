@@ -232,6 +232,7 @@ impl<R: Runtime> Shard<R> {
             let metrics = ListenerMetrics::register(usize::from(self.number), name);
             let context = ListenerContext::new(name, metrics, section.clone(), server_config);
             let context = Rc::new(context);
+            context.set_acceptor(config.acceptor(name).cloned());
             for &address in &section.addresses {
                 let listener = self.runtime.listen(address).map_err(|source| {
                     ShardError::Listen { listener: name.clone(), address, source }

@@ -129,6 +129,7 @@ impl<R: Runtime> Shard<R> {
             if let Some(section) = config.config().listener.get(listener.name()) {
                 let server_config = Arc::new(config.server_config(section));
                 listener.reconfigure(section.clone(), server_config);
+                listener.set_acceptor(config.acceptor(listener.name()).cloned());
             }
         }
         *self.client_config.borrow_mut() = Arc::new(config.client_config());

@@ -31,12 +31,16 @@ impl ServerSession {
                 return self.refuse(now, error.reply());
             }
         };
+        if self.needs_tls(&command) {
+            return self.refuse(now, replies::TLS_REQUIRED);
+        }
         match command {
             Command::Mail { path, parameters } => self.handle_mail(now, path, parameters),
             Command::Rcpt { path } => self.handle_rcpt(now, path),
             Command::Data => self.handle_data(now, is_last),
             Command::Ehlo(name) => self.handle_helo(now, name, true, is_last),
             Command::Helo(name) => self.handle_helo(now, name, false, is_last),
+            Command::StartTls => self.handle_starttls(now, is_last),
             Command::Rset => {
                 if self.count_junk(now) {
                     self.drop_transaction(None);
@@ -77,7 +81,8 @@ impl ServerSession {
         if extended {
             let hold = self.hold_offer();
             let (extensions, size_max) = (config.extensions, config.size_max);
-            let offer = Offer { extensions, size_max, hold, ..Offer::default() };
+            let starttls = self.offers_starttls();
+            let offer = Offer { extensions, size_max, hold, starttls, ..Offer::default() };
             write_ehlo_reply(&config.hostname, &offer, self.output());
         } else {
             for part in ["250 ", &config.hostname, "\r\n"] {

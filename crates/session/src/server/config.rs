@@ -11,6 +11,8 @@ use ringpost_protocol::limits::{
     TRANSACTIONS_MAX,
 };
 
+use super::tls::TlsPolicy;
+
 /// What the sessions of a listener have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -32,6 +34,10 @@ pub struct ServerConfig {
     pub received_fields_max: usize,
     /// How long a whole command may take to come, from the end of the one before. Default 5 min.
     pub command_timeout: Duration,
+    /// What is made of TLS. Default off.
+    pub tls: TlsPolicy,
+    /// How long a TLS handshake may take. Default 30 s.
+    pub tls_handshake_timeout: Duration,
     /// How long a piece of content may take to come. Default 3 min.
     pub data_block_timeout: Duration,
     /// Octets a second that content has to come with, taken from its start. Default 500; 0 for none.
@@ -68,6 +74,8 @@ impl Default for ServerConfig {
             transactions_max: TRANSACTIONS_MAX,
             received_fields_max: RECEIVED_FIELDS_MAX,
             command_timeout: Duration::from_mins(5),
+            tls: TlsPolicy::Off,
+            tls_handshake_timeout: Duration::from_secs(30),
             data_block_timeout: Duration::from_mins(3),
             data_rate_min: 500,
             data_rate_grace: Duration::from_mins(1),

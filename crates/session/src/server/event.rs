@@ -24,6 +24,11 @@ pub enum ServerEvent {
         /// Whether it has octets above 127.
         eight_bit: bool,
     },
+    /// The driver writes what is to be transmitted, performs a TLS handshake as server on the octets
+    /// that the client sends from now on, and answers by `handle_tls` or `handle_tls_failure`; until
+    /// then no input is taken. What it had read before is not part of the handshake, and there is
+    /// nothing of it. Later input and output pass through TLS.
+    StartTls,
     /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
     /// or did not come to its end. Why is counted in
     /// [`ServerSession::stats`](super::ServerSession::stats).
@@ -49,6 +54,8 @@ pub enum CloseReason {
     EarlyInput,
     /// The client is none of SMTP: a browser, a TLS client, a header.
     Foreign,
+    /// There was no TLS handshake, or it failed.
+    TlsFailed,
     /// Too many commands were refused.
     TooManyErrors,
     /// Too many commands came without a message.
@@ -73,6 +80,7 @@ impl CloseReason {
             Self::BadLine => "bad_line",
             Self::EarlyInput => "early_input",
             Self::Foreign => "foreign",
+            Self::TlsFailed => "tls_failed",
             Self::TooManyErrors => "too_many_errors",
             Self::TooManyJunkCommands => "too_many_junk_commands",
             Self::TooManyTransactions => "too_many_transactions",

@@ -13,6 +13,14 @@ pub(super) const CANNOT_VERIFY: FixedReply =
 pub(super) const NOT_IMPLEMENTED: FixedReply = FixedReply::new("502 5.5.1 Command not implemented");
 pub(super) const NOT_AUTHORIZED: FixedReply = FixedReply::new("550 5.7.0 Not authorized");
 
+pub(super) const READY_FOR_TLS: FixedReply = FixedReply::new("220 2.0.0 Ready to start TLS");
+pub(super) const TLS_UNAVAILABLE: FixedReply =
+    FixedReply::new("454 4.7.0 TLS is not available now, try again later");
+pub(super) const TLS_REQUIRED: FixedReply = FixedReply::new("530 5.7.0 STARTTLS is needed first");
+pub(super) const TLS_IS_ACTIVE: FixedReply = FixedReply::new("554 5.5.1 TLS is active already");
+pub(super) const TLS_IN_TRANSACTION: FixedReply =
+    FixedReply::new("503 5.5.1 STARTTLS is not for within a transaction");
+
 pub(super) const SEND_HELO: FixedReply = FixedReply::new("503 5.5.1 Send EHLO or HELO first");
 pub(super) const NESTED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Nested MAIL command");
 pub(super) const NEED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Need MAIL command");

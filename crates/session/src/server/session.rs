@@ -16,6 +16,7 @@ use super::content::Content;
 use super::event::{Admission, CloseReason, Refusal, ServerEvent};
 use super::replies;
 use super::stats::{ServerLimit, ServerStats};
+use super::tls::{TlsInfo, TlsPolicy};
 use super::transaction::Transaction;
 use crate::timer::{Timer, TimerTable};
 
@@ -32,6 +33,8 @@ pub(super) enum State {
     Greeting,
     /// A command.
     Command,
+    /// The end of a TLS handshake.
+    StartingTls,
     /// Whether MAIL may go on.
     AwaitingAdmission(Box<HeldMail>),
     /// The rest of the content.
@@ -57,11 +60,12 @@ pub(super) struct Helo {
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
-///   [`stats`](Self::stats).
+///   [`tls`](Self::tls), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
-///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
+///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
+///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
-///   [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_tls_available`](Self::set_tls_available), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
@@ -71,6 +75,8 @@ pub(super) struct Helo {
 /// Greeting -> Command -> Content -> AwaitingVerdict -> Command
 ///                 \          \-> Command, when the content is refused
 ///                  \-> AwaitingAdmission -> Command, while MAIL waits for the driver
+/// Command -> StartingTls -> Command, by STARTTLS
+/// StartingTls -> Greeting, on a listener with TLS from the first octet
 /// any state -> Closed
 /// ```
 ///
@@ -81,13 +87,15 @@ pub struct ServerSession {
     pub(super) config: Arc<ServerConfig>,
     pub(super) peer: Peer,
     pub(super) state: State,
-    lines: LineDecoder,
+    pub(super) lines: LineDecoder,
     pub(super) timers: TimerTable,
     pub(super) output: Vec<u8>,
     transmitted: usize,
     pub(super) helo: Option<Helo>,
     pub(super) transaction: Option<Transaction>,
     pub(super) admission: Admission,
+    pub(super) tls: Option<Box<TlsInfo>>,
+    pub(super) tls_available: bool,
     /// What the driver last said the wall clock shows.
     pub(super) unix_ms: u64,
     pub(super) transactions: u32,
@@ -104,26 +112,22 @@ pub struct ServerSession {
 }
 
 impl ServerSession {
-    /// Makes a session on a connection that has just been accepted; its greeting is to be transmitted.
+    /// Makes a session on a connection that has just been accepted. Its greeting is to be transmitted,
+    /// or, on a listener with TLS from the first octet, the event polled that starts the handshake.
     pub fn new(now: Instant, config: Arc<ServerConfig>, peer: Peer) -> Self {
-        let mut timers = TimerTable::default();
-        timers.set(Timer::Command, now + config.command_timeout);
-        timers.set(Timer::Output, now + config.output_timeout);
-        let mut output = Vec::with_capacity(128);
-        output.extend_from_slice(b"220 ");
-        output.extend_from_slice(config.hostname.as_bytes());
-        output.extend_from_slice(b" ESMTP\r\n");
-        Self {
+        let mut session = Self {
             config,
             peer,
             state: State::Greeting,
             lines: LineDecoder::new(),
-            timers,
-            output,
+            timers: TimerTable::default(),
+            output: Vec::with_capacity(128),
             transmitted: 0,
             helo: None,
             transaction: None,
             admission: Admission::Open,
+            tls: None,
+            tls_available: true,
             unix_ms: 0,
             transactions: 0,
             errors: 0,
@@ -134,7 +138,24 @@ impl ServerSession {
             event: None,
             closed: None,
             stats: ServerStats::default(),
+        };
+        if session.config.tls == TlsPolicy::Implicit {
+            session.start_tls(now);
+        } else {
+            session.greet(now);
         }
+        session
+    }
+
+    /// Says who we are.
+    pub(super) fn greet(&mut self, now: Instant) {
+        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Output, now + self.config.output_timeout);
+        for part in ["220 ", &self.config.hostname, " ESMTP\r\n"] {
+            self.output.extend_from_slice(part.as_bytes());
+        }
+        self.state = State::Greeting;
+        self.set_admission(self.admission);
     }
 
     /// The state, named by what it waits for, for logs.
@@ -142,6 +163,7 @@ impl ServerSession {
         match self.state {
             State::Greeting => "greeting",
             State::Command => "command",
+            State::StartingTls => "tls",
             State::AwaitingAdmission(_) => "admission",
             State::Content(_) => "content",
             State::AwaitingVerdict => "verdict",
@@ -154,9 +176,10 @@ impl ServerSession {
         self.helo.as_ref().map(|helo| &*helo.name)
     }
 
-    /// `ESMTP` after EHLO, else `SMTP`, as the trace field wants it.
+    /// `ESMTP` after EHLO, `ESMTPS` over TLS, else `SMTP`, as the trace field wants it (RFC 3848).
     pub fn protocol(&self) -> &'static str {
         match &self.helo {
+            Some(Helo { extended: true, .. }) if self.tls.is_some() => "ESMTPS",
             Some(Helo { extended: true, .. }) => "ESMTP",
             _ => "SMTP",
         }
@@ -208,7 +231,10 @@ impl ServerSession {
                 State::Greeting => self.handle_early_input(),
                 State::Command => self.handle_line(now, rest),
                 State::Content(_) => self.handle_content(now, rest, content),
-                State::AwaitingAdmission(_) | State::AwaitingVerdict | State::Closed => break,
+                State::AwaitingAdmission(_)
+                | State::StartingTls
+                | State::AwaitingVerdict
+                | State::Closed => break,
             };
         }
         if consumed > 0 && consumed < input.len() && self.transmit().len() >= REPLY_OUTPUT_MAX {
@@ -237,6 +263,7 @@ impl ServerSession {
             Timer::ContentBlock => ServerLimit::DataBlockTimeout,
             Timer::ContentRate => ServerLimit::DataRate,
             Timer::Output => ServerLimit::OutputTimeout,
+            _ if matches!(self.state, State::StartingTls) => ServerLimit::TlsHandshakeTimeout,
             Timer::Command | Timer::Reply => ServerLimit::CommandTimeout,
         });
         if timer == Timer::Output {
@@ -475,7 +502,10 @@ impl ServerSession {
 
     pub(super) fn close_with(&mut self, now: Instant, reply: FixedReply, reason: CloseReason) {
         if !self.is_closing() {
-            self.push(reply);
+            // What is said in the middle of a handshake would be no part of it.
+            if !matches!(self.state, State::StartingTls) {
+                self.push(reply);
+            }
             self.close(reason);
             self.start_output_timer(now);
         }

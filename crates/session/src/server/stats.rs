@@ -18,6 +18,10 @@ pub enum ServerLimit {
     Transactions,
     /// `command_timeout`: the session was closed.
     CommandTimeout,
+    /// There were too many TLS handshakes at once: STARTTLS was put off.
+    TlsHandshakes,
+    /// `tls_handshake_timeout`: the session was closed.
+    TlsHandshakeTimeout,
     /// `data_block_timeout`: the session was closed.
     DataBlockTimeout,
     /// `data_rate_min`: the session was closed.
@@ -40,13 +44,15 @@ pub enum ServerLimit {
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
         Self::JunkCommands,
         Self::Transactions,
         Self::CommandTimeout,
+        Self::TlsHandshakes,
+        Self::TlsHandshakeTimeout,
         Self::DataBlockTimeout,
         Self::DataRate,
         Self::OutputTimeout,
@@ -204,7 +210,7 @@ mod tests {
             stats.count_limit(limit);
         }
         assert!(TransactionRefusal::ALL.map(|it| stats.transactions_refused(it)) == [1; 10]);
-        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; 15]);
+        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; 17]);
     }
 
     #[test]

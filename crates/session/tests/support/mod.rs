@@ -53,6 +53,8 @@ pub(crate) struct Server {
     pub(crate) answers: bool,
     content: Vec<u8>,
     in_content: bool,
+    /// Whether the session waits for a TLS handshake.
+    pub(crate) starts_tls: bool,
 }
 
 impl Server {
@@ -71,6 +73,7 @@ impl Server {
             answers: true,
             content: Vec::new(),
             in_content: false,
+            starts_tls: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl Server {
                     self.aborted += 1;
                     self.content.clear();
                 }
+                ServerEvent::StartTls => self.starts_tls = true,
                 ServerEvent::Closed(reason) => self.closed = Some(reason),
             }
         }

@@ -24,6 +24,7 @@ mod self_check;
 mod signals;
 mod syncs;
 mod times;
+mod tls;
 mod tools;
 mod watermarks;
 

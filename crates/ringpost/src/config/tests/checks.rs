@@ -61,6 +61,32 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.command_timeout: must not be zero",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], tls = 'optional' }",
+        "listener.a.tls: needs TLS, and certificates has none",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], role = 'submission' }",
+        "listener.a.role: needs TLS, and certificates has none",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], role = 'submissions', tls = 'optional', \
+         certificates = [{ chain = '/c', key = '/k' }] }",
+        "listener.a.tls: with the role submissions there is nothing without TLS",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], tls = 'required', extensions_off = ['STARTTLS'], \
+         certificates = [{ chain = '/c', key = '/k' }] }",
+        "listener.a.extensions_off: STARTTLS is required",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], tls_handshake_timeout = '0s' }",
+        "listener.a.tls_handshake_timeout: must not be zero",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], tls_handshakes_per_core_max = 0 }",
+        "listener.a.tls_handshakes_per_core_max: must not be zero",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], future_release_max = '1500ms' }",
         "listener.a.future_release_max: not in whole seconds",
     ),

@@ -75,6 +75,27 @@ fn keys_reach_the_crates() {
 }
 
 #[test]
+fn the_role_says_what_is_made_of_tls() {
+    use ringpost_session::server::TlsPolicy;
+    let with = "certificates = [{ chain = '/c', key = '/k' }]";
+    for (keys, policy) in [
+        ("", TlsPolicy::Off),
+        (with, TlsPolicy::Optional),
+        ("tls = 'off'", TlsPolicy::Off),
+        (&*format!("{with}\ntls = 'off'"), TlsPolicy::Off),
+        (&*format!("{with}\ntls = 'required'"), TlsPolicy::Required),
+        (&*format!("{with}\nrole = 'submission'"), TlsPolicy::Required),
+        (&*format!("{with}\nrole = 'submission'\ntls = 'optional'"), TlsPolicy::Optional),
+        (&*format!("{with}\nrole = 'submissions'"), TlsPolicy::Implicit),
+    ] {
+        let text = format!("[listener.main]\naddresses = ['127.0.0.1:2525']\n{keys}\n");
+        let snapshot = accepted(&text);
+        let server = snapshot.server_config(&snapshot.config().listener["main"]);
+        assert_eq!(server.tls, policy, "{keys}");
+    }
+}
+
+#[test]
 fn the_times_of_routes_reach_the_engine() {
     let snapshot = accepted(
         "delivery = { retry = { first = '3s', max = '1m' }, retry_jitter_percent = 7 }\n\

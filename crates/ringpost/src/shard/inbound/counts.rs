@@ -50,6 +50,8 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::JunkCommands => Limit::JunkCommands,
         ServerLimit::Transactions => Limit::Transactions,
         ServerLimit::CommandTimeout => Limit::CommandTimeout,
+        ServerLimit::TlsHandshakes => Limit::TlsHandshakes,
+        ServerLimit::TlsHandshakeTimeout => Limit::TlsHandshakeTimeout,
         ServerLimit::DataBlockTimeout => Limit::DataBlockTimeout,
         ServerLimit::DataRate => Limit::DataRate,
         ServerLimit::OutputTimeout => Limit::OutputTimeout,

@@ -1,0 +1,12 @@
+//! TLS for inbound connections, by rustls: certificates, and the filter between socket and session.
+//!
+//! [`material`] reads certificates and keys and makes an [`Acceptor`] of them, [`transport`] is a
+//! connection that may come to speak TLS, [`failure`] says why a handshake failed. When a handshake begins,
+//! and what it means for the mail, is decided by `ringpost_session::server`.
+
+pub mod failure;
+pub mod material;
+pub mod transport;
+
+pub use material::{Acceptor, MaterialError};
+pub(crate) use transport::Transport;
