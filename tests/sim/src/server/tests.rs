@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use ringpost::runtime::{Listener as _, Read, Stream as _};
 
 use super::*;
-use crate::{disk::DiskFaults, executor::RunEnd, net::SimStream};
+use crate::{checks, disk::DiskFaults, executor::RunEnd, net::SimStream};
 
 const SERVER: &str = "10.0.0.1";
 const REMOTE: &str = "10.0.1.1";
@@ -367,4 +367,41 @@ fn an_event_log_that_fails_gets_its_lines_later() {
         lines.filter_map(id).collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!((ids("\"received\"").len(), ids("\"delivered\"").len()), (20, 20));
+}
+
+/// The check of flipped bits can fail: a log with one more message is another log, and so is one in which a
+/// message has other octets.
+#[test]
+fn a_log_that_holds_something_else_is_told_from_the_same_log() {
+    let look_at_all = |server: &Server| {
+        (0..2).map(|shard| server.look(shard, Survival::Nothing).unwrap()).collect::<Vec<_>>()
+    };
+    let sent = |first: u32| {
+        let (world, server) = world(11);
+        run_until_acked(&world, &inject(&world, first, 5), 5);
+        (world, server)
+    };
+    let wrong = |before: &[Look], after: &[Look]| {
+        let pairs = before.iter().zip(after);
+        pairs.filter_map(|(before, after)| checks::flipped(before, after).err()).collect::<Vec<_>>()
+    };
+    let (world, server) = sent(0);
+    let before = look_at_all(&server);
+    assert_eq!(wrong(&before, &look_at_all(&server)), [""; 0]);
+    run_until_acked(&world, &inject(&world, 100, 1), 1);
+    let mut after = look_at_all(&server);
+    let found = wrong(&before, &after);
+    assert!(found.iter().any(|text| text.contains("messages were there")), "{found:?}");
+    // Recovery has said that it cut something off.
+    for look in &mut after {
+        look.recovered.tail_truncated_bytes += 1;
+    }
+    assert_eq!(wrong(&before, &after), [""; 0]);
+    // The same run with other subjects, which are as long.
+    let (_, server) = sent(5);
+    let found = wrong(&before, &look_at_all(&server));
+    assert!(
+        !found.is_empty() && found.iter().all(|text| text.contains("is another one")),
+        "{found:?}"
+    );
 }
