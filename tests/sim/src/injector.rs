@@ -19,9 +19,6 @@ use crate::ledger::{Key, SharedLedger};
 use crate::random::Random;
 use crate::wire::{Gone, Wire};
 
-/// How long an application waits for a reply: longer than the server may hold one back.
-const PATIENCE: Duration = Duration::from_mins(2);
-
 /// How long it waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -147,6 +144,11 @@ pub struct Application {
     pub ways: Ways,
     /// Where it writes down what it did.
     pub ledger: SharedLedger,
+    /// How long the server and the network may take for a reply. One that takes longer is owed.
+    pub patience: Duration,
+    /// How much longer they may take for a greeting, as the server may not be open yet. `None`: it may never
+    /// be; then no greeting is owed.
+    pub opening: Option<Duration>,
     /// Whether everybody behaves.
     pub calm: Rc<Cell<bool>>,
     /// What is left to do.
@@ -165,16 +167,19 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
         let mut random = random.fork_number("session", number);
         let server = random.pick(&application.servers).copied();
         let Some(server) = server else { break };
+        let life = application.ledger.borrow().life();
         let connected = runtime.connect(server, None, CONNECT_TIMEOUT).await;
         let pause = random.duration(RETRY_PAUSE.0, RETRY_PAUSE.1);
         if let Ok(stream) = connected {
             let mut session = Session {
-                wire: Wire::new(runtime.clone(), stream, PATIENCE),
+                wire: Wire::new(runtime.clone(), stream, application.patience),
                 runtime: runtime.clone(),
                 application: &application,
                 words: &words,
                 random,
                 offers: Offers::default(),
+                life,
+                said: String::new(),
             };
             if session.talk().await.is_ok() {
                 session.wire.close().await;
@@ -231,11 +236,18 @@ struct Session<'a, R: Runtime> {
     words: &'a Words,
     random: Random,
     offers: Offers,
+    /// The life of the server in which the connection was opened.
+    life: u32,
+    /// The last line that was sent; empty before the first.
+    said: String,
 }
 
 impl<R: Runtime> Session<'_, R> {
     async fn talk(&mut self) -> Result<(), Over> {
+        let patience = self.application.patience;
+        self.wire.set_patience(patience + self.application.opening.unwrap_or_default());
         self.expect_good().await?;
+        self.wire.set_patience(patience);
         if self.application.ways.is_extended {
             self.write("EHLO app.test\r\n").await?;
             let reply = self.expect_good().await?;
@@ -394,6 +406,7 @@ impl<R: Runtime> Session<'_, R> {
             return Err(Over);
         }
         self.application.ledger.borrow_mut().sent(number, self.runtime.now());
+        ".".clone_into(&mut self.said);
         self.wire.write(&[rest, b".\r\n"].concat()).await.map_err(|_| Over)
     }
 
@@ -405,7 +418,15 @@ impl<R: Runtime> Session<'_, R> {
     async fn reply(&mut self) -> Result<Reply, Over> {
         let mut text = String::new();
         loop {
-            let line = self.wire.line().await?;
+            let line = match self.wire.line().await {
+                Ok(line) => line,
+                Err(gone) => {
+                    if gone == Gone::TimedOut {
+                        self.is_owed_a_reply();
+                    }
+                    return Err(Over);
+                }
+            };
             let code = line.get(..3).and_then(|code| code.parse().ok());
             let Some(code) = code else {
                 let now = self.runtime.now();
@@ -421,7 +442,17 @@ impl<R: Runtime> Session<'_, R> {
         }
     }
 
+    /// Notes that a reply has not come in time.
+    fn is_owed_a_reply(&self) {
+        if self.said.is_empty() && self.application.opening.is_none() {
+            return;
+        }
+        let now = self.runtime.now();
+        self.application.ledger.borrow_mut().owed(self.life, &self.said, now);
+    }
+
     async fn write(&mut self, text: &str) -> Result<(), Over> {
+        text.trim_end().rsplit('\n').next().unwrap_or_default().clone_into(&mut self.said);
         self.wire.write(text.as_bytes()).await.map_err(|_| Over)
     }
 }
@@ -441,7 +472,62 @@ impl Offers {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use ringpost::runtime::{Containment, Listener as _, Stream as _};
+
     use super::*;
+    use crate::ledger::Ledger;
+    use crate::world::World;
+
+    /// What is found wrong with a host that says this when it is called, and nothing more.
+    fn wrong_with(greeting: &'static str, opening: Option<Duration>) -> Vec<String> {
+        let world = World::new(1);
+        let ledger = Ledger::shared(world.clock().now());
+        ledger.borrow_mut().begin_life(world.clock().now());
+        let address = |host| IpAddr::from([10, 0, 0, host]);
+        let server = world.host(&[address(1)]);
+        let at = SocketAddr::new(address(1), 25);
+        let mut listener = server.listen(at).unwrap();
+        server.spawn(Containment::Process, async move {
+            let mut streams = Vec::new();
+            while let Ok(mut stream) = listener.accept().await {
+                stream.write_all(greeting.as_bytes()).await.unwrap();
+                streams.push(stream);
+            }
+        });
+        let application = Application {
+            servers: vec![at],
+            domains: Rc::new(["a.test".to_owned()]),
+            homes: Rc::new(["b.test".to_owned()]),
+            ways: Ways::default(),
+            ledger: ledger.clone(),
+            patience: Duration::from_secs(10),
+            opening,
+            calm: Rc::default(),
+            quota: Quota::new(1),
+        };
+        let runtime = world.host(&[address(2)]);
+        let sending = run(runtime.clone(), application, world.random("injector"));
+        runtime.spawn(Containment::Process, sending);
+        world.run_for(Duration::from_secs(15), || false);
+        ledger.borrow().violations().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn who_does_not_answer_owes_a_reply() {
+        let second = Some(Duration::from_secs(1));
+        let found = wrong_with("220 mute.test\r\n", second);
+        assert!(
+            found.len() == 1 && found[0].ends_with("a reply is owed: to \"EHLO app.test\""),
+            "{found:?}"
+        );
+        let found = wrong_with("", second);
+        assert!(found.len() == 1 && found[0].ends_with("a reply is owed: to \"\""), "{found:?}");
+        assert_eq!(wrong_with("", Some(Duration::from_secs(10))), [""; 0]);
+        assert_eq!(wrong_with("", None), [""; 0]);
+        assert_eq!(wrong_with("220 mute.test\r\n421 bye\r\n", second), [""; 0]);
+    }
 
     #[test]
     fn offers_are_read_from_the_reply() {

@@ -216,6 +216,16 @@ impl Ledger {
         self.wants_look |= self.acks.is_multiple_of(self.look_period.max(1));
     }
 
+    /// Notes that an application has waited for the reply to a line, or for the greeting if that is empty, for as
+    /// long as it may take. It is owed, unless the server has ended since the connection was opened in `life`:
+    /// a machine without power says nothing.
+    pub fn owed(&mut self, life: u32, line: &str, now: Instant) {
+        let has_ended = self.lives.last().is_none_or(|life| life.ended.is_some());
+        if life == self.life() && !has_ended {
+            self.violate("a reply is owed", now, format!("to {line:?}"));
+        }
+    }
+
     /// Joins a message and a queue id.
     pub(crate) fn name(&mut self, number: u32, queue_id: &str, now: Instant) {
         let is_received = self.strangers.remove(queue_id).is_some();

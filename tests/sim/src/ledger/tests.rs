@@ -112,3 +112,21 @@ fn contents_of_equal_length_are_told_apart() {
     assert_ne!(Fingerprint::of(b"0123456789"), Fingerprint::of(b"0123456798"));
     assert_eq!(Fingerprint::of(b"0123456789"), Fingerprint::of(b"0123456789"));
 }
+
+#[test]
+fn a_reply_is_owed_by_the_life_that_took_the_connection() {
+    let mut ledger = Ledger::new(Instant::now());
+    let now = ledger.start;
+    let owed = |ledger: &mut Ledger, life| {
+        let before = ledger.violations().len();
+        ledger.owed(life, "DATA", now);
+        ledger.violations().len() > before
+    };
+    assert!(!owed(&mut ledger, 0));
+    ledger.begin_life(now);
+    assert!(owed(&mut ledger, 1));
+    ledger.end_life(now, LifeEnd::Crash);
+    assert!(!owed(&mut ledger, 1));
+    ledger.begin_life(now);
+    assert!(!owed(&mut ledger, 1) && owed(&mut ledger, 2));
+}

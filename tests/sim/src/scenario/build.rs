@@ -113,6 +113,8 @@ pub(super) fn build(
             homes: domains.get(..plan.homes).unwrap_or_default().into(),
             ways: ways.clone(),
             ledger: ledger.clone(),
+            patience: plan.reply_bound(),
+            opening: plan.opening_bound(),
             calm: calm.clone(),
             quota: Rc::clone(&quota),
         };

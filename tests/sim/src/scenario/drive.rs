@@ -26,14 +26,14 @@ use crate::world::World;
 /// How much time passes between two looks.
 const STEP: Duration = Duration::from_millis(500);
 
+/// How much time passes between two looks at a queue that drains: it takes long to read all metrics.
+const DRAINING_STEP: Duration = Duration::from_secs(5);
+
 /// How much time the applications may take; then the rest of the mail is not sent.
 const SENDING_MAX: Duration = Duration::from_hours(1);
 
 /// How long applications may take to end once nothing goes wrong any more.
 const ENDING_MAX: Duration = Duration::from_mins(20);
-
-/// How long a start may take.
-const OPENING_MAX: Duration = Duration::from_mins(1);
 
 /// The counter of writes to the log that have failed.
 const FAILURES: &str = "ringpost_commit_failures_total";
@@ -428,10 +428,12 @@ impl<'a> Drive<'a> {
             self.acts.push((self.world.clock().elapsed(), format!("calm after {how:?}")));
         }
         let quota = Rc::clone(&self.inhabitants.quota);
-        self.wait("applications did not end", ENDING_MAX, |_| quota.is_done());
-        self.wait("the server did not open", OPENING_MAX, |drive| drive.server.is_open());
+        self.wait("applications did not end", ENDING_MAX, STEP, |_| quota.is_done());
+        self.wait("the server did not open", plan::OPENING_MAX, STEP, |drive| {
+            drive.server.is_open()
+        });
         let bound = self.plan.drain_bound();
-        self.wait("the queue did not drain", bound, |drive| {
+        self.wait("the queue did not drain", bound, DRAINING_STEP, |drive| {
             drive.figures = drive.server.metrics();
             sum(&drive.figures, "ringpost_queue_messages", None) == 0
         });
@@ -442,6 +444,7 @@ impl<'a> Drive<'a> {
         &mut self,
         what: &'static str,
         bound: Duration,
+        step: Duration,
         mut is_done: impl FnMut(&mut Self) -> bool,
     ) {
         let end = self.world.clock().elapsed() + bound;
@@ -450,7 +453,7 @@ impl<'a> Drive<'a> {
                 let text = format!("{what} within {} s; {}", bound.as_secs(), self.leftovers());
                 return self.world.violate(text);
             }
-            self.pass(STEP);
+            self.pass(step);
         }
     }
 

@@ -340,6 +340,23 @@ impl Plan {
         self.acts.contains(&Act::WallStep)
     }
 
+    /// How long an application may have to wait for a reply, from when the server's host has taken the octets: the
+    /// network may hold up both directions, and the disk what the reply stands for.
+    pub fn reply_bound(&self) -> Duration {
+        let slow = |disk: &DiskFaults| {
+            disk.latency.1 + if disk.slow_ppm > 0 { disk.slow } else { Duration::ZERO }
+        };
+        let slowest = if self.has_disk_faults() { DISK_SLOWEST } else { slow(&self.disk) };
+        let link = &self.local;
+        let network = (link.latency.1 + link.stall) * 2;
+        network + slowest * REPLY_OPERATIONS + LOG_WAITS + REPLY_TIME
+    }
+
+    /// How long a start may take; `None` if the disk may see to it that it never ends.
+    pub fn opening_bound(&self) -> Option<Duration> {
+        (!self.has_disk_faults()).then_some(OPENING_MAX)
+    }
+
     /// How long the queue may take until it is empty once nothing goes wrong any more: mail that cannot be
     /// delivered expires, then its report does; and a site that was down is looked at within 5 minutes.
     pub fn drain_bound(&self) -> Duration {
@@ -350,6 +367,19 @@ impl Plan {
         settings.lifetime + settings.bounce_lifetime + settings.timeout * 8 + site + hold
     }
 }
+
+/// How long a shard may wait for room in its log, and then for a write of it, before it says 451.
+const LOG_WAITS: Duration = Duration::from_secs(25 + 25);
+
+/// Operations of the disk that one reply may have to wait for: writes of the content that was on its way, a
+/// segment, and the commit.
+const REPLY_OPERATIONS: u32 = 16;
+
+/// How long a start may take on a disk that does not fail.
+pub(super) const OPENING_MAX: Duration = Duration::from_mins(1);
+
+/// How long a reply may take beside: the server's own pauses.
+const REPLY_TIME: Duration = Duration::from_secs(5);
 
 /// A network in which what is written is there at once, so that nothing hides behind a latency.
 fn instant() -> Link {
@@ -380,6 +410,9 @@ fn link(random: &mut Random, may_be_bad: bool) -> Link {
     }
     link
 }
+
+/// The longest time that an operation takes on a disk that is drawn here, unless it never ends.
+const DISK_SLOWEST: Duration = Duration::from_millis(50 + 1 + 5_000);
 
 /// A disk that has something; one that fails only if it may.
 pub(super) fn disk(random: &mut Random, may_fail: bool) -> DiskFaults {
