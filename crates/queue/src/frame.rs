@@ -30,6 +30,12 @@ use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 
 /// Everything in a segment begins at a multiple of this, in octets.
 pub const BLOCK_SIZE: u64 = 4096;
+/// Whether all octets are zero, as in a block that was never written.
+pub(crate) fn is_blank(octets: &[u8]) -> bool {
+    // By pieces that the compiler looks at as a whole; most blocks that are not blank begin with something.
+    octets.chunks(256).all(|piece| piece.iter().fold(0, |all, octet| all | octet) == 0)
+}
+
 /// Octets in front of the payload of a frame.
 pub const FRAME_HEADER_SIZE: usize = 80;
 
@@ -200,6 +206,17 @@ mod tests {
         frame.extend_from_slice(payload);
         seal(&mut frame, header());
         frame
+    }
+
+    #[test]
+    fn a_block_is_blank_when_no_octet_is_set() {
+        let mut block = [0; BLOCK_SIZE as usize];
+        assert!(is_blank(&block) && is_blank(&block[..300]) && is_blank(&[]));
+        for at in [0, 255, 256, 4095] {
+            block[at] = 1;
+            assert!(!is_blank(&block), "{at}");
+            block[at] = 0;
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl<R: Runtime> Wire<R> {
         let mut searched = 0;
         loop {
             let pending = self.pending();
-            let found = pending.iter().skip(searched).position(|octet| *octet == b'\n');
+            let found = memchr::memchr(b'\n', pending.get(searched..).unwrap_or_default());
             if let Some(found) = found {
                 let line = self.take(searched + found + 1);
                 return Ok(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
@@ -159,5 +159,5 @@ impl<R: Runtime> Wire<R> {
 /// Where `needle` begins in `haystack`, from `from` on.
 pub fn find(haystack: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     let rest = haystack.get(from..)?;
-    rest.windows(needle.len()).position(|window| window == needle).map(|at| from + at)
+    memchr::memmem::find(rest, needle).map(|at| from + at)
 }

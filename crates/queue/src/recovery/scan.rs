@@ -11,6 +11,9 @@ use crate::storage::Storage;
 /// Octets read at once. A frame that is longer is held in memory whole.
 const READ_SIZE: usize = 1 << 20;
 
+/// Octets read at once to learn how a segment begins: its header and, as a rule, its first frame.
+const FIRST_READ_SIZE: usize = 64 << 10;
+
 /// A segment file being read.
 pub(super) struct SegmentScan<'s, S: Storage> {
     storage: &'s S,
@@ -33,6 +36,7 @@ pub(super) struct SegmentScan<'s, S: Storage> {
     pub(super) events: (u64, Lsn),
     window: Vec<u8>,
     window_start: u64,
+    read_size: usize,
 }
 
 /// What stands where a frame may begin.
@@ -64,6 +68,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
             events: (0, Lsn(0)),
             window: Vec::new(),
             window_start: 0,
+            read_size: FIRST_READ_SIZE,
         };
         scan.read_header().await?;
         if let Found::Frame(first) = scan.frame_at(BLOCK_SIZE, None).await? {
@@ -73,6 +78,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
             }
         }
         scan.window = Vec::new();
+        scan.read_size = READ_SIZE;
         Ok(scan)
     }
 
@@ -108,7 +114,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
             self.window.clear();
             self.window_start = offset;
             let rest = self.size.saturating_sub(offset);
-            let wanted = (len.max(READ_SIZE) as u64).min(rest) as usize;
+            let wanted = (len.max(self.read_size) as u64).min(rest) as usize;
             while self.window.len() < wanted {
                 let at = offset + self.window.len() as u64;
                 let piece = (wanted - self.window.len()).min(READ_SIZE);
@@ -116,7 +122,11 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
                 if read.is_empty() {
                     break;
                 }
-                self.window.extend_from_slice(&read);
+                if self.window.is_empty() {
+                    self.window = read;
+                } else {
+                    self.window.extend_from_slice(&read);
+                }
             }
         }
         let start = (offset - self.window_start) as usize;
@@ -139,7 +149,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
             let expected = expected.unwrap_or_default();
             let ours = frame::resembles(block, identity, sequence, expected);
             // Old bytes of a recycled file may be anything; a new file has none.
-            let torn = ours || (!recycled && block.iter().any(|byte| *byte != 0));
+            let torn = ours || (!recycled && !frame::is_blank(block));
             return Ok(Found::Nothing(if torn { Place::Torn } else { Place::Unwritten }));
         };
         if header.identity != identity || header.segment != sequence {
@@ -163,7 +173,7 @@ impl<'s, S: Storage> SegmentScan<'s, S> {
         let mut at = offset;
         while at + BLOCK_SIZE <= self.size {
             let block = self.bytes(at, BLOCK_SIZE as usize).await?;
-            if block.iter().any(|byte| *byte != 0) {
+            if !frame::is_blank(block) {
                 let header = FrameHeader::decode(block)
                     .filter(|header| header.identity == identity && header.segment == sequence);
                 match header {

@@ -51,7 +51,7 @@ pub(super) async fn spots<S: Storage>(
                     .filter(|header| header.identity == identity && header.segment == sequence);
                 let is_ours = header.is_some()
                     || frame::resembles(block, identity, sequence, Lsn(0))
-                    || (!recycled && block.iter().any(|octet| *octet != 0));
+                    || (!recycled && !frame::is_blank(block));
                 if !is_ours || (header.is_none() && !is_begin) {
                     is_begin = false;
                     offset += BLOCK_SIZE;
