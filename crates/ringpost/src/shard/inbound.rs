@@ -441,8 +441,12 @@ impl<R: Runtime> Inbound<R> {
         if let Err(error) = self.flush().await {
             return self.fail(&error);
         }
-        if self.stream.close_notify().await.is_err() {
-            return;
+        if self.session.tls().is_some() {
+            let deadline = self.shard.runtime.now() + LINGER_TIMEOUT;
+            self.stream.watch().set_deadline(Some(deadline));
+            if self.stream.close_notify().await.is_err() {
+                return;
+            }
         }
         if reason == CloseReason::PeerClosed {
             return;
