@@ -187,7 +187,12 @@ impl ContentDecoder {
     pub fn decode(&mut self, input: &[u8], content: &mut Vec<u8>) -> (usize, ContentProgress) {
         let (consumed, ended) = match self.scan(input, content) {
             Ok(step) => step,
-            Err(violation) => return (input.len(), ContentProgress::Violation(violation)),
+            Err(violation) => {
+                // In smaller pieces it would have been too much before this was seen.
+                let is_far = self.is_far_too_large();
+                let violation = if is_far { ContentViolation::FarTooLarge } else { violation };
+                return (input.len(), ContentProgress::Violation(violation));
+            }
         };
         let taken = input.get(..consumed).unwrap_or_default();
         self.eight_bit = self.eight_bit || !taken.is_ascii();
@@ -196,7 +201,7 @@ impl ContentDecoder {
         }
         if self.size > self.limits.size_max {
             self.note(ContentViolation::TooLarge);
-            if self.size / 2 > self.limits.size_max {
+            if self.is_far_too_large() {
                 return (consumed, ContentProgress::Violation(ContentViolation::FarTooLarge));
             }
         }
@@ -206,6 +211,10 @@ impl ContentDecoder {
             (true, Some(violation)) => ContentProgress::Violation(violation),
         };
         (consumed, progress)
+    }
+
+    fn is_far_too_large(&self) -> bool {
+        self.size / 2 > self.limits.size_max
     }
 
     /// Walks over the lines; returns the octets taken, and whether the terminator was among them.
@@ -242,7 +251,13 @@ impl ContentDecoder {
                     self.end_line();
                 }
                 Position::LineStart | Position::Dot | Position::Middle => {
-                    at = self.walk_line(input, at)?;
+                    at = match self.walk_line(input, at) {
+                        Ok(at) => at,
+                        Err((at, violation)) => {
+                            self.size = self.size.saturating_add((at - run) as u64);
+                            return Err(violation);
+                        }
+                    };
                 }
             }
         }
@@ -252,8 +267,13 @@ impl ContentDecoder {
         Ok((input.len(), false))
     }
 
-    /// Walks to the end of the line, or of the input; returns where the walk stands then.
-    fn walk_line(&mut self, input: &[u8], start: usize) -> Result<usize, ContentViolation> {
+    /// Walks to the end of the line, or of the input; returns where the walk stands then, or where the
+    /// octet is that must not be there.
+    fn walk_line(
+        &mut self,
+        input: &[u8],
+        start: usize,
+    ) -> Result<usize, (usize, ContentViolation)> {
         let rest = input.get(start..).unwrap_or_default();
         let length = memchr::memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
         let (line, end) = rest.split_at(length);
@@ -275,8 +295,8 @@ impl ContentDecoder {
                 self.check_line();
                 Ok(input.len())
             }
-            [b'\n', ..] => Err(ContentViolation::BareLineFeed),
-            [_, ..] => Err(ContentViolation::BareCarriageReturn),
+            [b'\n', ..] => Err((start + length, ContentViolation::BareLineFeed)),
+            [_, ..] => Err((start + length + 1, ContentViolation::BareCarriageReturn)),
         }
     }
 

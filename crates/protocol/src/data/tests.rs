@@ -212,6 +212,17 @@ fn large_content_is_dropped_and_then_cut() {
         assert_eq!(run(b"12345678\r\n1234567890\r\n.\r\n", size), far);
     }
     let far = ContentProgress::Violation(ContentViolation::FarTooLarge);
+    // What comes first counts, whatever the pieces are: 22 octets are far too many.
+    let bare_lf = ContentProgress::Violation(ContentViolation::BareLineFeed);
+    let bare_cr = ContentProgress::Violation(ContentViolation::BareCarriageReturn);
+    for size in [1, 3, 100] {
+        assert_eq!(run(b"12345678\r\n1234567890\r\n\n", size), far);
+        assert_eq!(run(b"12345678\r\n123456789012\n", size), far);
+        assert_eq!(run(b"12345678\r\n12345678901\n", size), bare_lf);
+        assert_eq!(run(b"12345678\r\n12345678901\rx", size), far);
+        assert_eq!(run(b"12345678\r\n1234567890\rx", size), bare_cr);
+        assert_eq!(run(b"12345678\r\n12345678\r\n.\rx", size), bare_cr);
+    }
     assert_eq!(run(b"12345678\r\n12345678\r\n12345678", 1), far);
     assert_eq!(run(b"12345678\r\n12345678\r\n12345678", 100), far);
 }
