@@ -107,13 +107,15 @@ pub enum Extension {
     StartTls,
     /// FUTURERELEASE (RFC 4865).
     FutureRelease,
+    /// LIMITS (RFC 9422).
+    Limits,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     EnhancedStatusCodes,
 }
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -121,6 +123,7 @@ impl Extension {
         Self::BinaryMime,
         Self::StartTls,
         Self::FutureRelease,
+        Self::Limits,
         Self::EnhancedStatusCodes,
     ];
 
@@ -134,6 +137,7 @@ impl Extension {
             Self::BinaryMime => "BINARYMIME",
             Self::StartTls => "STARTTLS",
             Self::FutureRelease => "FUTURERELEASE",
+            Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
         }
     }
@@ -185,6 +189,28 @@ pub struct Offer {
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
     pub starttls: bool,
+    /// LIMITS (RFC 9422), if it is offered.
+    pub limits: Option<SessionLimits>,
+}
+
+/// What a client may ask of one session, by LIMITS (RFC 9422 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// MAILMAX: transactions in a session. What is not within 1..=999,999 is not said.
+    pub transactions_max: u32,
+    /// RCPTMAX: recipients in a transaction. What is not within 1..=999,999 is not said.
+    pub recipients_max: u32,
+}
+
+impl SessionLimits {
+    /// The largest number that can be said.
+    const MAX: u32 = 999_999;
+
+    /// Name and value of each limit that can be said.
+    fn said(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let limits = [("MAILMAX", self.transactions_max), ("RCPTMAX", self.recipients_max)];
+        limits.into_iter().filter(|(_, value)| (1..=Self::MAX).contains(value))
+    }
 }
 
 impl Offer {
@@ -195,6 +221,7 @@ impl Offer {
             Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
             Extension::StartTls => self.starttls,
             Extension::FutureRelease => self.hold.is_some(),
+            Extension::Limits => self.limits.is_some_and(|limits| limits.said().next().is_some()),
             Extension::Pipelining
             | Extension::Size
             | Extension::EightBitMime
@@ -224,16 +251,26 @@ pub fn write_ehlo_reply(hostname: &str, offer: &Offer, out: &mut Vec<u8>) {
 
 fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
-    match (extension, offer.hold) {
-        (Extension::Size, _) => {
+    match extension {
+        Extension::Size => {
             out.push(b' ');
             out.extend_from_slice(decimal(offer.size_max, &mut digits));
         }
-        (Extension::FutureRelease, Some(hold)) => {
-            out.push(b' ');
-            out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
-            out.push(b' ');
-            write_rfc3339_seconds(hold.until_unix_seconds, out);
+        Extension::FutureRelease => {
+            if let Some(hold) = offer.hold {
+                out.push(b' ');
+                out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
+                out.push(b' ');
+                write_rfc3339_seconds(hold.until_unix_seconds, out);
+            }
+        }
+        Extension::Limits => {
+            for (name, value) in offer.limits.iter().flat_map(SessionLimits::said) {
+                for part in [" ", name, "="] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+                out.extend_from_slice(decimal(value.into(), &mut digits));
+            }
         }
         _ => {}
     }
@@ -329,6 +366,7 @@ mod tests {
                 chunking: true,
                 binary_mime: true,
                 starttls: true,
+                limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),
             };
             let mut out = Vec::new();
             write_ehlo_reply("mx.test", &offer, &mut out);
@@ -350,6 +388,23 @@ mod tests {
             assert!(lines[1].starts_with(&format!("250 {}", kept.keyword())), "{text}");
         }
         assert_eq!(write(none), "250 mx.test\r\n");
+    }
+
+    #[test]
+    fn limits_that_can_be_said_are() {
+        for (transactions_max, recipients_max, said) in [
+            (1000, 1, "250-LIMITS MAILMAX=1000 RCPTMAX=1\r\n"),
+            (0, 999_999, "250-LIMITS RCPTMAX=999999\r\n"),
+            (1, 1_000_000, "250-LIMITS MAILMAX=1\r\n"),
+            (u32::MAX, 0, ""),
+        ] {
+            let limits = Some(SessionLimits { transactions_max, recipients_max });
+            let mut out = Vec::new();
+            write_ehlo_reply("mx.test", &Offer { limits, ..Offer::default() }, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.matches("LIMITS").count(), usize::from(!said.is_empty()), "{text}");
+            assert!(text.contains(&format!("\r\n{said}")), "{text}");
+        }
     }
 
     proptest! {

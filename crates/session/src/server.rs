@@ -5,6 +5,7 @@ mod command;
 mod config;
 mod content;
 mod event;
+mod help;
 mod hold;
 mod replies;
 mod session;

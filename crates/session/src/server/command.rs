@@ -6,7 +6,7 @@ use std::time::Instant;
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::envelope::Envelope;
-use ringpost_protocol::extension::{Extension, Offer, write_ehlo_reply};
+use ringpost_protocol::extension::{Extension, Offer, SessionLimits, write_ehlo_reply};
 use ringpost_protocol::parameter::MailParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::FixedReply;
@@ -49,7 +49,7 @@ impl ServerSession {
             }
             Command::Quit => self.close_with(now, replies::BYE, CloseReason::Quit),
             Command::Noop => self.push_junk(now, replies::OK),
-            Command::Help(_) => self.push_junk(now, replies::HELP),
+            Command::Help(topic) => self.handle_help(now, topic),
             Command::Vrfy(_) => self.push_junk(now, replies::CANNOT_VERIFY),
             Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
             Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
@@ -79,15 +79,27 @@ impl ServerSession {
         self.helo = Some(Helo { name: name.into(), extended });
         let config = std::sync::Arc::clone(&self.config);
         if extended {
-            let hold = self.hold_offer();
-            let (extensions, size_max) = (config.extensions, config.size_max);
-            let starttls = self.offers_starttls();
-            let offer = Offer { extensions, size_max, hold, starttls, ..Offer::default() };
+            let offer = self.offer();
             write_ehlo_reply(&config.hostname, &offer, self.output());
         } else {
             for part in ["250 ", &config.hostname, "\r\n"] {
                 self.output().extend_from_slice(part.as_bytes());
             }
+        }
+    }
+
+    /// What is offered to this client now.
+    pub(super) fn offer(&self) -> Offer {
+        Offer {
+            extensions: self.config.extensions,
+            size_max: self.config.size_max,
+            hold: self.hold_offer(),
+            starttls: self.offers_starttls(),
+            limits: Some(SessionLimits {
+                transactions_max: self.config.transactions_max,
+                recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),
+            }),
+            ..Offer::default()
         }
     }
 

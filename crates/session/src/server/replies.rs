@@ -7,7 +7,7 @@ pub(super) const MAIL_OK: FixedReply = FixedReply::new("250 2.1.0 Ok");
 pub(super) const RCPT_OK: FixedReply = FixedReply::new("250 2.1.5 Ok");
 pub(super) const GO_AHEAD: FixedReply = FixedReply::new("354 End data with <CR><LF>.<CR><LF>");
 pub(super) const BYE: FixedReply = FixedReply::new("221 2.0.0 Bye");
-pub(super) const HELP: FixedReply = FixedReply::new("214 2.0.0 See RFC 5321");
+pub(super) const NO_SUCH_TOPIC: FixedReply = FixedReply::new("504 5.5.4 No help on that");
 pub(super) const CANNOT_VERIFY: FixedReply =
     FixedReply::new("252 2.5.2 Cannot verify, send some mail and see");
 pub(super) const NOT_IMPLEMENTED: FixedReply = FixedReply::new("502 5.5.1 Command not implemented");

@@ -48,13 +48,16 @@ fn verbs_are_case_insensitive_and_help_is_there() -> Result<()> {
     let server = Server::relaying_to(sink.address())?;
     let mut client = Client::connect(server.smtp())?;
     let hello = client.expect("ehlo telnet.test", 250)?;
-    for keyword in ["PIPELINING", "8BITMIME", "SIZE ", "ENHANCEDSTATUSCODES"] {
+    for keyword in ["PIPELINING", "8BITMIME", "SIZE ", "LIMITS MAILMAX=1000 RCPTMAX=1000"] {
         assert!(hello.text.contains(keyword), "{keyword} in {hello:?}");
     }
     client.expect("mail from:<>", 250)?;
     client.expect("rSeT", 250)?;
     client.expect("noop", 250)?;
-    client.expect("HELP", 214)?;
+    let help = client.expect("HELP", 214)?;
+    assert!(help.text.contains("MAIL RCPT DATA"), "{help:?}");
+    assert!(client.expect("help data", 214)?.text.contains("on disk"));
+    client.expect("HELP BURL", 504)?;
     client.expect("VRFY someone", 252)?;
     client.expect("EXPN list", 502)?;
     client.expect("TURN", 502).or_else(|_| client.expect("TURN", 500))?;
