@@ -45,7 +45,7 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
     let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
     let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
     let lifetime = admitted.listener.lifetime();
-    let inbound = Inbound {
+    let mut inbound = Inbound {
         session,
         tells_tls: admitted.listener.tells_tls(),
         stream: Transport::new(stream),
@@ -59,6 +59,7 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
         shard: Rc::clone(&shard),
     };
     let end = inbound.serve().await;
+    drop(inbound);
     shard.metrics.sessions_closed.increment(end);
 }
 
@@ -108,7 +109,8 @@ impl<R: Runtime> Drop for Inbound<R> {
 }
 
 impl<R: Runtime> Inbound<R> {
-    async fn serve(mut self) -> SessionEnd {
+    // By reference, here and in `close`: each move would be one more copy of all that in the task.
+    async fn serve(&mut self) -> SessionEnd {
         loop {
             let mut has_progressed = self.take_input();
             if self.session.awaits_admission() {
@@ -435,7 +437,7 @@ impl<R: Runtime> Inbound<R> {
     }
 
     /// Writes the last reply and closes, without a reset that could overtake it.
-    async fn close(mut self, reason: CloseReason) {
+    async fn close(&mut self, reason: CloseReason) {
         self.abort_message();
         self.publish();
         if let Err(error) = self.flush().await {
