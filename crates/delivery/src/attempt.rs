@@ -59,12 +59,14 @@ pub struct Attempt {
     pub started: Instant,
     /// When its outcome was known.
     pub finished: Instant,
+    /// Whether the host offers DSN (RFC 3461), and so reports on what it has taken.
+    pub reports: bool,
 }
 
 impl Attempt {
     /// One that came to no connection.
     pub(crate) fn unmade(site: Rc<str>, at: Instant) -> Self {
-        Self { site, mx_host: None, address: None, started: at, finished: at }
+        Self { site, mx_host: None, address: None, started: at, finished: at, reports: false }
     }
 }
 

@@ -1,14 +1,16 @@
-//! Writes the report to the originator about recipients that will not be delivered to, or are late.
+//! Decides whom the originator is told of, and writes the report: about recipients that will not be
+//! delivered to, are late, or went to a host that does not report (RFC 3461 §5.2).
 
 use std::fmt::Write as _;
 
-use ringpost_protocol::dsn::{Action, DeliveryReport, DsnRecipient};
+use ringpost_protocol::dsn::{Action, DeliveryReport, DsnRecipient, Returned};
 use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::notify::Return;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId};
 
-use crate::attempt::{Settled, Settlement};
+use crate::attempt::{Attempt, Settled, Settlement};
 
 /// What a report needs to know beside the settlement.
 #[derive(Debug, Clone, Copy)]
@@ -25,13 +27,45 @@ pub struct BounceContext<'a> {
     pub envelope: &'a Envelope,
     /// The start of its content: at least the header section, or as much as there is room for.
     pub original_header: &'a [u8],
+    /// All of its content, if it is small enough to be returned; only asked for when
+    /// [`returns_all`] says so.
+    pub original: Option<&'a [u8]>,
 }
 
-/// Returns envelope and content of the report about the bounced, expired and late recipients of
-/// `settlement`.
+/// What the originator is told of a recipient, if anything.
 ///
-/// `None` when there is nobody to tell: no such recipient, or a message that is itself a report
-/// (RFC 5321 §4.5.5: null reverse-path).
+/// Nothing of a message that is itself a report (RFC 5321 §4.5.5: null reverse-path), and nothing that
+/// NOTIFY does not ask for. Of success only when the host that has taken the message does not report
+/// itself.
+pub fn told(envelope: &Envelope, attempt: &Attempt, settled: &Settled) -> Option<Action> {
+    let index = usize::from(settled.index.0);
+    if envelope.reverse_path.is_null() || index >= envelope.forward_paths.len() {
+        return None;
+    }
+    let notify = envelope.dsn.notify(index);
+    match settled.disposition {
+        Disposition::Bounced | Disposition::Expired => notify.failure.then_some(Action::Failed),
+        Disposition::Deferred { .. } => (settled.warns && notify.delay).then_some(Action::Delayed),
+        Disposition::Delivered => (notify.success && !attempt.reports).then_some(Action::Relayed),
+    }
+}
+
+/// Whether the report on a settlement returns the whole message, if that is small enough: when RET asks
+/// for it, and a recipient has failed (RFC 3461 §4.3).
+pub fn returns_all(envelope: &Envelope, settlement: &Settlement) -> bool {
+    envelope.dsn.ret() == Some(Return::Full)
+        // Others cannot be a part of a message that is none of them.
+        && matches!(envelope.body, BodyType::SevenBit | BodyType::EightBitMime)
+        && settlement
+            .recipients
+            .iter()
+            .any(|one| told(envelope, &settlement.attempt, one) == Some(Action::Failed))
+}
+
+/// Returns envelope and content of the report on `settlement`, about the recipients of whom the
+/// originator is [`told`].
+///
+/// `None` when there is nobody to tell, or nothing.
 pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(Envelope, Vec<u8>)> {
     let ReversePath::Mailbox(originator) = &context.envelope.reverse_path else { return None };
     let texts: Vec<(&ForwardPath, &Settled, Told)> = settlement
@@ -39,7 +73,8 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         .iter()
         .filter_map(|settled| {
             let index = usize::from(settled.index.0);
-            Some((context.envelope.forward_paths.get(index)?, settled, told(settled)?))
+            let action = told(context.envelope, &settlement.attempt, settled)?;
+            Some((context.envelope.forward_paths.get(index)?, settled, words(action, settled)))
         })
         .collect();
     if texts.is_empty() {
@@ -49,6 +84,11 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         .iter()
         .map(|(path, settled, told)| DsnRecipient {
             forward_path: path,
+            original: context
+                .envelope
+                .dsn
+                .recipient(settled.index.0.into())
+                .and_then(|one| one.original.as_ref()),
             action: told.action,
             status: told.status,
             remote_mta: settlement.attempt.mx_host.as_deref(),
@@ -60,6 +100,10 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
                 .then_some(settled.expiry_unix_ms / 1000),
         })
         .collect();
+    let returned = match context.original {
+        Some(content) if returns_all(context.envelope, settlement) => Returned::Message(content),
+        _ => Returned::Header(context.original_header),
+    };
     let mut content = Vec::new();
     DeliveryReport {
         reporting_mta: context.hostname,
@@ -68,8 +112,9 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         unix_seconds: context.now_unix_ms / 1000,
         arrival_unix_seconds: context.received_unix_ms / 1000,
         reverse_path: &context.envelope.reverse_path,
+        envelope_id: context.envelope.dsn.envelope_id(),
         recipients: &recipients,
-        original_header: context.original_header,
+        returned,
     }
     .write(&mut content);
     let body = if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
@@ -84,26 +129,19 @@ struct Told {
     text: String,
 }
 
-/// `None` when there is nothing to tell.
-fn told(settled: &Settled) -> Option<Told> {
+fn words(action: Action, settled: &Settled) -> Told {
     let reason = &settled.reason;
     let text = reason.text.to_string();
-    match settled.disposition {
-        Disposition::Bounced => Some(Told { action: Action::Failed, status: reason.status, text }),
-        Disposition::Expired => {
-            let mut words = String::from("delivery time expired");
-            if !text.is_empty() {
-                let _ = write!(words, "; last failure: {text}");
-            }
-            // RFC 3463 §3.5: 4.7 is delivery time expired; failed for good by now.
-            let status = EnhancedStatusCode::new(5, 4, 7);
-            Some(Told { action: Action::Failed, status, text: words })
+    if settled.disposition == Disposition::Expired {
+        let mut words = String::from("delivery time expired");
+        if !text.is_empty() {
+            let _ = write!(words, "; last failure: {text}");
         }
-        Disposition::Deferred { .. } if settled.warns => {
-            Some(Told { action: Action::Delayed, status: reason.status, text })
-        }
-        Disposition::Delivered | Disposition::Deferred { .. } => None,
+        // RFC 3463 §3.5: 4.7 is delivery time expired; failed for good by now.
+        let status = EnhancedStatusCode::new(5, 4, 7);
+        return Told { action, status, text: words };
     }
+    Told { action, status: reason.status, text }
 }
 
 #[cfg(test)]
@@ -112,6 +150,7 @@ mod tests {
     use std::time::Instant;
 
     use ringpost_protocol::dsn::DeliveryStatus;
+    use ringpost_protocol::notify::{EnvelopeId, Notify, OriginalRecipient, RecipientDsn};
     use ringpost_protocol::reply::{Reply, ReplyCode};
     use ringpost_queue::RecipientIndex;
 
@@ -149,6 +188,7 @@ mod tests {
             address: None,
             started: now,
             finished: now,
+            reports: false,
         };
         Settlement { id: MessageId::from_u64(1), attempt, is_attempt: true, recipients }
     }
@@ -160,15 +200,28 @@ mod tests {
     }
 
     fn written(envelope: &Envelope, recipients: Vec<Settled>) -> Option<(Envelope, String)> {
+        written_with(envelope, recipients, false)
+    }
+
+    const CONTENT: &[u8] = b"Subject: hello\r\n\r\nthe rest\r\n";
+
+    fn written_with(
+        envelope: &Envelope,
+        recipients: Vec<Settled>,
+        reports: bool,
+    ) -> Option<(Envelope, String)> {
+        let mut settlement = settlement(recipients);
+        settlement.attempt.reports = reports;
         let context = BounceContext {
             hostname: "relay.test",
             report_id: MessageId::from_u64(2),
             now_unix_ms: 1_700_000_000_000,
             received_unix_ms: 1_699_999_000_000,
             envelope,
-            original_header: b"Subject: hello\r\n\r\nthe rest\r\n",
+            original_header: CONTENT,
+            original: returns_all(envelope, &settlement).then_some(CONTENT),
         };
-        let (envelope, content) = report(&context, &settlement(recipients))?;
+        let (envelope, content) = report(&context, &settlement)?;
         Some((envelope, String::from_utf8(content).unwrap()))
     }
 
@@ -213,6 +266,98 @@ mod tests {
         assert_eq!((&*one.final_recipient, &*one.action), ("a@b.test", "delayed"));
         assert_eq!(one.status, Some(EnhancedStatusCode::new(4, 1, 1)));
         assert_eq!(one.will_retry_until.as_deref(), Some("Sun, 19 Nov 2023 13:20:00 +0000"));
+    }
+
+    /// What a report says, a line for each recipient.
+    fn said(envelope: &Envelope, recipients: Vec<Settled>, reports: bool) -> Vec<String> {
+        let Some((_, content)) = written_with(envelope, recipients, reports) else {
+            return Vec::new();
+        };
+        let status = DeliveryStatus::parse(content.as_bytes()).unwrap();
+        let line = |one: &ringpost_protocol::dsn::RecipientStatus| {
+            let original = one.original_recipient.as_deref().unwrap_or("-");
+            format!("{} {original} {}", one.final_recipient, one.action)
+        };
+        status.recipients.iter().map(line).collect()
+    }
+
+    fn asks(envelope: &mut Envelope, at: usize, notify: &str, original: Option<&str>) {
+        let original = original.and_then(OriginalRecipient::parse);
+        envelope.dsn.set_recipient(at, RecipientDsn::new(Notify::parse(notify), original));
+    }
+
+    /// RFC 3461 §5.2: each kind of end, for each thing that can be asked for.
+    #[test]
+    fn each_recipient_gets_the_reports_that_were_asked_for() {
+        let late = || {
+            let due = Disposition::Deferred { attempts: 1, due_unix_ms: 1, warned: true };
+            Settled { warns: true, ..settled(0, due, None) }
+        };
+        let ends = [
+            ("delivered", settled(0, Disposition::Delivered, None)),
+            ("bounced", settled(0, Disposition::Bounced, Some("no"))),
+            ("expired", settled(0, Disposition::Expired, None)),
+            ("late", late()),
+        ];
+        for (notify, expected) in [
+            ("", ["", "failed", "failed", "delayed"]),
+            ("NEVER", ["", "", "", ""]),
+            ("SUCCESS", ["relayed", "", "", ""]),
+            ("FAILURE", ["", "failed", "failed", ""]),
+            ("DELAY", ["", "", "", "delayed"]),
+            ("SUCCESS,FAILURE,DELAY", ["relayed", "failed", "failed", "delayed"]),
+        ] {
+            for ((end, settled), expected) in ends.iter().zip(expected) {
+                for reports in [false, true] {
+                    let mut envelope = envelope("<me@origin.test>");
+                    asks(&mut envelope, 0, notify, None);
+                    // A host that reports does so on what it has taken.
+                    let taken_over = reports && expected == "relayed";
+                    let expected: Vec<String> = (!expected.is_empty() && !taken_over)
+                        .then(|| format!("a@b.test - {expected}"))
+                        .into_iter()
+                        .collect();
+                    let lines = said(&envelope, vec![settled.clone()], reports);
+                    assert_eq!(lines, expected, "{end} {notify} {reports}");
+                    envelope.reverse_path = ReversePath::Null;
+                    assert!(said(&envelope, vec![settled.clone()], false).is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_names_what_the_client_has_named() {
+        let mut envelope = envelope("<me@origin.test>");
+        envelope.dsn.set_message(None, EnvelopeId::parse("QQ+2B1"));
+        asks(&mut envelope, 1, "", Some("rfc822;alias+20x@origin.test"));
+        asks(&mut envelope, 2, "NEVER", None);
+        let expected = ["b@b.test alias x@origin.test failed"];
+        assert_eq!(said(&envelope, all_dispositions(), false), expected);
+        let (_, content) = written(&envelope, all_dispositions()).unwrap();
+        assert!(content.contains("\r\nOriginal-Envelope-Id: QQ+1\r\n"), "{content}");
+    }
+
+    #[test]
+    fn the_whole_message_is_returned_when_it_failed_and_ret_asks_for_it() {
+        for (ret, body, end, whole) in [
+            (Some(Return::Full), BodyType::SevenBit, Disposition::Bounced, true),
+            (Some(Return::Full), BodyType::EightBitMime, Disposition::Expired, true),
+            (Some(Return::Full), BodyType::SevenBit, Disposition::Delivered, false),
+            (Some(Return::Headers), BodyType::SevenBit, Disposition::Bounced, false),
+            (None, BodyType::SevenBit, Disposition::Bounced, false),
+        ] {
+            let mut envelope = envelope("<me@origin.test>");
+            envelope.body = body;
+            envelope.dsn.set_message(ret, None);
+            asks(&mut envelope, 0, "SUCCESS,FAILURE", None);
+            let (_, content) = written(&envelope, vec![settled(0, end, None)]).unwrap();
+            assert_eq!(content.contains("the rest"), whole, "{content}");
+            let part = if whole { "message/rfc822" } else { "text/rfc822-headers" };
+            assert!(
+                content.contains(&format!("\r\nContent-Type: {part}\r\n\r\nSubject: hello\r\n"))
+            );
+        }
     }
 
     #[test]

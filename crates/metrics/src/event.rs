@@ -31,7 +31,12 @@ pub enum Event<'a> {
     /// A message entered the queue: from now on we are responsible for it.
     Received(Reception<'a>),
     /// A recipient was delivered.
-    Delivered(Settlement<'a>),
+    Delivered {
+        /// The attempt and its outcome.
+        settlement: Settlement<'a>,
+        /// Queue id of the DSN, when the client has asked for one and the remote does not send it.
+        dsn_id: Option<Text<'a>>,
+    },
     /// A recipient was deferred.
     Deferred {
         /// The attempt and its outcome.
@@ -50,14 +55,15 @@ pub enum Event<'a> {
     Bounced {
         /// The attempt and its outcome.
         settlement: Settlement<'a>,
-        /// Queue id of the DSN, or `None` when none is due (null reverse-path).
+        /// Queue id of the DSN, or `None` when none is due (null reverse-path, or NOTIFY without
+        /// FAILURE).
         dsn_id: Option<Text<'a>>,
     },
     /// A recipient was still undelivered at the end of its lifetime.
     Expired {
         /// The last attempt and its outcome.
         settlement: Settlement<'a>,
-        /// Queue id of the DSN, or `None` when none is due (null reverse-path).
+        /// Queue id of the DSN, or `None` when none is due, as above.
         dsn_id: Option<Text<'a>>,
     },
     /// An operator removed recipients from the queue.
@@ -156,7 +162,6 @@ impl EventRecord<'_> {
         object.string("type", &self.event.type_name());
         match &self.event {
             Event::Received(reception) => reception.encode(&mut object),
-            Event::Delivered(settlement) => settlement.encode(&mut object, &""),
             Event::Deferred { settlement, due_unix_ms } => {
                 settlement.encode(&mut object, &format_args!(".{}", settlement.attempts));
                 object.time("due", *due_unix_ms);
@@ -165,7 +170,9 @@ impl EventRecord<'_> {
                 settlement.encode(&mut object, &".delayed");
                 optional(&mut object, "dsn_id", *dsn_id);
             }
-            Event::Bounced { settlement, dsn_id } | Event::Expired { settlement, dsn_id } => {
+            Event::Delivered { settlement, dsn_id }
+            | Event::Bounced { settlement, dsn_id }
+            | Event::Expired { settlement, dsn_id } => {
                 settlement.encode(&mut object, &"");
                 optional(&mut object, "dsn_id", *dsn_id);
             }
@@ -181,7 +188,7 @@ impl Event<'_> {
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::Received(_) => "received",
-            Self::Delivered(_) => "delivered",
+            Self::Delivered { .. } => "delivered",
             Self::Deferred { .. } => "deferred",
             Self::Delayed { .. } => "delayed",
             Self::Bounced { .. } => "bounced",

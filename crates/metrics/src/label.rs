@@ -120,6 +120,16 @@ closed_label! {
         Expired = "expired",
     }
 
+    /// What a report tells; of several things the first of these.
+    ReportAction as "action" {
+        /// That a recipient failed for good.
+        Failed = "failed",
+        /// That a recipient is late.
+        Delayed = "delayed",
+        /// That a recipient went to a host that does not report.
+        Relayed = "relayed",
+    }
+
     /// Why an outbound connection could not be opened.
     ConnectFailure as "reason" {
         /// The remote refused the connection.
@@ -212,6 +222,10 @@ closed_label! {
         ReceivedFields = "received_fields",
         /// `listener.future_release_max`
         FutureRelease = "future_release_max",
+        /// What RCPT commands of one transaction ask for by the DSN extension.
+        DsnParameters = "dsn_parameters_size_max",
+        /// `queue.return_size_max`
+        ReturnSize = "return_size_max",
         /// `queue.size_max`
         QueueSize = "size_max",
         /// `queue.free_space_min_percent`, or two segments

@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{ConnectFailure, Limit, Outcome, QueueState, Refusal, SessionEnd};
+use crate::label::{ConnectFailure, Limit, Outcome, QueueState, Refusal, ReportAction, SessionEnd};
 use crate::table::metric_table;
 
 metric_table! {
@@ -89,8 +89,8 @@ metric_table! {
         "Outcomes of attempts, counted for each recipient.";
     outcomes_unknown: Counter = "ringpost_outcomes_unknown_total", Count,
         "Attempts that ended after the final dot without a reply: deferred, may be delivered twice.";
-    dsns: Counter = "ringpost_dsns_total", Count,
-        "Delivery status notifications put into the queue.";
+    dsns: Family<ReportAction, Counter> = "ringpost_dsns_total", Count,
+        "Delivery status notifications put into the queue, by the gravest thing that they tell.";
     delay_warnings: Counter = "ringpost_delay_warnings_total", Count,
         "Recipients of whose delay the originator was told.";
     recipients_purged: Counter = "ringpost_recipients_purged_total", Count,

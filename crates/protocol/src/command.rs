@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::address::{AddressLiteral, Syntax, quoted_string_len};
 use crate::error::AddressError;
 use crate::limits::DOMAIN_MAX;
-use crate::parameter::{MailParameters, refuse_rcpt_parameters};
+use crate::parameter::{MailParameters, RcptParameters};
 use crate::path::{ForwardPath, ReversePath};
 use crate::reply::FixedReply;
 
@@ -24,13 +24,15 @@ pub enum Command<'a> {
     Mail {
         /// Where reports of failure go.
         path: ReversePath,
-        /// SIZE, BODY and how long to hold it.
+        /// SIZE, BODY, how long to hold it, and what to tell of it.
         parameters: MailParameters,
     },
     /// RCPT TO.
     Rcpt {
         /// The recipient.
         path: ForwardPath,
+        /// Of what to tell, and whom the originator has written to.
+        parameters: RcptParameters,
     },
     /// DATA.
     Data,
@@ -192,8 +194,8 @@ impl<'a> Command<'a> {
         let (inner, parameters) =
             split_path(argument, syntax).map_err(CommandError::ForwardPath)?;
         let path = ForwardPath::from_inner(inner, syntax).map_err(CommandError::ForwardPath)?;
-        refuse_rcpt_parameters(parameters)?;
-        Ok(Self::Rcpt { path })
+        let parameters = RcptParameters::parse(parameters)?;
+        Ok(Self::Rcpt { path, parameters })
     }
 }
 

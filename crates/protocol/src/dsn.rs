@@ -7,6 +7,7 @@ use std::io::Write as _;
 use memchr::memmem;
 
 use crate::limits::{DSN_HEADER_SIZE_MAX, REPLY_TEXT_MAX, TEXT_LINE_MAX};
+use crate::notify::{EnvelopeId, OriginalRecipient};
 use crate::path::{ForwardPath, ReversePath};
 use crate::reply::Reply;
 use crate::status::EnhancedStatusCode;
@@ -26,6 +27,8 @@ pub enum Action {
     Failed,
     /// The message could not be delivered yet.
     Delayed,
+    /// The message was handed over to a host that does not report.
+    Relayed,
 }
 
 impl Action {
@@ -34,6 +37,7 @@ impl Action {
         match self {
             Self::Failed => "failed",
             Self::Delayed => "delayed",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -43,6 +47,8 @@ impl Action {
 pub struct DsnRecipient<'a> {
     /// The recipient.
     pub forward_path: &'a ForwardPath,
+    /// Whom the originator has written to, if the client said so (RFC 3461 §4.2).
+    pub original: Option<&'a OriginalRecipient>,
     /// What became of it.
     pub action: Action,
     /// Why, as a code.
@@ -59,7 +65,19 @@ pub struct DsnRecipient<'a> {
     pub will_retry_until_unix_seconds: Option<u64>,
 }
 
-/// A report to the originator that a message was not delivered to some recipients, or not yet.
+/// What of a message a report returns.
+#[derive(Debug, Clone, Copy)]
+pub enum Returned<'a> {
+    /// Its header section, up to [`DSN_HEADER_SIZE_MAX`] octets of whole fields: out of the content, or
+    /// the start of it.
+    Header(&'a [u8]),
+    /// All of it: the whole content, which has no lines above 998 octets and none that do not end with
+    /// CRLF.
+    Message(&'a [u8]),
+}
+
+/// A report to the originator on some recipients of a message: that it was not delivered, or not yet, or
+/// went where nobody reports.
 ///
 /// Its own envelope has to have the null reverse-path, and a message that has the null reverse-path is
 /// never reported on (RFC 5321 §4.5.5): the caller sees to both.
@@ -77,31 +95,38 @@ pub struct DeliveryReport<'a> {
     pub arrival_unix_seconds: u64,
     /// The reverse-path of the message, to which the report goes.
     pub reverse_path: &'a ReversePath,
-    /// The recipients that failed or are late.
+    /// What the client called the message, if it said so (RFC 3461 §4.4).
+    pub envelope_id: Option<&'a EnvelopeId>,
+    /// The recipients that it tells of.
     pub recipients: &'a [DsnRecipient<'a>],
-    /// The content of the message, or the start of it: its header section is repeated, up to
-    /// [`DSN_HEADER_SIZE_MAX`] octets of whole fields.
-    pub original_header: &'a [u8],
+    /// What it returns.
+    pub returned: Returned<'a>,
 }
 
 impl DeliveryReport<'_> {
     /// Appends the report as the content of a message: lines end with CRLF and have at most 998
-    /// octets, no octet is above 127 but those of the original header section, and dots are not
-    /// stuffed.
+    /// octets, no octet is above 127 but those of what it returns, and dots are not stuffed.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let original = original_header(self.original_header);
+        let (content_type, original) = match self.returned {
+            Returned::Header(content) => ("text/rfc822-headers", original_header(content)),
+            Returned::Message(content) => ("message/rfc822", content),
+        };
         let boundary = self.boundary(original);
         self.write_header(&boundary, original.is_ascii(), out);
         open_part(&boundary, "text/plain; charset=utf-8", out);
         self.write_explanation(out);
         open_part(&boundary, "message/delivery-status", out);
         self.write_status(out);
-        open_part(&boundary, "text/rfc822-headers", out);
+        line(out, format_args!("\r\n--{boundary}"));
+        if !original.is_ascii() {
+            line(out, "Content-Transfer-Encoding: 8bit");
+        }
+        line(out, format_args!("Content-Type: {content_type}\r\n"));
         out.extend_from_slice(original);
         line(out, format_args!("\r\n--{boundary}--"));
     }
 
-    /// A text that is nowhere in the header section that is repeated. Id and time make it our own, but
+    /// A text that is nowhere in what is returned. Id and time make it our own, but
     /// whoever has sent mail before can guess them.
     fn boundary(&self, original: &[u8]) -> String {
         let base = format!("=_{}_{}", word(self.report_id), self.unix_seconds);
@@ -119,8 +144,10 @@ impl DeliveryReport<'_> {
         line(out, format_args!("To: {}", self.reverse_path));
         let subject = if self.any(Action::Failed) {
             "Undelivered Mail Returned to Sender"
-        } else {
+        } else if self.any(Action::Delayed) {
             "Delayed Mail (still being tried)"
+        } else {
+            "Mail Relayed"
         };
         line(out, format_args!("Subject: {subject}"));
         date(out, "Date", self.unix_seconds);
@@ -153,6 +180,16 @@ impl DeliveryReport<'_> {
             );
             self.explain(Action::Delayed, out);
         }
+        if self.any(Action::Relayed) {
+            line(
+                out,
+                format_args!(
+                    "\r\nYour message was handed over for these recipients, to a host that does not\r\n\
+                     report on deliveries. You may hear no more of it:"
+                ),
+            );
+            self.explain(Action::Relayed, out);
+        }
     }
 
     fn any(&self, action: Action) -> bool {
@@ -179,14 +216,19 @@ impl DeliveryReport<'_> {
 
     /// RFC 3464 §2.2 and §2.3.
     fn write_status(&self, out: &mut Vec<u8>) {
+        if let Some(id) = self.envelope_id {
+            line(out, format_args!("Original-Envelope-Id: {}", id.decoded()));
+        }
         line(out, format_args!("Reporting-MTA: dns; {}", word(self.reporting_mta)));
         line(out, format_args!("X-Queue-ID: {}", word(self.queue_id)));
         date(out, "Arrival-Date", self.arrival_unix_seconds);
         for recipient in self.recipients {
-            line(
-                out,
-                format_args!("\r\nFinal-Recipient: rfc822; {}", recipient.forward_path.bare()),
-            );
+            line(out, "");
+            if let Some(original) = recipient.original {
+                let (kind, address) = (original.address_type(), original.address());
+                line(out, format_args!("Original-Recipient: {kind}; {address}"));
+            }
+            line(out, format_args!("Final-Recipient: rfc822; {}", recipient.forward_path.bare()));
             line(out, format_args!("Action: {}", recipient.action.keyword()));
             line(out, format_args!("Status: {}", recipient.status));
             if let Some(host) = recipient.remote_mta {

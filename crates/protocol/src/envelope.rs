@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::notify::DsnParameters;
 use crate::path::{ForwardPath, ReversePath};
 
 /// What the BODY parameter of MAIL declares (RFC 6152).
@@ -48,12 +49,14 @@ pub struct Envelope {
     pub forward_paths: Vec<ForwardPath>,
     /// How the content is encoded, as declared or as found in it.
     pub body: BodyType,
+    /// What the client wants to be told of it (RFC 3461); nothing by default.
+    pub dsn: DsnParameters,
 }
 
 impl Envelope {
-    /// Makes an envelope.
+    /// Makes an envelope without parameters of the DSN extension.
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
-        Self { reverse_path, forward_paths, body }
+        Self { reverse_path, forward_paths, body, dsn: DsnParameters::default() }
     }
 }
 

@@ -105,6 +105,8 @@ pub enum Extension {
     BinaryMime,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// DSN (RFC 3461).
+    Dsn,
     /// FUTURERELEASE (RFC 4865).
     FutureRelease,
     /// LIMITS (RFC 9422).
@@ -115,13 +117,14 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
         Self::Chunking,
         Self::BinaryMime,
         Self::StartTls,
+        Self::Dsn,
         Self::FutureRelease,
         Self::Limits,
         Self::EnhancedStatusCodes,
@@ -136,6 +139,7 @@ impl Extension {
             Self::Chunking => "CHUNKING",
             Self::BinaryMime => "BINARYMIME",
             Self::StartTls => "STARTTLS",
+            Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
@@ -225,6 +229,7 @@ impl Offer {
             Extension::Pipelining
             | Extension::Size
             | Extension::EightBitMime
+            | Extension::Dsn
             | Extension::EnhancedStatusCodes => true,
         };
         is_there && self.extensions.contains(extension)
@@ -326,6 +331,7 @@ mod tests {
             eight_bit_mime: true,
             size: SizeLimit::Octets(12345),
             enhanced_status_codes: true,
+            dsn: true,
             ..Extensions::default()
         };
         assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
@@ -416,6 +422,7 @@ mod tests {
             write_ehlo_reply("mx.test", &offer, &mut out);
             let read = parse(std::str::from_utf8(&out).unwrap());
             prop_assert!(read.pipelining && read.eight_bit_mime && read.enhanced_status_codes);
+            prop_assert!(read.dsn);
             let expected = if size == 0 { SizeLimit::Unlimited } else { SizeLimit::Octets(size) };
             prop_assert_eq!(read.size, expected);
         }

@@ -17,7 +17,7 @@
 //!
 //! # Modules
 //!
-//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`status`], [`limits`], [`error`]
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
 //! - content: [`data`], [`trace`], [`dsn`], [`time`]
 
@@ -33,6 +33,7 @@ pub mod extension;
 pub mod hold;
 pub mod limits;
 pub mod line;
+pub mod notify;
 pub mod parameter;
 pub mod path;
 pub mod reply;

@@ -73,6 +73,18 @@ pub const LABEL_MAX: usize = 63;
 /// Octets in a path, its angle brackets included. RFC 5321 §4.5.3.1.3.
 pub const PATH_MAX: usize = 256;
 
+/// Octets in the value of `ENVID=`. RFC 3461 §4.4.
+pub const ENVELOPE_ID_MAX: usize = 100;
+
+/// Octets in the value of `ORCPT=`. RFC 3461 §4.2.
+pub const ORIGINAL_RECIPIENT_MAX: usize = 500;
+
+/// Octets of what RCPT commands of one transaction ask for by the DSN extension, as it is stored.
+pub const DSN_PARAMETERS_SIZE_MAX: usize = 1024 * 1024;
+
+/// Octets of a message that a delivery status notification returns as a whole.
+pub const DSN_RETURN_SIZE_MAX: u64 = 256 * 1024;
+
 /// Octets of the original header section that a delivery status notification repeats.
 pub const DSN_HEADER_SIZE_MAX: usize = 50_000;
 

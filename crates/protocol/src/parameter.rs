@@ -3,9 +3,10 @@
 use crate::command::CommandError;
 use crate::envelope::BodyType;
 use crate::hold::Hold;
+use crate::notify::{EnvelopeId, Notify, OriginalRecipient, Return};
 
 /// The parameters of MAIL that we offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct MailParameters {
     /// `SIZE=`: the declared size in octets (RFC 1870); numbers above `u64` are [`u64::MAX`].
@@ -14,6 +15,10 @@ pub struct MailParameters {
     pub body: Option<BodyType>,
     /// `HOLDFOR=` or `HOLDUNTIL=` (RFC 4865); there can be one of them.
     pub hold: Option<Hold>,
+    /// `RET=` (RFC 3461).
+    pub ret: Option<Return>,
+    /// `ENVID=` (RFC 3461).
+    pub envelope_id: Option<EnvelopeId>,
 }
 
 impl MailParameters {
@@ -31,22 +36,60 @@ impl MailParameters {
             } else if keyword.eq_ignore_ascii_case("BODY") {
                 set_once(&mut parameters.body, body(value)?)?;
             } else if keyword.eq_ignore_ascii_case("HOLDFOR") {
-                set_once(&mut parameters.hold, hold(value, Hold::parse_for)?)?;
+                set_once(&mut parameters.hold, read(value, Hold::parse_for)?)?;
             } else if keyword.eq_ignore_ascii_case("HOLDUNTIL") {
-                set_once(&mut parameters.hold, hold(value, Hold::parse_until)?)?;
+                set_once(&mut parameters.hold, read(value, Hold::parse_until)?)?;
+            } else if keyword.eq_ignore_ascii_case("RET") {
+                set_once(&mut parameters.ret, read(value, Return::from_keyword)?)?;
+            } else if keyword.eq_ignore_ascii_case("ENVID") {
+                set_once(&mut parameters.envelope_id, read(value, EnvelopeId::parse)?)?;
             } else {
                 return Err(unknown(keyword));
             }
         }
         Ok(parameters)
     }
+
+    /// Whether there is one of the DSN extension.
+    pub fn has_dsn(&self) -> bool {
+        self.ret.is_some() || self.envelope_id.is_some()
+    }
 }
 
-/// Reads the parameters of RCPT, none of which are offered.
-pub(crate) fn refuse_rcpt_parameters(text: &str) -> Result<(), CommandError> {
-    match words(text).next() {
-        None => Ok(()),
-        Some((keyword, _)) => Err(unknown(keyword)),
+/// The parameters of RCPT that we offer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct RcptParameters {
+    /// `NOTIFY=` (RFC 3461).
+    pub notify: Option<Notify>,
+    /// `ORCPT=` (RFC 3461).
+    pub original: Option<OriginalRecipient>,
+}
+
+impl RcptParameters {
+    /// Reads `keyword[=value]` words that are separated by single spaces.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::UnknownParameter`] for a parameter that is not offered, or
+    /// [`CommandError::ParameterSyntax`] for one that is malformed or given twice.
+    pub(crate) fn parse(text: &str) -> Result<Self, CommandError> {
+        let mut parameters = Self::default();
+        for (keyword, value) in words(text) {
+            if keyword.eq_ignore_ascii_case("NOTIFY") {
+                set_once(&mut parameters.notify, read(value, Notify::parse)?)?;
+            } else if keyword.eq_ignore_ascii_case("ORCPT") {
+                set_once(&mut parameters.original, read(value, OriginalRecipient::parse)?)?;
+            } else {
+                return Err(unknown(keyword));
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// Whether there is one of the DSN extension.
+    pub fn has_dsn(&self) -> bool {
+        self.notify.is_some() || self.original.is_some()
     }
 }
 
@@ -80,7 +123,7 @@ fn size(value: Option<&str>) -> Result<u64, CommandError> {
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
-fn hold(value: Option<&str>, parse: fn(&str) -> Option<Hold>) -> Result<Hold, CommandError> {
+fn read<T>(value: Option<&str>, parse: fn(&str) -> Option<T>) -> Result<T, CommandError> {
     parse(value.unwrap_or_default()).ok_or(CommandError::ParameterSyntax)
 }
 

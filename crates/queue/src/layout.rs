@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! ringpost queue
-//! format 2
+//! format 3
 //! shards 4
 //! log-id 9f86d081884c7d65
 //! checksum 1b2c3d4e
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn meta_round_trips() {
         assert_eq!(QueueMeta::decode(&META.encode()), Ok(META));
-        assert!(META.encode().starts_with(b"ringpost queue\nformat 2\nshards 4\nlog-id 9f86"));
+        assert!(META.encode().starts_with(b"ringpost queue\nformat 3\nshards 4\nlog-id 9f86"));
     }
 
     #[test]
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let mut text = "ringpost queue\nformat 3\nwhatever\n".to_owned();
+        let mut text = "ringpost queue\nformat 4\nwhatever\n".to_owned();
         let sum = checksum(text.as_bytes());
         writeln!(text, "checksum {sum:08x}").unwrap();
-        assert_eq!(QueueMeta::decode(text.as_bytes()), Err(MetaError::Format { found: 3 }));
+        assert_eq!(QueueMeta::decode(text.as_bytes()), Err(MetaError::Format { found: 4 }));
     }
 
     #[test]

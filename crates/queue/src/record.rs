@@ -21,14 +21,24 @@
 //!     32     4  number of chunks
 //!     36     2  number of recipients
 //!     38     2  length of the reverse-path
-//!     40     1  length of the body type
+//!     40     1  length of the body type; 128 more if the message has DSN parameters
 //!     41        body type as its keyword, reverse-path in wire form;
 //!               then for each recipient:
 //!               8 due, in milliseconds of Unix time; 2 attempts;
 //!               1 status: 0 queued, 1 delivered, 2 bounced, 3 expired, 4 removed; 128 more if
 //!               the originator has been told of the delay;
 //!               2 length of the forward-path; forward-path in wire form;
+//!               then, if the message has DSN parameters, 4 length of them; the parameters;
 //!               then the content that is in no chunk, to the end of the body
+//!
+//! offset  size  DSN parameters (RFC 3461)
+//!      0     1  RET: 0 none, 1 FULL, 2 HDRS
+//!      1     1  length of the ENVID, 0 if there is none
+//!      2        ENVID in xtext;
+//!               then for each recipient of whom anything was said:
+//!               2 recipient index;
+//!               1 NOTIFY: 0 none, otherwise 128 and of 1 SUCCESS, 2 FAILURE, 4 DELAY those it has;
+//!               2 length of the ORCPT, 0 if there is none; ORCPT as it came
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
@@ -73,6 +83,10 @@ pub const RECORD_HEADER_SIZE: usize = 12;
 /// Octets in front of the content of a chunk, its record header included.
 pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
 
+mod dsn;
+
+pub(crate) use dsn::encode as encode_dsn;
+
 pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
 const KIND_OUTCOME: u8 = 3;
@@ -85,6 +99,8 @@ pub(crate) const KIND_MAX: u8 = KIND_EVENT_MARK;
 pub(crate) const EVENT_MARK_SIZE: usize = RECORD_HEADER_SIZE + 8;
 /// Set in the status of a recipient whose originator has been told of the delay.
 const STATUS_WARNED: u8 = 0x80;
+/// Set in the length of the body type of a message that has DSN parameters.
+const BODY_HAS_DSN: u8 = 0x80;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -102,7 +118,7 @@ pub enum RecordError {
     /// A field has a value that it cannot have.
     #[error("a field of the record has an impossible value")]
     Field,
-    /// A path or the body type cannot be read.
+    /// A path, the body type or a DSN parameter cannot be read.
     #[error("the envelope in the record cannot be read")]
     Envelope,
 }
@@ -161,6 +177,8 @@ pub struct MessageRecord<'a> {
     pub reverse_path: &'a str,
     /// The forward-paths in wire form, each with its state.
     pub recipients: Vec<(&'a str, RecipientState)>,
+    /// The DSN parameters as they are stored; empty for nearly all messages.
+    pub dsn: &'a [u8],
     /// The content that is in no chunk.
     pub content: &'a [u8],
 }
@@ -170,14 +188,16 @@ impl MessageRecord<'_> {
     ///
     /// # Errors
     ///
-    /// [`RecordError::Envelope`] when a path or the body type is none.
+    /// [`RecordError::Envelope`] when a path, the body type or a DSN parameter is none.
     pub fn envelope(&self) -> Result<Envelope, RecordError> {
         let forward_paths = self.recipients.iter().map(|(path, _)| ForwardPath::parse(path));
-        Ok(Envelope::new(
+        let mut envelope = Envelope::new(
             ReversePath::parse(self.reverse_path).map_err(|_| RecordError::Envelope)?,
             forward_paths.collect::<Result<_, _>>().map_err(|_| RecordError::Envelope)?,
             BodyType::from_keyword(self.body).ok_or(RecordError::Envelope)?,
-        ))
+        );
+        envelope.dsn = dsn::decode(self.dsn, self.recipients.len()).ok_or(RecordError::Envelope)?;
+        Ok(envelope)
     }
 }
 
@@ -200,6 +220,7 @@ pub(crate) fn encode_message<P: Display>(
     body: &str,
     reverse_path: &dyn Display,
     recipients: impl ExactSizeIterator<Item = (P, RecipientState)>,
+    dsn: &[u8],
     content: &[u8],
 ) {
     let start = begin(out, KIND_MESSAGE);
@@ -209,7 +230,8 @@ pub(crate) fn encode_message<P: Display>(
     out.extend_from_slice(&head.chunks.to_le_bytes());
     out.extend_from_slice(&(recipients.len() as u16).to_le_bytes());
     let length_at = out.len();
-    out.extend_from_slice(&[0, 0, body.len() as u8]);
+    let has_dsn = if dsn.is_empty() { 0 } else { BODY_HAS_DSN };
+    out.extend_from_slice(&[0, 0, body.len() as u8 | has_dsn]);
     out.extend_from_slice(body.as_bytes());
     encode_text(out, length_at, reverse_path);
     for (path, state) in recipients {
@@ -219,6 +241,10 @@ pub(crate) fn encode_message<P: Display>(
         let length_at = out.len();
         out.extend_from_slice(&[0, 0]);
         encode_text(out, length_at, &path);
+    }
+    if !dsn.is_empty() {
+        out.extend_from_slice(&(dsn.len() as u32).to_le_bytes());
+        out.extend_from_slice(dsn);
     }
     out.extend_from_slice(content);
     finish(out, start);
@@ -363,8 +389,8 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     };
     let count = usize::from(fields.u16()?);
     let reverse_path_len = usize::from(fields.u16()?);
-    let body_len = usize::from(fields.u8()?);
-    let body = fields.text(body_len)?;
+    let body_len = fields.u8()?;
+    let body = fields.text(usize::from(body_len & !BODY_HAS_DSN))?;
     let reverse_path = fields.text(reverse_path_len)?;
     let mut recipients = Vec::with_capacity(count);
     for _ in 0..count {
@@ -374,7 +400,12 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
         let len = usize::from(fields.u16()?);
         recipients.push((fields.text(len)?, state));
     }
-    Some(MessageRecord { head, body, reverse_path, recipients, content: fields.rest() })
+    let mut dsn: &[u8] = &[];
+    if body_len & BODY_HAS_DSN != 0 {
+        let len = fields.u32()?;
+        dsn = fields.bytes(len as usize)?;
+    }
+    Some(MessageRecord { head, body, reverse_path, recipients, dsn, content: fields.rest() })
 }
 
 fn decode_outcome(body: &[u8]) -> Option<Outcome> {

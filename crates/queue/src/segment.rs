@@ -23,7 +23,7 @@ use crate::id::ShardId;
 use crate::storage::Storage;
 
 /// Version of everything this crate writes to disk.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 /// The oldest version that it still reads.
 pub const FORMAT_VERSION_MIN: u16 = 1;
 

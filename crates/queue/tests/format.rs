@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use ringpost_protocol::address::Host;
 use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::notify::{EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_queue::checkpoint::CHECKPOINT_FILES;
 use ringpost_queue::segment::{FORMAT_VERSION, FORMAT_VERSION_MIN};
@@ -20,7 +21,9 @@ use support::{Driver, IDENTITY, content, small_config};
 
 const BLOCK: usize = 4096;
 /// Blocks of each fixture; the rest of the segment is zeros.
-const BLOCKS: [usize; 2] = [6, 7];
+const BLOCKS: [usize; 3] = [6, 7, 7];
+/// Blocks of the log that a checkpoint belongs to.
+const LOG_BLOCKS: usize = 9;
 /// An event record as the server writes it, but shorter.
 const EVENT: EventRecords<'_> = EventRecords { count: 1, octets: b"{\"type\":\"received\"}\n" };
 
@@ -31,6 +34,18 @@ fn envelope(recipients: usize) -> Envelope {
         (0..recipients).map(path).collect(),
         BodyType::SevenBit,
     )
+}
+
+/// The envelope of the first message as a format has it.
+fn first_envelope(version: u16) -> Envelope {
+    let mut envelope = envelope(2);
+    if version > 2 {
+        let dsn = &mut envelope.dsn;
+        dsn.set_message(Some(Return::Full), EnvelopeId::parse("QQ+2B314159"));
+        let original = OriginalRecipient::parse("rfc822;User1@origin.test");
+        dsn.set_recipient(1, RecipientDsn::new(Notify::parse("SUCCESS,FAILURE"), original));
+    }
+    envelope
 }
 
 fn config() -> QueueConfig {
@@ -57,7 +72,7 @@ fn write_log(storage: &MemoryStorage) -> Driver {
         received_unix_ms: 1_700_000_000_000,
         due_unix_ms: 1_700_000_000_000,
         expiry_unix_ms: 1_700_432_000_000,
-        envelope: &envelope(2),
+        envelope: &first_envelope(FORMAT_VERSION),
         content: &whole[3000..],
         size: 5000,
     };
@@ -132,6 +147,10 @@ fn write_fixture() {
     write_checkpoint(&storage);
     let file = storage.contents(CHECKPOINT_FILES[0]).unwrap();
     std::fs::write(name("checkpoint"), file).unwrap();
+    let mut file = storage.contents(&first_segment()).unwrap();
+    assert!(file[LOG_BLOCKS * BLOCK..].iter().all(|byte| *byte == 0));
+    file.truncate(LOG_BLOCKS * BLOCK);
+    std::fs::write(name("log"), file).unwrap();
 }
 
 #[test]
@@ -154,13 +173,17 @@ fn checkpoint(version: u16) -> Vec<u8> {
 fn the_checkpoint_of_each_format_is_read() {
     for version in 2..=FORMAT_VERSION {
         let storage = MemoryStorage::new();
-        write_checkpoint(&storage);
+        let mut log = std::fs::read(path(&format!("tests/fixtures/format-{version}.log"))).unwrap();
+        assert_eq!(log.len(), LOG_BLOCKS * BLOCK);
+        log.resize(64 << 10, 0);
+        storage.replace(&first_segment(), log);
         storage.replace(CHECKPOINT_FILES[0], checkpoint(version));
-        let (driver, recovered) = Driver::recover(&storage, config()).unwrap();
+        let (mut driver, recovered) = Driver::recover(&storage, config()).unwrap();
         assert_eq!(recovered.checkpoint_messages, Some(1));
         // The last frame is read in any case.
         assert_eq!((recovered.frames, recovered.messages), (1, 1));
         assert_eq!(driver.message_ids(), [MessageId::new(ShardId(3), 1)]);
+        assert_eq!(driver.messages()[0].envelope, first_envelope(version));
     }
 }
 
@@ -175,12 +198,15 @@ fn is_read(version: u16) {
     let storage = MemoryStorage::new();
     storage.replace(&first_segment(), fixture(version));
     let (mut driver, recovered) = Driver::recover(&storage, small_config()).unwrap();
-    assert_eq!((recovered.frames, recovered.records), [(4, 5), (5, 8)][usize::from(version) - 1]);
+    assert_eq!(
+        (recovered.frames, recovered.records),
+        [(4, 5), (5, 8), (5, 8)][usize::from(version) - 1]
+    );
     assert_eq!(recovered.tail_truncated_bytes, 0);
     let id = MessageId::new(ShardId(3), 1);
     let messages = driver.messages();
     let [message] = &messages[..] else { panic!("{messages:?}") };
-    assert_eq!((message.id, message.size, &message.envelope), (id, 5000, &envelope(2)));
+    assert_eq!((message.id, message.size, &message.envelope), (id, 5000, &first_envelope(version)));
     assert!(message.recipients[0].status.is_settled());
     assert_eq!(message.recipients[1].attempts, 2);
     // Format 1 could not say it.
@@ -215,7 +241,7 @@ fn the_drawings_are_true() {
     let file = fixture(FORMAT_VERSION);
     let segment = |name| field(&file, 0, "header of a segment", name);
     assert_eq!(segment("magic"), u64::from_le_bytes(*b"RINGPOST"));
-    assert_eq!((segment("format version"), segment("shard"), segment("flags")), (2, 3, 0));
+    assert_eq!((segment("format version"), segment("shard"), segment("flags")), (3, 3, 0));
     assert_eq!((segment("log id"), segment("sequence")), (IDENTITY.log_id, 1));
     assert_eq!(segment("size of the segment"), 64 << 10);
     assert_eq!(segment("checksum"), u64::from(crc32c::crc32c(&file[..4092])));
@@ -225,7 +251,7 @@ fn the_drawings_are_true() {
     assert_eq!(header("magic"), u64::from_le_bytes(*b"RINGCKPT"));
     assert_eq!(
         (header("format version"), header("shard"), header("log id")),
-        (2, 3, IDENTITY.log_id)
+        (3, 3, IDENTITY.log_id)
     );
     assert_eq!((header("number"), header("begin"), header("end")), (1, 7, 7));
     assert_eq!((header("segment in"), header("offset at")), (1, 8 * BLOCK as u64));
@@ -237,7 +263,7 @@ fn the_drawings_are_true() {
     let second = 3 * BLOCK;
     let frame = |name| field(&file, second, "frame", name);
     assert_eq!(frame("magic"), u64::from(u32::from_le_bytes(*b"RPFR")));
-    assert_eq!((frame("format version"), frame("shard"), frame("log id")), (2, 3, IDENTITY.log_id));
+    assert_eq!((frame("format version"), frame("shard"), frame("log id")), (3, 3, IDENTITY.log_id));
     assert_eq!((frame("sequence of the segment"), frame("LSN"), frame("head")), (1, 2, 1));
     assert_eq!((frame("message sequence"), frame("sequence of the segment that")), (2, 1));
     assert_eq!((frame("length of the payload"), frame("number of records")), (12 + 10 + 26, 1));

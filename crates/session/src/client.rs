@@ -11,4 +11,4 @@ pub use report::{
     Verdict,
 };
 pub use session::{ClientEvent, ClientSession, NotReady};
-pub use transaction::TransactionRequest;
+pub use transaction::{TransactionDsn, TransactionRequest};

@@ -4,6 +4,7 @@ mod admission;
 mod command;
 mod config;
 mod content;
+mod dsn;
 mod event;
 mod help;
 mod hold;

@@ -346,6 +346,7 @@ fn a_reply_that_was_on_its_way_is_not_for_the_next_command() {
         forward_paths: &paths,
         size: 10,
         body: BodyType::SevenBit,
+        dsn: None,
     };
     client.session.start_transaction(client.now, &request).unwrap();
     client.session.handle_input(client.now, b"250 late\r\n");
@@ -554,6 +555,7 @@ fn pipelining_can_be_turned_off() {
         forward_paths: &[],
         size: 0,
         body: BodyType::SevenBit,
+        dsn: None,
     };
     assert!(client.session.start_transaction(client.now, &request).is_err(), "one at a time");
 }

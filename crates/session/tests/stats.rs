@@ -136,6 +136,15 @@ fn future_release_max() {
 }
 
 #[test]
+fn dsn_parameters_size_max() {
+    let mut server =
+        Server::introduced(ServerConfig { dsn_parameters_size_max: 5, ..config() }, TRUSTED);
+    send(&mut server, &["MAIL FROM:<a@a.test>\r\n", "RCPT TO:<b@b.test> NOTIFY=NEVER\r\n"]);
+    send(&mut server, &["RCPT TO:<c@b.test> NOTIFY=NEVER\r\n", "RCPT TO:<c@b.test>\r\n"]);
+    check(&server, 1, 1, &[], &[(Limit::DsnParameters, 1)]);
+}
+
+#[test]
 fn timeouts_and_the_lowest_rate() {
     let rate = ServerConfig { data_block_timeout: Duration::from_mins(2), ..config() };
     let block = ServerConfig { data_rate_min: 0, ..config() };

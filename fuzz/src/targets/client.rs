@@ -174,6 +174,7 @@ impl Driver {
             } else {
                 BodyType::EightBitMime
             },
+            dsn: None,
         };
         self.dot_at = None;
         self.trace.started += 1;

@@ -8,7 +8,7 @@ use ringpost_protocol::address::Syntax;
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::hold::Hold;
 use ringpost_protocol::limits::{COMMAND_LINE_MAX, DOMAIN_MAX, PATH_MAX};
-use ringpost_protocol::parameter::MailParameters;
+use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::time::write_rfc3339;
 
 use super::{is_plain, seed};
@@ -43,6 +43,15 @@ pub const TARGET: Target = Target {
         "7BIT",
         "BINARYMIME",
         " HOLDFOR=",
+        " RET=",
+        "HDRS",
+        " ENVID=",
+        " NOTIFY=",
+        "NEVER",
+        "SUCCESS,",
+        "FAILURE",
+        " ORCPT=rfc822;",
+        "+2B",
         " HOLDUNTIL=",
         "2026-07-01T08:00:00Z",
         "<>",
@@ -129,7 +138,9 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
             must!(path.is_null() == (path.to_string() == "<>"), "null and not null");
             (format!("MAIL FROM:{path}{}", written(parameters)), path.to_string())
         }
-        Command::Rcpt { path } => (format!("RCPT TO:{path}"), path.to_string()),
+        Command::Rcpt { path, parameters } => {
+            (format!("RCPT TO:{path}{}", written_rcpt(parameters)), path.to_string())
+        }
         Command::Ehlo(name) | Command::Helo(name) => {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b);
             must!(name.bytes().all(allowed), "{name:?} is no name");
@@ -142,6 +153,17 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
     must!(path.len() <= PATH_MAX, "a path of {} octets", path.len());
     must!(parse(again.as_bytes(), syntax).as_ref() == Ok(command), "{again:?} means another thing");
     Ok(())
+}
+
+fn written_rcpt(parameters: &RcptParameters) -> String {
+    let mut text = String::new();
+    if let Some(notify) = parameters.notify {
+        let _ = write!(text, " NOTIFY={notify}");
+    }
+    if let Some(original) = &parameters.original {
+        let _ = write!(text, " ORCPT={original}");
+    }
+    text
 }
 
 fn written(parameters: &MailParameters) -> String {
@@ -161,6 +183,12 @@ fn written(parameters: &MailParameters) -> String {
             let _ = write!(text, " HOLDUNTIL={}", String::from_utf8_lossy(&date));
         }
         None => {}
+    }
+    if let Some(ret) = parameters.ret {
+        let _ = write!(text, " RET={ret}");
+    }
+    if let Some(id) = &parameters.envelope_id {
+        let _ = write!(text, " ENVID={id}");
     }
     text
 }

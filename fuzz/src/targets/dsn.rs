@@ -6,8 +6,9 @@
 
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress};
-use ringpost_protocol::dsn::{Action, DeliveryReport, DeliveryStatus, DsnRecipient};
+use ringpost_protocol::dsn::{Action, DeliveryReport, DeliveryStatus, DsnRecipient, Returned};
 use ringpost_protocol::limits::{DSN_HEADER_SIZE_MAX, TEXT_LINE_MAX};
+use ringpost_protocol::notify::{EnvelopeId, OriginalRecipient, decode_xtext, encode_xtext};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::{Reply, ReplyCode};
 use ringpost_protocol::status::EnhancedStatusCode;
@@ -47,6 +48,8 @@ const HAS_REPLY: u8 = 1;
 const HAS_HOST: u8 = 2;
 const IS_LATE: u8 = 4;
 const HAS_ATTEMPT: u8 = 8;
+const IS_RELAYED: u8 = 16;
+const HAS_ORIGINAL: u8 = 32;
 
 /// A recipient as the report is told of it.
 #[derive(Debug)]
@@ -56,6 +59,8 @@ struct Told {
     reply: Option<Reply>,
     reason: String,
     is_late: bool,
+    is_relayed: bool,
+    original: Option<OriginalRecipient>,
     has_attempt: bool,
 }
 
@@ -73,6 +78,8 @@ fn seeds() -> Vec<Vec<u8>> {
         seed(&[1, HAS_REPLY], "x@y.test\0\0aaaa\x1a\x7f\0\0Subject: \u{fc}\n\n"),
         seed(&[1, 0], "x@y.test\0\0\0\r\nAction: x\r\n\r\n\0no header\n"),
         seed(&[1, 0], "x@y.test\0\0\0\0--=_00a2_1700000000_0=: x\nSubject: b\n"),
+        seed(&[1, HAS_REPLY | IS_RELAYED | HAS_ORIGINAL], format!("{one}{header}")),
+        seed(&[2, HAS_ORIGINAL], format!("{two}{one}{header}")),
         seed(&[0, 0], header),
     ]
 }
@@ -99,6 +106,7 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
         original.extend_from_slice(if line.ends_with(b"\n") { b"\r\n" } else { b"" });
     }
     let recipients: Vec<DsnRecipient<'_>> = told.iter().map(Told::recipient).collect();
+    let envelope_id = told.first().and_then(|one| id_of(&one.reason));
     let report = DeliveryReport {
         reporting_mta: "mx.test",
         queue_id: "00a1",
@@ -106,14 +114,23 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
         unix_seconds: 1_700_000_000,
         arrival_unix_seconds: 1_699_990_000,
         reverse_path: &ReversePath::Null,
+        envelope_id: envelope_id.as_ref(),
         recipients: &recipients,
-        original_header: &original,
+        returned: Returned::Header(&original),
     };
     let mut content = Vec::new();
     write(&report, &mut content);
     check_content(&content, original.is_ascii())?;
+    for told in &told {
+        // What is written as xtext is read as what it was, if it may be read at all.
+        let mut text = String::new();
+        encode_xtext(&told.reason, &mut text);
+        let is_printable = told.reason.bytes().all(|b| matches!(b, b' '..=b'~'));
+        let read = decode_xtext(&text);
+        must!(read == is_printable.then(|| told.reason.clone()), "{text:?} is read as {read:?}");
+    }
     let parts = parts(&content)?;
-    check_status(parts[1], &told)?;
+    check_status(parts[1], &told, envelope_id.is_some())?;
     check_original(parts[2], &original)?;
     // Nothing is said of what we are told by others, but it must not stop us.
     let _ = DeliveryStatus::parse(&original);
@@ -121,7 +138,9 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
     must!(status.recipients.len() == told.len(), "{} recipients read", status.recipients.len());
     for (read, told) in status.recipients.iter().zip(&told) {
         must!(read.final_recipient == told.path.bare().to_string(), "{read:?} is another");
-        let action = if told.is_late { "delayed" } else { "failed" };
+        let action = told.recipient().action.keyword();
+        let named = told.original.as_ref().map(|original| original.address().trim().to_owned());
+        must!(read.original_recipient == named, "{read:?} is not {named:?}");
         must!(read.action == action, "{read:?} is not {action}");
     }
     Ok(())
@@ -132,8 +151,12 @@ fn read(input: &mut Input<'_>, known: u8) -> Told {
     let said = String::from_utf8_lossy(&expanded(said.as_bytes())).into_owned();
     let code = ReplyCode::new(550).filter(|_| known & HAS_REPLY != 0);
     let enhanced = EnhancedStatusCode::new(5, 1, 1);
+    let path = ForwardPath::parse(&format!("<{path}>")).unwrap_or(ForwardPath::Postmaster);
+    let original = original_of(&path, &reason);
     Told {
-        path: ForwardPath::parse(&format!("<{path}>")).unwrap_or(ForwardPath::Postmaster),
+        path,
+        original: original.filter(|_| known & HAS_ORIGINAL != 0),
+        is_relayed: known & IS_RELAYED != 0,
         host: (known & HAS_HOST != 0).then_some(host),
         reply: code.map(|code| Reply::new(code, Some(enhanced), &said)),
         reason,
@@ -142,11 +165,31 @@ fn read(input: &mut Input<'_>, known: u8) -> Told {
     }
 }
 
+/// An original recipient whose address is the reason, if it can be one; it must be read back as written.
+fn original_of(path: &ForwardPath, reason: &str) -> Option<OriginalRecipient> {
+    let mut text = String::from("rfc822;");
+    encode_xtext(reason, &mut text);
+    OriginalRecipient::parse(&text)
+        .filter(|original| !original.address().trim().is_empty())
+        .or_else(|| Some(OriginalRecipient::of(path)))
+}
+
+fn id_of(reason: &str) -> Option<EnvelopeId> {
+    let mut text = String::new();
+    encode_xtext(reason, &mut text);
+    EnvelopeId::parse(&text)
+}
+
 impl Told {
     fn recipient(&self) -> DsnRecipient<'_> {
         DsnRecipient {
             forward_path: &self.path,
-            action: if self.is_late { Action::Delayed } else { Action::Failed },
+            original: self.original.as_ref(),
+            action: match (self.is_late, self.is_relayed) {
+                (true, _) => Action::Delayed,
+                (false, true) => Action::Relayed,
+                (false, false) => Action::Failed,
+            },
             status: EnhancedStatusCode::new(if self.is_late { 4 } else { 5 }, 0, 0),
             remote_mta: self.host.as_deref(),
             diagnostic: self.reply.as_ref(),
@@ -227,15 +270,18 @@ fn body<'a>(part: &'a [u8], content_type: &str) -> Result<&'a [u8], String> {
 }
 
 /// RFC 3464 §2.1: groups of fields, one for the message and one for each recipient.
-fn check_status(part: &[u8], told: &[Told]) -> Verdict {
+fn check_status(part: &[u8], told: &[Told], has_id: bool) -> Verdict {
     let text = std::str::from_utf8(body(part, "message/delivery-status")?).map_err(|_| "8-bit")?;
     // What stands in front of a delimiter belongs to it: one line end. The other ends the last field.
     let text = text.strip_suffix("\r\n\r\n").ok_or("the last field has no end")?;
     let groups: Vec<&str> = text.split("\r\n\r\n").collect();
     must!(groups.len() == told.len() + 1, "{} groups of fields", groups.len());
-    check_group(groups[0], &["Reporting-MTA", "X-Queue-ID", "Arrival-Date"])?;
+    let of_message = ["Original-Envelope-Id", "Reporting-MTA", "X-Queue-ID", "Arrival-Date"];
+    check_group(groups[0], &of_message[usize::from(!has_id)..])?;
     for (group, told) in groups[1..].iter().zip(told) {
-        let mut names = vec!["Final-Recipient", "Action", "Status"];
+        let mut names = Vec::new();
+        names.extend(told.original.as_ref().map(|_| "Original-Recipient"));
+        names.extend(["Final-Recipient", "Action", "Status"]);
         names.extend(told.host.as_ref().map(|_| "Remote-MTA"));
         names.push("Diagnostic-Code");
         names.extend(told.has_attempt.then_some("Last-Attempt-Date"));
@@ -260,7 +306,9 @@ fn check_group(group: &str, names: &[&str]) -> Verdict {
 
 /// Of the message only whole fields are repeated, from its start.
 fn check_original(part: &[u8], original: &[u8]) -> Verdict {
-    let kept = body(part, "text/rfc822-headers")?;
+    let encoding = b"Content-Transfer-Encoding: 8bit\r\n";
+    let kept = body(part.strip_prefix(encoding).unwrap_or(part), "text/rfc822-headers")?;
+    must!(part.starts_with(encoding) != kept.is_ascii(), "the part is not what its head says");
     let kept = kept.strip_suffix(b"\r\n").ok_or("a delimiter does not begin a line")?;
     must!(original.starts_with(kept), "the header section is another");
     must!(kept.len() <= DSN_HEADER_SIZE_MAX, "{} octets are kept", kept.len());

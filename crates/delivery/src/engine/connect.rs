@@ -297,6 +297,7 @@ impl Engine {
             address: Some(address),
             started,
             finished: self.now.monotonic,
+            reports: false,
         }
     }
 }

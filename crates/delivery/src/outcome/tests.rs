@@ -198,6 +198,7 @@ fn what_may_go_back_untried() {
             recipients: vec![of_one.clone()],
             is_answered,
             session_usable: false,
+            dsn_offered: false,
         };
         let found = may_go_back(&report, &of_one, was_used);
         assert_eq!(found, expected, "{failure}, answered {is_answered}, used {was_used}");
@@ -208,6 +209,7 @@ fn what_may_go_back_untried() {
         recipients: vec![refused.clone()],
         is_answered: false,
         session_usable: false,
+        dsn_offered: false,
     };
     assert!(!may_go_back(&report, &refused, true), "a reply is a reply");
 }
@@ -219,6 +221,7 @@ fn a_report_that_is_too_short_defers_the_rest() {
         recipients: vec![of_one.clone(), of_one],
         is_answered: true,
         session_usable: true,
+        dsn_offered: false,
     };
     let found: Vec<String> = transaction(&report, 3).iter().map(words).collect();
     assert_eq!(found, ["delivered 2.0.0", "delivered 2.0.0", "deferred 4.3.0"]);

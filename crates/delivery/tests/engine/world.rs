@@ -541,7 +541,7 @@ impl World {
                 verdict: Verdict::Failed(failure.clone()),
             };
             let recipients = vec![of_one; job.recipients.len()];
-            TransactionReport { recipients, is_answered, session_usable: false }
+            TransactionReport { recipients, is_answered, session_usable: false, dsn_offered: false }
         };
         let (report, end) = match behaviour {
             Transaction::Replies(replies) => {
@@ -554,7 +554,15 @@ impl World {
                     RecipientReport { stage, verdict: Verdict::Reply(reply(text)) }
                 });
                 let recipients = recipients.collect();
-                (TransactionReport { recipients, is_answered: true, session_usable: true }, None)
+                (
+                    TransactionReport {
+                        recipients,
+                        is_answered: true,
+                        session_usable: true,
+                        dsn_offered: false,
+                    },
+                    None,
+                )
             }
             Transaction::Dead => {
                 let failure = SessionFailure::Closed { stage: Stage::Mail };

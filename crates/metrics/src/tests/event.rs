@@ -35,8 +35,10 @@ fn settlement<'a>() -> Settlement<'a> {
 
 #[test]
 fn a_delivery_looks_like_this() {
-    let record =
-        EventRecord { time_unix_ms: 1_700_000_000_123, event: Event::Delivered(settlement()) };
+    let record = EventRecord {
+        time_unix_ms: 1_700_000_000_123,
+        event: Event::Delivered { settlement: settlement(), dsn_id: None },
+    };
     let mut line = Vec::new();
     record.encode(&mut line);
     assert_eq!(
@@ -90,8 +92,10 @@ fn each_type_has_its_own_fields() {
     assert_eq!(removed["user"], 1000);
     assert_eq!((&removed["recipients"], &removed["messages"]), (&3.into(), &2.into()));
     let delayed = Event::Delayed { settlement: settlement(), dsn_id: Some(&"E5") };
+    let relayed = Event::Delivered { settlement: settlement(), dsn_id: Some(&"F6") };
     let table = [
         (delayed, "delayed", "dsn_id", "E5"),
+        (relayed, "delivered", "dsn_id", "F6"),
         (Event::Purged(removal), "purged", "host", "b.test"),
         (Event::Purged(removal), "purged", "received_before", "1970-01-01T00:01:00.000Z"),
         (deferred, "deferred", "due", "1970-01-01T00:01:00.000Z"),
@@ -127,7 +131,7 @@ fn records_of_different_things_have_different_names() {
         (Event::Deferred { settlement: later, due_unix_ms: 1 }, "A1.0.2"),
         (Event::Delayed { settlement: later, dsn_id: None }, "A1.0.delayed"),
         (Event::Expired { settlement: later, dsn_id: None }, "A1.0"),
-        (Event::Delivered(other), "A1.1"),
+        (Event::Delivered { settlement: other, dsn_id: None }, "A1.1"),
     ];
     for (event, name) in events {
         assert_eq!(parse(&EventRecord { time_unix_ms: 0, event })["record"], name);

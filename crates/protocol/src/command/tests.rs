@@ -2,6 +2,7 @@ use super::*;
 use crate::address::Mailbox;
 use crate::envelope::BodyType;
 use crate::hold::Hold;
+use crate::notify::Return;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ fn mailbox(text: &str) -> Mailbox {
 fn mail(text: &str, size: Option<u64>, body: Option<BodyType>) -> Command<'static> {
     let path =
         if text.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(text)) };
-    Command::Mail { path, parameters: MailParameters { size, body, hold: None } }
+    Command::Mail { path, parameters: MailParameters { size, body, ..MailParameters::default() } }
 }
 
 fn held(hold: Hold) -> Command<'static> {
@@ -21,7 +22,10 @@ fn held(hold: Hold) -> Command<'static> {
 }
 
 fn rcpt(text: &str) -> Command<'static> {
-    Command::Rcpt { path: ForwardPath::Mailbox(mailbox(text)) }
+    Command::Rcpt {
+        path: ForwardPath::Mailbox(mailbox(text)),
+        parameters: RcptParameters::default(),
+    }
 }
 
 #[test]
@@ -61,7 +65,10 @@ fn commands_are_understood() {
             held(Hold::Until { unix_ms: 1_700_000_000_500 }),
         ),
         ("RCPT TO:<a@b.test>", rcpt("a@b.test")),
-        ("rcpt to:<Postmaster>", Command::Rcpt { path: ForwardPath::Postmaster }),
+        (
+            "rcpt to:<Postmaster>",
+            Command::Rcpt { path: ForwardPath::Postmaster, parameters: RcptParameters::default() },
+        ),
         ("DATA", Command::Data),
         ("data  ", Command::Data),
         ("RSET", Command::Rset),
@@ -160,7 +167,7 @@ fn bad_lines_get_their_replies() {
         (b"RCPT TO:<a@b.test.>", "501 5.1.3"),
         (b"RCPT TO:<a@b@c.test>", "501 5.1.3"),
         (long_local_part.as_bytes(), "501 5.1.3"),
-        (b"RCPT TO:<a@b.test> NOTIFY=NEVER", "555 5.5.4"),
+        (b"RCPT TO:<a@b.test> SIZE=1", "555 5.5.4"),
         (b"RCPT TO:<\xc3\xbc@b.test>", "553 5.6.7"),
     ];
     for (line, reply) in table {
@@ -188,6 +195,57 @@ fn a_lenient_listener_takes_what_injectors_send() {
     }
 }
 
+#[test]
+fn parameters_of_the_dsn_extension_are_read() {
+    let line = "MAIL FROM:<a@b.test> ret=hdrs ENVID=QQ+2B1 SIZE=5";
+    let Ok(Command::Mail { parameters, .. }) = Command::parse(line.as_bytes()) else {
+        panic!("{line}")
+    };
+    assert_eq!((parameters.ret, parameters.size), (Some(Return::Headers), Some(5)));
+    assert_eq!(parameters.envelope_id.map(|id| id.decoded()).as_deref(), Some("QQ+1"));
+    let line = "RCPT TO:<a@b.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Bob@x.test";
+    let Ok(Command::Rcpt { parameters, .. }) = Command::parse(line.as_bytes()) else {
+        panic!("{line}")
+    };
+    assert!(parameters.has_dsn());
+    assert_eq!(parameters.notify.map(|one| one.to_string()).as_deref(), Some("SUCCESS,DELAY"));
+    assert_eq!(parameters.original.map(|one| one.address()).as_deref(), Some("Bob@x.test"));
+    let long = format!("ENVID={}", "x".repeat(101));
+    let longer = format!("ORCPT=rfc822;{}", "x".repeat(494));
+    for (parameters, expected) in [
+        ("RET=FULL RET=FULL", CommandError::ParameterSyntax),
+        ("RET=ALL", CommandError::ParameterSyntax),
+        ("RET=", CommandError::ParameterSyntax),
+        ("RET", CommandError::ParameterSyntax),
+        ("ENVID=a ENVID=b", CommandError::ParameterSyntax),
+        ("ENVID=", CommandError::ParameterSyntax),
+        ("ENVID=a=b", CommandError::ParameterSyntax),
+        ("ENVID=a+2b", CommandError::ParameterSyntax),
+        (&*long, CommandError::ParameterSyntax),
+        ("NOTIFY=NEVER", CommandError::UnknownParameter),
+        ("ORCPT=rfc822;a@b.test", CommandError::UnknownParameter),
+    ] {
+        let line = format!("MAIL FROM:<a@b.test> {parameters}");
+        assert_eq!(Command::parse(line.as_bytes()), Err(expected), "{parameters}");
+    }
+    for (parameters, expected) in [
+        ("NOTIFY=NEVER NOTIFY=NEVER", CommandError::ParameterSyntax),
+        ("NOTIFY=NEVER,DELAY", CommandError::ParameterSyntax),
+        ("NOTIFY=", CommandError::ParameterSyntax),
+        ("NOTIFY", CommandError::ParameterSyntax),
+        ("ORCPT=rfc822;a ORCPT=rfc822;a", CommandError::ParameterSyntax),
+        ("ORCPT=a@b.test", CommandError::ParameterSyntax),
+        ("ORCPT=rfc822;a=b", CommandError::ParameterSyntax),
+        (&*longer, CommandError::ParameterSyntax),
+        ("RET=FULL", CommandError::UnknownParameter),
+        ("ENVID=a", CommandError::UnknownParameter),
+        ("SIZE=1", CommandError::UnknownParameter),
+    ] {
+        let line = format!("RCPT TO:<a@b.test> {parameters}");
+        assert_eq!(Command::parse(line.as_bytes()), Err(expected), "{parameters}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_line_is_parsed_or_refused(line in prop::collection::vec(any::<u8>(), 0..100)) {
@@ -203,7 +261,7 @@ proptest! {
     fn accepted_paths_can_be_read_back(argument in "[ -~]{0,40}") {
         for lenient in [Syntax::Strict, Syntax::Lenient] {
             let line = format!("RCPT TO:<{argument}>");
-            if let Ok(Command::Rcpt { path }) = Command::parse_with(line.as_bytes(), lenient) {
+            if let Ok(Command::Rcpt { path, .. }) = Command::parse_with(line.as_bytes(), lenient) {
                 prop_assert_eq!(ForwardPath::parse(&path.to_string()), Ok(path));
             }
             let line = format!("MAIL FROM:<{argument}>");

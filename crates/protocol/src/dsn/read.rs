@@ -7,6 +7,8 @@ use crate::status::EnhancedStatusCode;
 pub struct DeliveryStatus {
     /// The host that wrote the report, without its type.
     pub reporting_mta: Option<String>,
+    /// What the client called the message.
+    pub original_envelope_id: Option<String>,
     /// The recipients it tells of.
     pub recipients: Vec<RecipientStatus>,
 }
@@ -16,6 +18,8 @@ pub struct DeliveryStatus {
 pub struct RecipientStatus {
     /// The recipient, without its type.
     pub final_recipient: String,
+    /// Whom the originator has written to, without its type.
+    pub original_recipient: Option<String>,
     /// `failed`, `delayed`, `delivered`, `relayed` or `expanded`, in lower case.
     pub action: String,
     /// Why, as a code.
@@ -53,9 +57,13 @@ impl DeliveryStatus {
             if let Some(host) = value("Reporting-MTA") {
                 status.reporting_mta = Some(without_type(host));
             }
+            if let Some(id) = value("Original-Envelope-Id") {
+                status.original_envelope_id = Some(id.to_owned());
+            }
             if let Some(recipient) = value("Final-Recipient") {
                 status.recipients.push(RecipientStatus {
                     final_recipient: without_type(recipient),
+                    original_recipient: value("Original-Recipient").map(without_type),
                     action: value("Action").unwrap_or_default().to_ascii_lowercase(),
                     status: value("Status").and_then(|code| EnhancedStatusCode::parse(code).ok()),
                     remote_mta: value("Remote-MTA").map(without_type),

@@ -16,8 +16,9 @@ fn report(recipients: &[DsnRecipient<'_>], original_header: &[u8]) -> String {
         unix_seconds: 1_700_000_000,
         arrival_unix_seconds: 1_699_990_000,
         reverse_path: &ReversePath::parse("<sender@origin.test>").unwrap(),
+        envelope_id: None,
         recipients,
-        original_header,
+        returned: Returned::Header(original_header),
     };
     let mut out = Vec::new();
     report.write(&mut out);
@@ -40,6 +41,7 @@ fn a_report_is_as_the_golden_file() {
     let recipients = [
         DsnRecipient {
             forward_path: &first,
+            original: None,
             action: Action::Failed,
             status: EnhancedStatusCode::new(5, 1, 1),
             remote_mta: Some("mx.b.test"),
@@ -50,6 +52,7 @@ fn a_report_is_as_the_golden_file() {
         },
         DsnRecipient {
             forward_path: &second,
+            original: None,
             action: Action::Failed,
             status: EnhancedStatusCode::new(5, 1, 2),
             remote_mta: None,
@@ -81,6 +84,7 @@ fn a_report_tells_of_delays() {
     let [first, second] = ["<bob@b.test>", "<eve@c.test>"].map(|p| ForwardPath::parse(p).unwrap());
     let late = DsnRecipient {
         forward_path: &first,
+        original: None,
         action: Action::Delayed,
         status: EnhancedStatusCode::new(4, 4, 1),
         remote_mta: Some("mx.b.test"),
@@ -119,10 +123,63 @@ fn a_report_tells_of_delays() {
 }
 
 #[test]
+fn a_report_tells_of_what_was_handed_over_and_names_what_the_client_named() {
+    let path = ForwardPath::parse("<bob@b.test>").unwrap();
+    let original = OriginalRecipient::parse("rfc822;\"al+20i\"@a.test").unwrap();
+    let envelope_id = EnvelopeId::parse("QQ+2B314 159".replace(' ', "+20").as_str()).unwrap();
+    let relayed = DsnRecipient {
+        forward_path: &path,
+        original: Some(&original),
+        action: Action::Relayed,
+        status: EnhancedStatusCode::new(2, 1, 5),
+        remote_mta: Some("mx.b.test"),
+        diagnostic: None,
+        reason: "taken",
+        last_attempt_unix_seconds: None,
+        will_retry_until_unix_seconds: None,
+    };
+    let content = b"Subject: \xfc\r\n\r\n--=_00a2_1700000000_0=\r\nThe body.\r\n";
+    let mut out = Vec::new();
+    DeliveryReport {
+        reporting_mta: "mx.test",
+        queue_id: "00a1",
+        report_id: "00a2",
+        unix_seconds: 1_700_000_000,
+        arrival_unix_seconds: 1_699_990_000,
+        reverse_path: &ReversePath::parse("<sender@origin.test>").unwrap(),
+        envelope_id: Some(&envelope_id),
+        recipients: &[relayed],
+        returned: Returned::Message(content),
+    }
+    .write(&mut out);
+    let at = memmem::find(&out, b"Content-Type: message/rfc822\r\n\r\n").unwrap();
+    let rest = &out[at + 32..];
+    assert!(rest.starts_with(content) && rest[content.len()..].starts_with(b"\r\n--=_00a2_"));
+    let text = String::from_utf8_lossy(&out);
+    for words in [
+        "\r\nSubject: Mail Relayed\r\n",
+        "\r\nOriginal-Envelope-Id: QQ+314 159\r\nReporting-MTA: ",
+        "\r\n\r\nOriginal-Recipient: rfc822; \"al i\"@a.test\r\nFinal-Recipient: rfc822; bob@b.test\r\n\
+         Action: relayed\r\nStatus: 2.1.5\r\n",
+        "\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: message/rfc822\r\n",
+    ] {
+        assert!(text.contains(words), "{words}\n{text}");
+    }
+    let status = DeliveryStatus::parse(&out).unwrap();
+    assert_eq!(status.original_envelope_id.as_deref(), Some("QQ+314 159"));
+    let [one] = &*status.recipients else { panic!("{status:?}") };
+    assert_eq!(
+        (&*one.action, one.original_recipient.as_deref()),
+        ("relayed", Some("\"al i\"@a.test"))
+    );
+}
+
+#[test]
 fn a_message_cannot_end_a_part_of_the_report() {
     let path = ForwardPath::Postmaster;
     let recipient = DsnRecipient {
         forward_path: &path,
+        original: None,
         action: Action::Failed,
         status: EnhancedStatusCode::new(5, 0, 0),
         remote_mta: None,
@@ -178,6 +235,7 @@ proptest! {
         let forward_path = ForwardPath::Postmaster;
         let with = DsnRecipient {
             forward_path: &forward_path,
+            original: None,
             action: Action::Failed,
             status: EnhancedStatusCode::new(5, 0, 0),
             remote_mta: Some(&host),

@@ -274,6 +274,8 @@ impl Queue {
             return Err(AppendError::Poisoned);
         };
         let envelope = message.envelope;
+        // What cannot be encoded is found when the record is read back.
+        let dsn = record::encode_dsn(&envelope.dsn).unwrap_or_default();
         let start = batch.frame.len();
         place(batch, message.id, Piece::Message, |out| {
             record::encode_message(
@@ -282,6 +284,7 @@ impl Queue {
                 envelope.body.keyword(),
                 &envelope.reverse_path,
                 envelope.forward_paths.iter().enumerate().map(|(at, path)| (path, state(at))),
+                &dsn,
                 message.content,
             );
         });

@@ -146,6 +146,7 @@ impl Queue {
                         .collect::<Vec<_>>()
                         .into_iter()
                         .zip(states.iter().map(RecipientEntry::state)),
+                    message.dsn,
                     message.content,
                 );
             }

@@ -1,4 +1,7 @@
 use proptest::prelude::*;
+use ringpost_protocol::notify::{
+    DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return,
+};
 
 use super::*;
 use crate::id::ShardId;
@@ -21,6 +24,24 @@ fn recipients() -> impl Strategy<Value = Vec<(String, RecipientState)>> {
     )
 }
 
+fn dsn_parameters() -> impl Strategy<Value = DsnParameters> {
+    let ret = prop::option::of(prop_oneof![Just(Return::Full), Just(Return::Headers)]);
+    let recipient = (
+        prop::option::of((0u8..8).prop_map(|bits| Notify::from_bits(bits).unwrap())),
+        prop::option::of("[a-z]{1,9};[!-*a-z]{1,30}"),
+    );
+    let recipients = prop::collection::vec((0usize..30, recipient), 0..5);
+    (ret, prop::option::of("[!-*a-z]{1,100}"), recipients).prop_map(|(ret, id, recipients)| {
+        let mut dsn = DsnParameters::default();
+        dsn.set_message(ret, id.and_then(|id| EnvelopeId::parse(&id)));
+        for (at, (notify, original)) in recipients {
+            let original = original.and_then(|text| OriginalRecipient::parse(&text));
+            dsn.set_recipient(at, RecipientDsn::new(notify, original));
+        }
+        dsn
+    })
+}
+
 fn dispositions() -> impl Strategy<Value = Vec<(RecipientIndex, Disposition)>> {
     let disposition = prop_oneof![
         Just(Disposition::Delivered),
@@ -39,7 +60,7 @@ fn some_records() -> Vec<u8> {
     let head =
         MessageHead { id: id(7), received_unix_ms: 1, expiry_unix_ms: 2, size: 9, chunks: 4 };
     let states = [("<a@b.test>", RecipientState::default())];
-    encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), b"rest");
+    encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), b"", b"rest");
     let recipients = vec![(RecipientIndex(0), Disposition::Delivered)];
     encode_outcome(&mut out, &Outcome { id: id(7), recipients });
     encode_events(&mut out, EventRecords { count: 2, octets: b"one\ntwo\n" });
@@ -76,8 +97,12 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
+        let mut dsn = given;
+        dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
+        let dsn_octets = encode_dsn(&dsn).unwrap_or_default();
+        prop_assert_eq!(dsn_octets.is_empty(), dsn.is_empty());
         let head = MessageHead {
             id: MessageId::from_u64(numbers[0]),
             received_unix_ms: numbers[1],
@@ -87,7 +112,7 @@ proptest! {
         };
         let mut out = Vec::new();
         let states = recipients.iter().map(|(path, state)| (path, *state));
-        encode_message(&mut out, &head, "8BITMIME", &"<s@x.test>", states, &content);
+        encode_message(&mut out, &head, "8BITMIME", &"<s@x.test>", states, &dsn_octets, &content);
         let (Record::Message(message), len) = decode(&out).unwrap() else { panic!("kind") };
         prop_assert_eq!(len, out.len());
         prop_assert_eq!(message.head, head);
@@ -95,6 +120,7 @@ proptest! {
         let envelope = message.envelope().unwrap();
         prop_assert_eq!(envelope.reverse_path.to_string(), "<s@x.test>");
         prop_assert_eq!(envelope.body, BodyType::EightBitMime);
+        prop_assert_eq!(envelope.dsn, dsn);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
             prop_assert_eq!(message.recipients[place].1, *state);
@@ -168,8 +194,56 @@ fn a_path_that_is_none_is_an_error_and_not_a_panic() {
     {
         let mut out = Vec::new();
         let states = [(forward, RecipientState::default())];
-        encode_message(&mut out, &head, body, &reverse, states.into_iter(), b"");
+        encode_message(&mut out, &head, body, &reverse, states.into_iter(), b"", b"");
         let (Record::Message(message), _) = decode(&out).unwrap() else { panic!("kind") };
         assert_eq!(message.envelope(), Err(RecordError::Envelope), "{body} {reverse} {forward}");
     }
+}
+
+#[test]
+fn parameters_that_are_none_are_an_error_and_not_a_panic() {
+    let good = [1, 1, b'e', 0, 0, 0x80, 2, 0, b'x', b';'];
+    let table: [&[u8]; 13] = [
+        &[3, 0],
+        &[0],
+        &[0, 1],
+        &[0, 1, b'='],
+        &[0, 0, 1],
+        // Of the second of one recipient; of the first twice.
+        &[0, 0, 1, 0, 0x80, 0, 0],
+        &[0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0x80, 0, 0],
+        &[0, 0, 0, 0, 0x88, 0, 0],
+        &[0, 0, 0, 0, 1, 0, 0],
+        &[0, 0, 0, 0, 0x80, 1],
+        &[0, 0, 0, 0, 0x80, 1, 0],
+        &[0, 0, 0, 0, 0x80, 1, 0, b'x'],
+        &good,
+    ];
+    for octets in table {
+        assert_eq!(dsn::decode(octets, 1), None, "{octets:?}");
+    }
+    let mut better = good.to_vec();
+    better[6] = 3;
+    better.push(b'y');
+    let dsn = dsn::decode(&better, 1).unwrap();
+    assert_eq!((dsn.ret(), dsn.notify(0)), (Some(Return::Full), Notify::NEVER));
+    assert_eq!(encode_dsn(&dsn), Some(better.clone()));
+    for cut in 4..better.len() {
+        assert_eq!(dsn::decode(&better[..cut], 1), None, "{cut}");
+    }
+
+    // A message without any is as it was before there were parameters.
+    let head =
+        MessageHead { id: id(1), received_unix_ms: 0, expiry_unix_ms: 0, size: 0, chunks: 0 };
+    let encoded = |dsn: &[u8]| {
+        let states = [("<a@b.test>", RecipientState::default())];
+        let mut out = Vec::new();
+        encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), dsn, b"rest");
+        out
+    };
+    assert_eq!(encoded(&better).len(), encoded(b"").len() + 4 + better.len());
+    let with = encoded(&[9, 9]);
+    let (Record::Message(message), _) = decode(&with).unwrap() else { panic!("kind") };
+    assert_eq!(message.envelope(), Err(RecordError::Envelope));
+    assert_eq!(message.content, b"rest");
 }

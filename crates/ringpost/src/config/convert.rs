@@ -6,6 +6,7 @@ use ringpost_delivery::{
     Route, RoutePattern, Smarthost,
 };
 use ringpost_protocol::extension::ExtensionSet;
+use ringpost_protocol::limits::DSN_PARAMETERS_SIZE_MAX;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::{ClientConfig, ClientTimeouts};
 use ringpost_session::server::ServerConfig;
@@ -38,11 +39,25 @@ impl ConfigSnapshot {
             not_before_header: Some(&*listener.not_before_header)
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
+            dsn_parameters_size_max: self.dsn_parameters_size_max(),
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
             lenient: listener.lenient,
             ..ServerConfig::default()
         }
+    }
+
+    /// Octets of DSN parameters that fit a record beside the envelope and the content, which have half
+    /// and a quarter of it.
+    fn dsn_parameters_size_max(&self) -> usize {
+        let room = self.queue_config().group_size_max() / 8;
+        room.min(DSN_PARAMETERS_SIZE_MAX)
+    }
+
+    /// Octets of a message that a report returns as a whole. Report and outcome are one group of records.
+    pub fn return_size_max(&self) -> u64 {
+        let queue = &self.config().queue;
+        queue.return_size_max.min(queue.segment_size / 8)
     }
 
     /// What outbound sessions have in common.

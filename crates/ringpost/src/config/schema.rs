@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::extension::Extension;
+use ringpost_protocol::limits::DSN_RETURN_SIZE_MAX;
 use ringpost_session::server::TlsPolicy;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -333,6 +334,11 @@ pub struct QueueSection {
     /// After which time the originator is told that a message is delayed. Default: 0, never.
     #[serde(deserialize_with = "units::duration")]
     pub delay_warning: Duration,
+    /// Octets of a message that a report of failure returns as a whole, where the client has asked for
+    /// that (`RET=FULL`). Default: 256 KiB; never more than an eighth of a
+    /// segment.
+    #[serde(deserialize_with = "units::size")]
+    pub return_size_max: u64,
     /// Content kept in memory on one core for the first delivery. Default: 64 MiB.
     #[serde(deserialize_with = "units::size")]
     pub content_cache_size_max: u64,
@@ -355,6 +361,7 @@ impl Default for QueueSection {
             lifetime: Duration::from_hours(5 * 24),
             bounce_lifetime: Duration::from_hours(5 * 24),
             delay_warning: Duration::ZERO,
+            return_size_max: DSN_RETURN_SIZE_MAX,
             content_cache_size_max: 64 << 20,
         }
     }

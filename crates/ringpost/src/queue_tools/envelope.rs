@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use ringpost_protocol::{
     envelope::{BodyType, Envelope},
+    notify::{DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return},
     path::{ForwardPath, ReversePath},
 };
 use ringpost_queue::{RecipientEntry, RecipientState, RecipientStatus};
@@ -27,6 +28,12 @@ pub struct Sheet {
     pub reverse_path: String,
     /// The keyword of the body type.
     pub body: String,
+    /// What `RET=` has asked for, `FULL` or `HDRS`. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ret: Option<String>,
+    /// What `ENVID=` has called it, in xtext. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope_id: Option<String>,
     /// Octets of content.
     pub size: u64,
     /// When it was received, in milliseconds of Unix time.
@@ -46,6 +53,12 @@ pub struct Sheet {
 pub struct Recipient {
     /// Its path, in brackets.
     pub forward_path: String,
+    /// What `NOTIFY=` has asked for. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
+    /// What `ORCPT=` has said: a type, `;`, and an address in xtext. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_recipient: Option<String>,
     /// How it stands.
     pub state: State,
     /// Attempts made. Default 0.
@@ -92,8 +105,13 @@ impl Sheet {
     pub(super) fn new(view: &ringpost_queue::MessageView<'_>, envelope: &Envelope) -> Self {
         let waiting = view.recipients.iter().filter(|one| !one.status.is_settled());
         let due = waiting.map(|one| one.due_unix_ms).min().unwrap_or(0);
-        let recipient = |(path, one): (&ForwardPath, &RecipientEntry)| Recipient {
+        let dsn = &envelope.dsn;
+        let recipient = |(at, (path, one)): (usize, (&ForwardPath, &RecipientEntry))| Recipient {
             forward_path: path.to_string(),
+            notify: dsn.recipient(at).and_then(|one| Some(one.notify?.to_string())),
+            original_recipient: dsn
+                .recipient(at)
+                .and_then(|one| Some(one.original.as_ref()?.to_string())),
             state: one.status.into(),
             attempts: one.attempts,
             due_unix_ms: Some(one.due_unix_ms),
@@ -104,11 +122,19 @@ impl Sheet {
             id: view.id.to_string(),
             reverse_path: envelope.reverse_path.to_string(),
             body: envelope.body.keyword().to_owned(),
+            ret: dsn.ret().map(|ret| ret.to_string()),
+            envelope_id: dsn.envelope_id().map(ToString::to_string),
             size: view.size,
             received_unix_ms: view.received_unix_ms,
             expiry_unix_ms: view.expiry_unix_ms,
             due_unix_ms: due,
-            recipients: envelope.forward_paths.iter().zip(view.recipients).map(recipient).collect(),
+            recipients: envelope
+                .forward_paths
+                .iter()
+                .zip(view.recipients)
+                .enumerate()
+                .map(recipient)
+                .collect(),
         }
     }
 
@@ -131,8 +157,8 @@ impl Sheet {
     ///
     /// # Errors
     ///
-    /// What is wrong with it: the size of the content or the ends of its lines, a path or the body type
-    /// that is none, or more than `recipients_max` recipients.
+    /// What is wrong with it: the size of the content or the ends of its lines, a path, the body type or a
+    /// DSN parameter that is none, or more than `recipients_max` recipients.
     pub fn to_queue(
         &self,
         content: &[u8],
@@ -153,10 +179,17 @@ impl Sheet {
             body = BodyType::EightBitMime;
         }
         let (mut paths, mut states) = (Vec::new(), Vec::new());
+        let mut dsn = DsnParameters::default();
+        let ret = read("ret", self.ret.as_deref(), Return::from_keyword)?;
+        dsn.set_message(ret, read("envelope_id", self.envelope_id.as_deref(), EnvelopeId::parse)?);
         for recipient in &self.recipients {
             let path = ForwardPath::parse(&recipient.forward_path)
                 .with_context(|| format!("forward_path {:?}", recipient.forward_path))?;
+            let notify = read("notify", recipient.notify.as_deref(), Notify::parse)?;
+            let original = recipient.original_recipient.as_deref();
+            let original = read("original_recipient", original, OriginalRecipient::parse)?;
             if recipient.state == State::Queued {
+                dsn.set_recipient(paths.len(), RecipientDsn::new(notify, original));
                 paths.push(path);
                 states.push(RecipientState {
                     due_unix_ms: recipient.due_unix_ms.unwrap_or(self.due_unix_ms),
@@ -171,9 +204,15 @@ impl Sheet {
             count <= recipients_max,
             "it has {count} recipients, recipients_max is {recipients_max}"
         );
-        let envelope = Envelope::new(reverse_path, paths, body);
+        let mut envelope = Envelope::new(reverse_path, paths, body);
+        envelope.dsn = dsn;
         Ok((count > 0).then_some((envelope, states)))
     }
+}
+
+/// Reads a DSN parameter, if there is one.
+fn read<T>(key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Result<Option<T>> {
+    text.map(|text| parse(text).with_context(|| format!("{key} {text:?} is none"))).transpose()
 }
 
 /// Content goes out as it is, so its lines must end as lines do in SMTP (RFC 5321 §2.3.8).
@@ -218,6 +257,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_told_goes_with_its_recipient() {
+        let sheet = SHEET
+            .replacen("\"size\"", "\"ret\": \"HDRS\", \"envelope_id\": \"Q+2B\", \"size\"", 1)
+            .replacen("<c@two.test>\"", "<c@two.test>\", \"notify\": \"NEVER\"", 1)
+            .replacen(
+                "<d@two.test>\"",
+                "<d@two.test>\", \"notify\": \"SUCCESS,DELAY\", \"original_recipient\": \"x;y\"",
+                1,
+            );
+        let sheet = Sheet::read(sheet.as_bytes()).unwrap();
+        let (envelope, _) = sheet.to_queue(b"abc\r\n", 9).unwrap().unwrap();
+        let dsn = &envelope.dsn;
+        assert_eq!((dsn.ret(), dsn.notify(0)), (Some(Return::Headers), Notify::DEFAULT));
+        assert_eq!(dsn.envelope_id().unwrap().decoded(), "Q+");
+        let (at, of_last) = dsn.recipients().next().unwrap();
+        assert_eq!((at, of_last.notify.unwrap().to_string().as_str()), (1, "SUCCESS,DELAY"));
+        assert_eq!(of_last.original.as_ref().unwrap().as_str(), "x;y");
+        // Without them the sheet is what it was before there were any.
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        for key in ["ret", "envelope_id", "notify", "original_recipient"] {
+            assert!(!text.contains(&format!("\"{key}\"")), "{text}");
+        }
+    }
+
+    #[test]
     fn eight_bit_content_is_declared_as_such() {
         let sheet = Sheet::read(SHEET.as_bytes()).unwrap();
         let (envelope, _) = sheet.to_queue(b"ab\xE4\r\n", 9).unwrap().unwrap();
@@ -226,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [(&str, &str, &[u8], &str); 10] = [
+        let table: [(&str, &str, &[u8], &str); 13] = [
             ("\"version\": 1", "\"version\": 2", b"abc\r\n", "it has version 2"),
             ("\"version\": 1,", "", b"abc\r\n", "it has no version"),
             ("{", "", b"abc\r\n", "it is not JSON"),
@@ -234,6 +298,9 @@ mod tests {
             ("7BIT", "9BIT", b"abc\r\n", "body \"9BIT\" is not known"),
             ("<a@one.test>", "a@one.test", b"abc\r\n", "reverse_path \"a@one.test\""),
             ("<c@two.test>", "<>", b"abc\r\n", "forward_path \"<>\""),
+            ("\"size\"", "\"ret\": \"ALL\", \"size\"", b"abc\r\n", "ret \"ALL\" is none"),
+            ("\"size\"", "\"envelope_id\": \"\", \"size\"", b"abc\r\n", "envelope_id \"\""),
+            ("\"attempts\"", "\"notify\": \"SO\", \"attempts\"", b"abc\r\n", "notify \"SO\""),
             ("\"size\": 5", "\"size\": 6", b"abc\r\n", "the content has 5 octets, not 6"),
             ("", "", b"a\nb\r\n", "octet 1 of the content"),
             ("", "", b"abcde", "does not end with CRLF"),

@@ -27,7 +27,8 @@ impl CachedMessage {
 
     fn memory_size(&self) -> usize {
         let content: usize = self.content.iter().map(Vec::capacity).sum();
-        content + self.envelope.forward_paths.len() * RECIPIENT_SIZE + OVERHEAD
+        let recipients = self.envelope.forward_paths.len() * RECIPIENT_SIZE;
+        content + recipients + self.envelope.dsn.memory_size() + OVERHEAD
     }
 }
 

@@ -16,6 +16,7 @@ mod outbound;
 mod pace;
 mod pressure;
 mod purge;
+mod report;
 mod resolver;
 mod scheduler;
 mod segments;

@@ -17,7 +17,7 @@ use ringpost_metrics::label::ConnectFailure as ConnectFailureLabel;
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
 use ringpost_protocol::path::ForwardPath;
 use ringpost_session::client::{
-    ClientEvent, ClientSession, SessionFailure, Stage, TransactionRequest,
+    ClientEvent, ClientSession, SessionFailure, Stage, TransactionDsn, TransactionRequest,
 };
 
 use super::{OpenCount, Shard, cache::CachedMessage};
@@ -346,11 +346,19 @@ impl<R: Runtime> Outbound<R> {
             .iter()
             .filter_map(|index| message.envelope.forward_paths.get(usize::from(index.0)))
             .collect();
+        let parameters = &message.envelope.dsn;
+        let places: Vec<usize> = if parameters.is_empty() {
+            Vec::new()
+        } else {
+            job.recipients.iter().map(|index| usize::from(index.0)).collect()
+        };
+        let dsn = TransactionDsn { parameters, places: &places };
         let request = TransactionRequest {
             reverse_path: &message.envelope.reverse_path,
             forward_paths: &paths,
             size: message.content_size(),
             body: message.envelope.body,
+            dsn: (!parameters.is_empty()).then_some(dsn),
         };
         let is_started = paths.len() == job.recipients.len()
             && self.session.start_transaction(now, &request).is_ok();

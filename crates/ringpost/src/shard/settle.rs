@@ -16,32 +16,19 @@ use std::{
 };
 
 use futures_lite::future;
-use ringpost_delivery::{
-    Settled, Settlement,
-    bounce::{BounceContext, report},
-};
+use ringpost_delivery::{Settled, Settlement, bounce::told};
 use ringpost_metrics::{
     event::{Event, EventRecord, EventReply, Reception, Settlement as SettlementEvent},
     label::Outcome as OutcomeLabel,
 };
-use ringpost_protocol::envelope::Envelope;
-use ringpost_queue::{
-    AppendError, Disposition, MessageId, NewMessage, Outcome, RecipientIndex, Ticket,
-};
+use ringpost_queue::{AppendError, Disposition, MessageId, NewMessage, Outcome, RecipientIndex};
 use ringpost_session::client::Stage;
 
 use super::{
-    Shard,
-    cache::CachedMessage,
-    commit::fresh_message,
-    events::Lines,
-    signal::Signal,
-    stored::{MessageError, Part},
+    Shard, cache::CachedMessage, events::Lines, report::Report, signal::Signal,
+    stored::MessageError,
 };
 use crate::runtime::Runtime;
-
-/// Bytes of the original content that a report may quote the header from.
-const HEADER_SIZE_MAX: usize = 64 * 1024;
 
 /// Settlements whose message has to be read first.
 #[derive(Debug, Default)]
@@ -175,13 +162,6 @@ fn holding(
     (!settlement.recipients.is_empty()).then_some(settlement)
 }
 
-/// Whether a settlement is one that the originator hears of.
-fn has_report(settlement: &Settlement) -> bool {
-    settlement.recipients.iter().any(|settled| {
-        settled.warns || matches!(settled.disposition, Disposition::Bounced | Disposition::Expired)
-    })
-}
-
 impl<R: Runtime> Shard<R> {
     /// Whether there is something to settle; takes it from the engine if need be.
     fn next_settlement(self: &Rc<Self>) -> bool {
@@ -206,8 +186,7 @@ impl<R: Runtime> Shard<R> {
         if !settlement.is_attempt && self.still_holds(&settlement).is_none() {
             return;
         }
-        let part = if has_report(&settlement) { Part::Header } else { Part::Envelope };
-        let read = self.message_part(settlement.id, part).await;
+        let read = self.message_to_settle(&settlement).await;
         // Those of its recipients that were parked may have been settled since this was decided.
         let current = if settlement.is_attempt {
             Rc::clone(&settlement)
@@ -310,8 +289,6 @@ impl<R: Runtime> Shard<R> {
         self.events.keep(&ticket, lines);
         self.count(settlement, size, received_unix_ms, now_unix_ms);
         if let Some(report) = report {
-            let warned = settlement.recipients.iter().filter(|settled| settled.warns).count();
-            self.metrics.delay_warnings.increment(warned as u64);
             self.send_report(&ticket, report, now_unix_ms, expiry_unix_ms);
         }
         // Until it is durable the message counts as queued; what is left of it is due later.
@@ -343,6 +320,7 @@ impl<R: Runtime> Shard<R> {
         };
         let mut lines = self.events.lines();
         for settled in &settlement.recipients {
+            let is_told = told(&message.envelope, &settlement.attempt, settled).is_some();
             let facts = EventFacts {
                 settlement,
                 settled,
@@ -350,7 +328,7 @@ impl<R: Runtime> Shard<R> {
                 size,
                 queued_ms: time_unix_ms.saturating_sub(received_unix_ms),
                 transaction,
-                dsn_id: report.map(|report| report.id),
+                dsn_id: report.filter(|_| is_told).map(|report| report.id),
             };
             facts.with_events(|event| lines.push(&EventRecord { time_unix_ms, event }));
         }
@@ -370,42 +348,6 @@ impl<R: Runtime> Shard<R> {
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });
         }
         lines
-    }
-
-    /// Sends a report on its way, once it is durable.
-    fn send_report(&self, ticket: &Ticket, report: Report, now_unix_ms: u64, expiry_unix_ms: u64) {
-        self.metrics.dsns.increment(1);
-        let own_host = self.own_host.borrow();
-        let fresh =
-            fresh_message(report.id, now_unix_ms, expiry_unix_ms, &report.envelope, &own_host);
-        self.commits.schedule_after(ticket, fresh);
-        let content = vec![report.content];
-        let cached = CachedMessage { envelope: report.envelope, content };
-        self.cache.borrow_mut().insert(report.id, cached);
-    }
-
-    fn report(
-        &self,
-        settlement: &Settlement,
-        message: &CachedMessage,
-        received_unix_ms: u64,
-    ) -> Option<Report> {
-        if message.envelope.reverse_path.is_null() || !has_report(settlement) {
-            return None;
-        }
-        let id = self.with_queue_lazily(ringpost_queue::Queue::next_id);
-        let first = message.content.first().map(Vec::as_slice).unwrap_or_default();
-        let config = self.config();
-        let context = BounceContext {
-            hostname: config.hostname(),
-            report_id: id,
-            now_unix_ms: self.runtime.unix_ms(),
-            received_unix_ms,
-            envelope: &message.envelope,
-            original_header: first.get(..HEADER_SIZE_MAX).unwrap_or(first),
-        };
-        let (envelope, content) = report(&context, settlement)?;
-        Some(Report { id, envelope, content })
     }
 
     fn count(&self, settlement: &Settlement, size: u64, received_unix_ms: u64, now_unix_ms: u64) {
@@ -437,13 +379,6 @@ impl<R: Runtime> Shard<R> {
             metrics.delivered_bytes.increment(size);
         }
     }
-}
-
-/// A report to an originator, about to be queued.
-struct Report {
-    id: MessageId,
-    envelope: Envelope,
-    content: Vec<u8>,
 }
 
 struct EventFacts<'a> {
@@ -496,7 +431,7 @@ impl EventFacts<'_> {
         };
         let dsn_id = self.dsn_id.as_ref().map(|id| id as _);
         match self.settled.disposition {
-            Disposition::Delivered => emit(Event::Delivered(settlement)),
+            Disposition::Delivered => emit(Event::Delivered { settlement, dsn_id }),
             Disposition::Bounced => emit(Event::Bounced { settlement, dsn_id }),
             Disposition::Expired => emit(Event::Expired { settlement, dsn_id }),
             Disposition::Deferred { due_unix_ms, .. } => {
@@ -538,6 +473,7 @@ mod tests {
             address: None,
             started: now,
             finished: now,
+            reports: false,
         };
         let reason = Rc::new(Reason {
             status: EnhancedStatusCode::new(4, 4, 1),

@@ -217,4 +217,7 @@ pub struct TransactionReport {
     pub is_answered: bool,
     /// Whether the session can take another transaction.
     pub session_usable: bool,
+    /// Whether the server offers DSN (RFC 3461): what was asked for of reports was passed on to it, and
+    /// what it has taken it reports on.
+    pub dsn_offered: bool,
 }

@@ -221,7 +221,8 @@ impl ClientSession {
             return Ok(());
         }
         let pipelined = self.config.pipelining && self.extensions.pipelining;
-        let transaction = Transaction::new(recipients, pipelined, self.needs_reset);
+        let transaction =
+            Transaction::new(recipients, pipelined, self.needs_reset, self.extensions.dsn);
         let out = if pipelined { &mut self.output } else { &mut self.script };
         if self.needs_reset {
             out.extend_from_slice(b"RSET\r\n");

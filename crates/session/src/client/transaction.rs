@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use ringpost_protocol::envelope::BodyType;
 use ringpost_protocol::extension::{Extensions, SizeLimit};
+use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::Reply;
 
@@ -23,6 +24,40 @@ pub struct TransactionRequest<'a> {
     pub size: u64,
     /// How the content is encoded. [`BodyType::EightBitMime`] when it has octets above 127.
     pub body: BodyType,
+    /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
+    /// DSN.
+    pub dsn: Option<TransactionDsn<'a>>,
+}
+
+/// What a transaction passes on of the DSN extension (RFC 3461 §5.2.1).
+#[derive(Debug, Clone, Copy)]
+pub struct TransactionDsn<'a> {
+    /// What was said about the message and all its recipients.
+    pub parameters: &'a DsnParameters,
+    /// The place of each recipient of the transaction among those of the message.
+    pub places: &'a [usize],
+}
+
+impl TransactionDsn<'_> {
+    fn write_mail(self, out: &mut Vec<u8>) {
+        if let Some(ret) = self.parameters.ret() {
+            let _ = write!(out, " RET={ret}");
+        }
+        if let Some(id) = self.parameters.envelope_id() {
+            let _ = write!(out, " ENVID={id}");
+        }
+    }
+
+    fn write_rcpt(self, at: usize, path: &ForwardPath, out: &mut Vec<u8>) {
+        let recipient = self.places.get(at).and_then(|place| self.parameters.recipient(*place));
+        let Some(recipient) = recipient else { return };
+        if let Some(notify) = recipient.notify {
+            let _ = write!(out, " NOTIFY={notify}");
+        }
+        if let Some(original) = recipient.original_for(path) {
+            let _ = write!(out, " ORCPT={original}");
+        }
+    }
 }
 
 impl TransactionRequest<'_> {
@@ -45,8 +80,15 @@ impl TransactionRequest<'_> {
         if self.body != BodyType::SevenBit {
             let _ = write!(out, " BODY={}", self.body);
         }
-        for forward_path in self.forward_paths {
+        let dsn = self.dsn.filter(|_| extensions.dsn);
+        if let Some(dsn) = dsn {
+            dsn.write_mail(out);
+        }
+        for (at, forward_path) in self.forward_paths.iter().enumerate() {
             let _ = write!(out, "\r\nRCPT TO:{forward_path}");
+            if let Some(dsn) = dsn {
+                dsn.write_rcpt(at, forward_path, out);
+            }
         }
         out.extend_from_slice(b"\r\nDATA\r\n");
     }
@@ -102,16 +144,24 @@ pub(super) struct Transaction {
     is_answered: bool,
     /// All commands have been sent together, so all replies have to be read.
     pipelined: bool,
+    /// The server offers DSN.
+    dsn_offered: bool,
 }
 
 impl Transaction {
-    pub(super) fn new(recipients: usize, pipelined: bool, reset_first: bool) -> Self {
+    pub(super) fn new(
+        recipients: usize,
+        pipelined: bool,
+        reset_first: bool,
+        dsn_offered: bool,
+    ) -> Self {
         Self {
             expect: if reset_first { Expect::Reset } else { Expect::Mail },
             recipients: vec![None; recipients],
             open: recipients,
             is_answered: false,
             pipelined,
+            dsn_offered,
         }
     }
 
@@ -122,6 +172,7 @@ impl Transaction {
             recipients: vec![report; recipients],
             is_answered: false,
             session_usable: true,
+            dsn_offered: false,
         }
     }
 
@@ -239,6 +290,7 @@ impl Transaction {
             recipients: self.recipients.into_iter().flatten().collect(),
             is_answered: self.is_answered,
             session_usable: true,
+            dsn_offered: self.dsn_offered,
         }
     }
 

@@ -7,7 +7,7 @@ use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::extension::{Extension, Offer, SessionLimits, write_ehlo_reply};
-use ringpost_protocol::parameter::MailParameters;
+use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::FixedReply;
 
@@ -36,7 +36,7 @@ impl ServerSession {
         }
         match command {
             Command::Mail { path, parameters } => self.handle_mail(now, path, parameters),
-            Command::Rcpt { path } => self.handle_rcpt(now, path),
+            Command::Rcpt { path, parameters } => self.handle_rcpt(now, path, parameters),
             Command::Data => self.handle_data(now, is_last),
             Command::Ehlo(name) => self.handle_helo(now, name, true, is_last),
             Command::Helo(name) => self.handle_helo(now, name, false, is_last),
@@ -148,25 +148,36 @@ impl ServerSession {
             self.stats.count_refusal(TransactionRefusal::Size);
             return self.refuse(now, replies::TOO_LARGE);
         }
+        if parameters.has_dsn() && !self.offers_dsn() {
+            return self.refuse(now, CommandError::UnknownParameter.reply());
+        }
         if let Some(Err(reply)) = parameters.hold.map(|hold| self.check_hold(hold)) {
             return self.refuse(now, reply);
         }
         self.transactions += 1;
+        let mut envelope = Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default());
+        envelope.dsn.set_message(parameters.ret, parameters.envelope_id);
         self.transaction = Some(Transaction {
-            envelope: Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default()),
+            envelope,
             declared_size: parameters.size,
             hold: parameters.hold,
             not_before: None,
+            dsn_size: 0,
             accepted: 0,
             refused: None,
         });
         self.push(replies::MAIL_OK);
     }
 
-    fn handle_rcpt(&mut self, now: Instant, path: ForwardPath) {
+    fn handle_rcpt(&mut self, now: Instant, path: ForwardPath, parameters: RcptParameters) {
+        let is_offered = !parameters.has_dsn() || self.offers_dsn();
         let Some(transaction) = &mut self.transaction else {
             return self.refuse(now, replies::NEED_MAIL);
         };
+        if !is_offered {
+            transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
+            return self.refuse(now, CommandError::UnknownParameter.reply());
+        }
         let (reply, refusal) = match path {
             ForwardPath::Mailbox(mailbox) => {
                 if !self.peer.may_relay {
@@ -174,12 +185,14 @@ impl ServerSession {
                 } else if is_literal(&mailbox) && !self.config.address_literals {
                     (replies::LITERAL_DENIED, TransactionRefusal::NoRecipient)
                 } else {
-                    return self.accept_recipient(mailbox);
+                    return self.accept_recipient(mailbox, parameters, None);
                 }
             }
             // RFC 5321 §4.5.1: anyone may write to the postmaster.
             ForwardPath::Postmaster => match self.config.postmaster.clone() {
-                Some(mailbox) => return self.accept_recipient(mailbox),
+                Some(mailbox) => {
+                    return self.accept_recipient(mailbox, parameters, Some(&path));
+                }
                 None => (replies::NO_POSTMASTER, TransactionRefusal::NoRecipient),
             },
         };
@@ -191,7 +204,13 @@ impl ServerSession {
         self.refuse(now, reply);
     }
 
-    fn accept_recipient(&mut self, mailbox: Mailbox) {
+    /// Takes a recipient; `named` is what RCPT had, if the mailbox stands in its place.
+    fn accept_recipient(
+        &mut self,
+        mailbox: Mailbox,
+        parameters: RcptParameters,
+        named: Option<&ForwardPath>,
+    ) {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
@@ -200,6 +219,14 @@ impl ServerSession {
             transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
             self.stats.count_limit(ServerLimit::Recipients);
             return self.push(replies::TOO_MANY_RECIPIENTS);
+        }
+        if parameters.has_dsn() {
+            if !transaction.has_dsn_room(&parameters, self.config.dsn_parameters_size_max) {
+                transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
+                self.stats.count_limit(ServerLimit::DsnParameters);
+                return self.push(replies::TOO_MANY_RECIPIENTS);
+            }
+            transaction.note_dsn(parameters, named);
         }
         transaction.accepted += 1;
         transaction.envelope.forward_paths.push(ForwardPath::Mailbox(mailbox));
@@ -223,7 +250,7 @@ impl ServerSession {
         if !is_last && !self.config.lenient {
             return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
         }
-        remove_repeated(&mut transaction.envelope.forward_paths);
+        remove_repeated(&mut transaction.envelope);
         self.start_content(now);
     }
 }
@@ -238,14 +265,29 @@ fn is_literal(mailbox: &Mailbox) -> bool {
     matches!(mailbox.host(), Host::Literal(_))
 }
 
-/// Keeps the first of recipients that are the same; the order stays.
-fn remove_repeated(forward_paths: &mut Vec<ForwardPath>) {
+/// Keeps the first of recipients that are the same, and what was said of it; the order stays.
+fn remove_repeated(envelope: &mut Envelope) {
+    let forward_paths = &mut envelope.forward_paths;
     if forward_paths.len() < 2 {
         return;
     }
     let mut seen = BTreeSet::new();
     let is_first: Vec<bool> = forward_paths.iter().map(|path| seen.insert(path)).collect();
     drop(seen);
+    if is_first.iter().all(|&one| one) {
+        return;
+    }
+    if !envelope.dsn.is_empty() {
+        let places: Vec<Option<usize>> = is_first
+            .iter()
+            .scan(0, |next, &one| {
+                let at = *next;
+                *next += usize::from(one);
+                Some(one.then_some(at))
+            })
+            .collect();
+        envelope.dsn.move_recipients(|at| places.get(at).copied().flatten());
+    }
     let mut is_first = is_first.into_iter();
     forward_paths.retain(|_| is_first.next().unwrap_or(true));
 }

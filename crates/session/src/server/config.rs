@@ -7,8 +7,8 @@ use ringpost_protocol::address::{Mailbox, Syntax};
 use ringpost_protocol::data::ContentLimits;
 use ringpost_protocol::extension::ExtensionSet;
 use ringpost_protocol::limits::{
-    ERRORS_MAX, JUNK_COMMANDS_MAX, MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX,
-    TRANSACTIONS_MAX,
+    DSN_PARAMETERS_SIZE_MAX, ERRORS_MAX, JUNK_COMMANDS_MAX, MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX,
+    RECIPIENTS_MAX, TRANSACTIONS_MAX,
 };
 
 use super::tls::TlsPolicy;
@@ -52,6 +52,9 @@ pub struct ServerConfig {
     /// The header field by which clients that may relay can say until when a message is to be held;
     /// it is taken out. One that `data::field::is_field_name` lets pass. Default none.
     pub not_before_header: Option<Box<str>>,
+    /// Octets of what the RCPT commands of a transaction ask for by DSN (RFC 3461); a recipient beyond is
+    /// put off with 452. Default 1 MiB.
+    pub dsn_parameters_size_max: usize,
     /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
     pub postmaster: Option<Mailbox>,
     /// Whether recipients at address literals are taken. Default no.
@@ -82,6 +85,7 @@ impl Default for ServerConfig {
             output_timeout: Duration::from_mins(1),
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: None,
+            dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             postmaster: None,
             address_literals: false,
             lenient: false,

@@ -38,13 +38,15 @@ pub enum ServerLimit {
     ReceivedFields,
     /// `future_release_max`: a message was to be held for longer.
     FutureRelease,
+    /// `dsn_parameters_size_max`: a recipient was put off.
+    DsnParameters,
     /// `REPLY_OUTPUT_MAX`: input had to wait until the client had read some replies.
     ReplyOutput,
 }
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
@@ -61,6 +63,7 @@ impl ServerLimit {
         Self::Header,
         Self::ReceivedFields,
         Self::FutureRelease,
+        Self::DsnParameters,
         Self::ReplyOutput,
     ];
 }
@@ -210,7 +213,7 @@ mod tests {
             stats.count_limit(limit);
         }
         assert!(TransactionRefusal::ALL.map(|it| stats.transactions_refused(it)) == [1; 10]);
-        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; 17]);
+        assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; ServerLimit::ALL.len()]);
     }
 
     #[test]

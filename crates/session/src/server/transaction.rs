@@ -16,6 +16,8 @@ pub(super) struct Transaction {
     pub(super) hold: Option<Hold>,
     /// Until when its header wants it held.
     pub(super) not_before: Option<Hold>,
+    /// Octets of what RCPT commands ask for by the DSN extension.
+    pub(super) dsn_size: usize,
     /// RCPT commands that were taken, repeated recipients included.
     pub(super) accepted: usize,
     /// Why recipients were refused, if any were; relaying stands out.

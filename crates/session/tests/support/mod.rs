@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::ReplyDecoder;
 use ringpost_session::client::{
-    ClientConfig, ClientEvent, ClientSession, SessionFailure, TransactionReport, TransactionRequest,
+    ClientConfig, ClientEvent, ClientSession, SessionFailure, TransactionDsn, TransactionReport,
+    TransactionRequest,
 };
 use ringpost_session::server::{
     CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession,
@@ -203,6 +205,7 @@ pub(crate) struct Message {
     pub(crate) reverse_path: ReversePath,
     pub(crate) forward_paths: Vec<ForwardPath>,
     pub(crate) content: Vec<u8>,
+    pub(crate) dsn: DsnParameters,
 }
 
 impl Message {
@@ -211,6 +214,7 @@ impl Message {
             reverse_path: ReversePath::parse(from).unwrap(),
             forward_paths: to.iter().map(|path| ForwardPath::parse(path).unwrap()).collect(),
             content: content.to_vec(),
+            dsn: DsnParameters::default(),
         }
     }
 }
@@ -229,6 +233,8 @@ pub(crate) struct Client {
     pub(crate) sends_content: bool,
     /// Times that the whole content has been sent.
     pub(crate) contents_sent: usize,
+    /// Where the recipients of a message are among its own, if not at the same places.
+    pub(crate) places: Option<Vec<usize>>,
     content: Vec<u8>,
     started: usize,
 }
@@ -245,6 +251,7 @@ impl Client {
             ready: 0,
             sends_content: true,
             contents_sent: 0,
+            places: None,
             content: Vec::new(),
             started: 0,
         }
@@ -253,11 +260,15 @@ impl Client {
     pub(crate) fn start(&mut self, message: &Message) {
         let forward_paths: Vec<&ForwardPath> = message.forward_paths.iter().collect();
         let ascii = message.content.is_ascii();
+        let same: Vec<usize> = (0..forward_paths.len()).collect();
+        let places = self.places.as_deref().unwrap_or(&same);
+        let dsn = TransactionDsn { parameters: &message.dsn, places };
         let request = TransactionRequest {
             reverse_path: &message.reverse_path,
             forward_paths: &forward_paths,
             size: message.content.len() as u64,
             body: if ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
+            dsn: (!message.dsn.is_empty()).then_some(dsn),
         };
         self.content.clone_from(&message.content);
         self.started += 1;

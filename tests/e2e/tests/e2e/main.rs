@@ -10,6 +10,7 @@ mod bulk;
 mod delivery;
 mod dialogue;
 mod dns;
+mod dsn;
 mod hold;
 mod isolation;
 mod kill;

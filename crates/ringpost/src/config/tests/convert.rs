@@ -56,6 +56,9 @@ fn keys_reach_the_crates() {
     let offered = [Extension::Size, Extension::EightBitMime, Extension::Pipelining]
         .map(|extension| server.extensions.contains(extension));
     assert_eq!(offered, [false, false, true]);
+    // With segments of 64 MiB the default is the least.
+    assert_eq!(server.dsn_parameters_size_max, 1 << 20);
+    assert_eq!(snapshot.return_size_max(), 256 << 10);
     assert_eq!(server.future_release_max, Duration::from_secs(90));
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");

@@ -60,6 +60,7 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::Header => Limit::Header,
         ServerLimit::ReceivedFields => Limit::ReceivedFields,
         ServerLimit::FutureRelease => Limit::FutureRelease,
+        ServerLimit::DsnParameters => Limit::DsnParameters,
         ServerLimit::ReplyOutput => Limit::ReplyOutput,
     }
 }
