@@ -324,6 +324,7 @@ mod tests {
             at: ledger.start,
             told: Some(250),
             confirmed: None,
+            reports: false,
         }
     }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringpost::runtime::Runtime;
+use ringpost_protocol::notify::Notify;
 
 use self::content::Words;
 use crate::ledger::{Key, SharedLedger};
@@ -44,6 +45,8 @@ pub struct Ways {
     pub eight_bit_percent: u8,
     /// Messages that are to be held for some seconds.
     pub hold_percent: u8,
+    /// Recipients of whom it asks to be told one thing or another, or nothing.
+    pub notify_percent: u8,
     /// Messages at which it goes away: before, in or right after the content.
     pub drop_percent: u8,
     /// Messages that it takes back by RSET before the content.
@@ -68,6 +71,7 @@ impl Default for Ways {
             null_percent: 0,
             eight_bit_percent: 0,
             hold_percent: 0,
+            notify_percent: 0,
             drop_percent: 0,
             reset_percent: 0,
             slow_percent: 0,
@@ -97,6 +101,8 @@ impl Ways {
             slow_percent: some(random, 30, 20),
             pause_max: Duration::from_millis(random.within(1..=10_000)),
             gap_max: Duration::from_millis(random.within(0..=2000)),
+            // Last, so that what was drawn before is what it was without it.
+            notify_percent: some(random, 40, 100),
         }
     }
 }
@@ -193,10 +199,12 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
 
 /// What the server has offered.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each extension is offered or not")]
 struct Offers {
     pipelining: bool,
     eight_bit: bool,
     hold: bool,
+    dsn: bool,
     size: Option<u64>,
 }
 
@@ -363,8 +371,24 @@ impl<R: Runtime> Session<'_, R> {
         if self.offers.size.is_some() && self.random.coin() {
             let _ = write!(mail, " SIZE={}", content.len());
         }
-        let to = message.recipients.iter();
-        let rcpts = to.map(|to| format!("RCPT TO:<{}>\r\n", to.address)).collect();
+        let addresses: Vec<String> =
+            message.recipients.iter().map(|to| to.address.clone()).collect();
+        let mut rcpts = Vec::with_capacity(addresses.len());
+        for (address, recipient) in addresses.into_iter().zip(0..) {
+            let mut rcpt = format!("RCPT TO:<{address}>");
+            if self.offers.dsn && self.random.percent(ways.notify_percent) {
+                let bits = self.random.within(0..=7) as u8;
+                if let Some(notify) = Notify::from_bits(bits) {
+                    let _ = write!(rcpt, " NOTIFY={notify}");
+                    ledger.ask(Key { message: number, recipient }, notify);
+                }
+            }
+            rcpt.push_str("\r\n");
+            rcpts.push(rcpt);
+        }
+        if self.offers.dsn && self.random.percent(ways.notify_percent) {
+            mail.push_str(if self.random.coin() { " RET=FULL ENVID=s" } else { " RET=HDRS" });
+        }
         if self.offers.hold && self.random.percent(ways.hold_percent) {
             let seconds = self.random.within(1..=60);
             let _ = write!(mail, " HOLDFOR={seconds}");
@@ -465,6 +489,7 @@ impl Offers {
             pipelining: has("PIPELINING"),
             eight_bit: has("8BITMIME"),
             hold: has("FUTURERELEASE"),
+            dsn: has("DSN"),
             size,
         }
     }

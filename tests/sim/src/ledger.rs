@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ringpost_protocol::notify::Notify;
+
 pub use self::entry::{
     Causes, Fate, FateKind, Fingerprint, Key, Life, LifeEnd, Message, Origin, Party, Purge,
     Recipient, Taking, Violation,
@@ -187,6 +189,13 @@ impl Ledger {
     pub fn accepted(&mut self, key: Key) {
         if let Some(recipient) = self.recipient_mut(key) {
             recipient.accepted = true;
+        }
+    }
+
+    /// Notes of what RCPT is about to ask to be told.
+    pub fn ask(&mut self, key: Key, notify: Notify) {
+        if let Some(recipient) = self.recipient_mut(key) {
+            recipient.notify = Some(notify);
         }
     }
 

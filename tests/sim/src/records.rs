@@ -6,9 +6,10 @@
 
 use std::time::Instant;
 
+use ringpost_protocol::notify::Notify;
 use serde_json::Value;
 
-use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Origin, Party};
+use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Origin, Party, Recipient};
 
 /// What the configuration lets be checked of event records.
 #[derive(Debug, Clone, Copy, Default)]
@@ -147,9 +148,30 @@ impl Ledger {
         let has_copy = recipient.takings.iter().any(|taking| {
             self.takings.get(*taking).is_some_and(|taking| taking.told.is_some_and(is_good))
         });
+        let is_confused = recipient.confused;
+        let asked = recipient.asked().success;
+        let mut good = recipient
+            .takings
+            .iter()
+            .filter_map(|taking| self.takings.get(*taking))
+            .filter(|taking| taking.told.is_some_and(is_good))
+            .map(|taking| taking.reports);
+        // Of several copies, it is not known which one the server knows of.
+        let (any, all) = (good.clone().any(|reports| reports), good.all(|reports| reports));
         // A client that takes one reply for another may take one for that to the dot.
-        if !has_copy && !recipient.confused {
+        if is_confused {
+            return;
+        }
+        if !has_copy {
             self.wrong("delivered without a copy", claim);
+        }
+        let Some(message) = self.message(claim.key.message) else { return };
+        let may_report = asked && !message.reverse_path.is_empty();
+        match claim.record["dsn_id"].as_str() {
+            None if may_report && !any => self.wrong("success without a report", claim),
+            Some(_) if !may_report || all => self.wrong("report that nobody asked for", claim),
+            Some(id) => self.enter_report(claim, id, false),
+            None => {}
         }
     }
 
@@ -220,22 +242,27 @@ impl Ledger {
     fn reported(&mut self, claim: &Claim<'_>, has_failed: bool) {
         let Some(message) = self.message(claim.key.message) else { return };
         let is_null = message.reverse_path.is_empty();
+        let asked = self.recipient(claim.key).map_or(Notify::DEFAULT, Recipient::asked);
+        let is_wanted = if has_failed { asked.failure } else { asked.delay };
         match claim.record["dsn_id"].as_str() {
             Some(_) if is_null => self.wrong("report on mail with the null reverse-path", claim),
-            None if !is_null => self.wrong("failure without a report", claim),
+            Some(_) if !is_wanted => self.wrong("report that nobody asked for", claim),
+            None if !is_null && is_wanted => self.wrong("failure without a report", claim),
             None => {}
-            Some(id) => {
-                let number = self.report(id, claim.key.message, claim.now);
-                let Some(report) = self.message_mut(number) else { return };
-                let Origin::Report { about, expects, .. } = &mut report.origin else {
-                    return self.wrong("report with the queue id of a message", claim);
-                };
-                if *about != claim.key.message {
-                    return self.wrong("report on two messages", claim);
-                }
-                expects.insert(claim.key.recipient, has_failed);
-            }
+            Some(id) => self.enter_report(claim, id, has_failed),
         }
+    }
+
+    fn enter_report(&mut self, claim: &Claim<'_>, id: &str, has_failed: bool) {
+        let number = self.report(id, claim.key.message, claim.now);
+        let Some(report) = self.message_mut(number) else { return };
+        let Origin::Report { about, expects, .. } = &mut report.origin else {
+            return self.wrong("report with the queue id of a message", claim);
+        };
+        if *about != claim.key.message {
+            return self.wrong("report on two messages", claim);
+        }
+        expects.insert(claim.key.recipient, has_failed);
     }
 
     fn wrong(&mut self, rule: &'static str, claim: &Claim<'_>) {
@@ -296,6 +323,7 @@ mod tests {
                 at: now,
                 told,
                 confirmed: None,
+                reports: false,
             });
             tell(&mut ledger, "delivered", "");
             assert_eq!(rules(&ledger), expected);

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ringpost::runtime::{Containment, Listener, Runtime};
+use ringpost_protocol::notify::Notify;
 
 pub use self::moves::{Habits, Move, Phase};
 use self::receipt::Transaction;
@@ -88,6 +89,7 @@ pub fn serve<R: Runtime>(
                 transaction: None,
                 answered: None,
                 may_pipeline: false,
+                reports: false,
                 is_confused: false,
                 messages: 0,
             };
@@ -123,6 +125,8 @@ struct Session<R: Runtime> {
     /// What was taken last, until the client is seen to know the answer.
     answered: Option<usize>,
     may_pipeline: bool,
+    /// Whether DSN was offered.
+    reports: bool,
     /// Whether there were more replies than commands, so that any may be taken for another.
     is_confused: bool,
     messages: u32,
@@ -178,11 +182,14 @@ impl<R: Runtime> Session<R> {
         }
         self.transaction = None;
         self.may_pipeline = is_extended && habits.pipelining;
+        self.reports = is_extended && habits.dsn;
         let mut good = format!("250-{}\n250-HELP\n", self.host.name);
         if is_extended {
-            for (is_offered, keyword) in
-                [(habits.pipelining, "PIPELINING"), (habits.eight_bit, "8BITMIME")]
-            {
+            for (is_offered, keyword) in [
+                (habits.pipelining, "PIPELINING"),
+                (habits.eight_bit, "8BITMIME"),
+                (habits.dsn, "DSN"),
+            ] {
                 if is_offered {
                     let _ = writeln!(good, "250-{keyword}");
                 }
@@ -213,7 +220,10 @@ impl<R: Runtime> Session<R> {
             return Err(Over::Close);
         }
         let reverse_path = path(line);
-        if !self.host.habits.eight_bit && line.contains("BODY=8BITMIME") {
+        let has_dsn = line.contains(" RET=") || line.contains(" ENVID=");
+        if (!self.host.habits.eight_bit && line.contains("BODY=8BITMIME"))
+            || (!self.reports && has_dsn)
+        {
             self.violate("extension used that was not offered", line);
         }
         let told = self.answer(Phase::Mail, "250 2.1.0 go on").await?;
@@ -236,6 +246,7 @@ impl<R: Runtime> Session<R> {
         if self.is_confused {
             self.host.ledger.borrow_mut().confuse(party);
         }
+        self.look_at_notify(party, line);
         let Some(transaction) = &self.transaction else {
             return self.write("503 5.5.1 MAIL first\r\n").await;
         };
@@ -263,6 +274,28 @@ impl<R: Runtime> Session<R> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What RCPT asks for must be what the injector has asked for, and only where that was offered.
+    fn look_at_notify(&self, party: Party, line: &str) {
+        let said = line.split_once(" NOTIFY=").map(|(_, rest)| rest.split(' ').next());
+        let said = said.flatten().and_then(Notify::parse);
+        if !self.reports {
+            if line.contains(" NOTIFY=") || line.contains(" ORCPT=") {
+                self.violate("extension used that was not offered", line);
+            }
+            return;
+        }
+        let asked = match party {
+            Party::Recipient(key) => {
+                let ledger = self.host.ledger.borrow();
+                ledger.recipient(key).and_then(|recipient| recipient.notify)
+            }
+            Party::Originator(_) => None,
+        };
+        if said != asked {
+            self.violate("NOTIFY is not what was asked for", line);
+        }
     }
 
     async fn data(&mut self) -> Result<(), Over> {
@@ -357,6 +390,7 @@ impl<R: Runtime> Session<R> {
                 at: now,
                 told,
                 confirmed: None,
+                reports: self.reports,
             };
             self.answered = Some(ledger.take(taking));
         }

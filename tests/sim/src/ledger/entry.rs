@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use ringpost_protocol::notify::Notify;
+
 /// Which recipient of which message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -121,6 +123,8 @@ pub struct Taking {
     pub told: Option<u16>,
     /// When the client was seen to know the answer, because it said something after it.
     pub confirmed: Option<Instant>,
+    /// Whether the host had offered DSN, and so reports itself.
+    pub reports: bool,
 }
 
 impl Taking {
@@ -171,6 +175,8 @@ pub struct Recipient {
     pub address: String,
     /// Whether the server said yes to it at RCPT.
     pub accepted: bool,
+    /// Of what RCPT has asked to be told, if it did.
+    pub notify: Option<Notify>,
     /// Numbers of the takings it is in.
     pub takings: Vec<usize>,
     /// Codes of the replies that remote hosts refused it with for good.
@@ -184,6 +190,11 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// Of what the originator is to be told.
+    pub fn asked(&self) -> Notify {
+        self.notify.unwrap_or(Notify::DEFAULT)
+    }
+
     /// The domain of the address.
     pub fn domain(&self) -> &str {
         self.address.split_once('@').map_or("", |(_, domain)| domain)

@@ -18,6 +18,7 @@ fn taking(ledger: &Ledger, begun: u64, at: u64) -> Taking {
         at: ledger.start + Duration::from_secs(at),
         told: Some(250),
         confirmed: None,
+        reports: false,
     }
 }
 

@@ -89,6 +89,7 @@ impl Move {
 
 /// How a host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each extension is offered or not")]
 pub struct Habits {
     /// How often it misbehaves at each step, in percent, in the order of [`Phase::ALL`].
     pub rates: [u8; Phase::ALL.len()],
@@ -100,6 +101,8 @@ pub struct Habits {
     pub pipelining: bool,
     /// Whether it offers 8BITMIME.
     pub eight_bit: bool,
+    /// Whether it offers DSN.
+    pub dsn: bool,
     /// The SIZE that it offers.
     pub size: Option<usize>,
     /// Recipients it takes in one transaction; others are put off with 452.
@@ -123,6 +126,7 @@ impl Default for Habits {
             knows_ehlo: true,
             pipelining: true,
             eight_bit: true,
+            dsn: false,
             size: None,
             recipients_max: 1000,
             messages_max: u32::MAX,
@@ -162,6 +166,7 @@ impl Habits {
         if random.percent(20) {
             habits.patience = Duration::from_secs(random.within(1..=20));
         }
+        habits.dsn = random.percent(30);
         habits
     }
 

@@ -150,7 +150,7 @@ fn said(text: &str, about: u32) -> Option<BTreeMap<u16, bool>> {
         } else if let Some(action) = line.strip_prefix("Action: ") {
             let has_failed = match action.trim() {
                 "failed" => true,
-                "delayed" => false,
+                "delayed" | "relayed" => false,
                 _ => return None,
             };
             if said.insert(recipient.take()?, has_failed).is_some() {
