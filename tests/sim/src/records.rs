@@ -159,17 +159,18 @@ impl Ledger {
         // Of several copies, it is not known which one the server knows of.
         let (any, all) = (good.clone().any(|reports| reports), good.all(|reports| reports));
         // A client that takes one reply for another may take one for that to the dot.
-        if is_confused {
-            return;
-        }
-        if !has_copy {
+        if !has_copy && !is_confused {
             self.wrong("delivered without a copy", claim);
         }
         let Some(message) = self.message(claim.key.message) else { return };
         let may_report = asked && !message.reverse_path.is_empty();
         match claim.record["dsn_id"].as_str() {
-            None if may_report && !any => self.wrong("success without a report", claim),
-            Some(_) if !may_report || all => self.wrong("report that nobody asked for", claim),
+            None if may_report && !any && !is_confused => {
+                self.wrong("success without a report", claim);
+            }
+            Some(_) if !may_report || (all && !is_confused) => {
+                self.wrong("report that nobody asked for", claim);
+            }
             Some(id) => self.enter_report(claim, id, false),
             None => {}
         }
