@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::address::{AddressLiteral, Syntax, quoted_string_len};
+use crate::chunking::Chunk;
 use crate::error::AddressError;
 use crate::limits::DOMAIN_MAX;
 use crate::parameter::{MailParameters, RcptParameters};
@@ -38,6 +39,8 @@ pub enum Command<'a> {
     Data,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// BDAT: so many octets of content follow the line (RFC 3030 §2).
+    Bdat(Chunk),
     /// RSET.
     Rset,
     /// NOOP; its argument means nothing.
@@ -80,6 +83,9 @@ pub enum CommandError {
     /// The forward-path is malformed.
     #[error("bad forward-path")]
     ForwardPath(#[source] AddressError),
+    /// BDAT does not say how many octets follow it: nobody knows where the next command begins.
+    #[error("bad size of a chunk")]
+    ChunkSize,
     /// A parameter is malformed or given twice.
     #[error("bad parameter")]
     ParameterSyntax,
@@ -89,6 +95,11 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// Whether the session has to be closed at once, as what follows cannot be read.
+    pub fn closes_session(self) -> bool {
+        self == Self::ChunkSize
+    }
+
     /// The reply to send.
     pub fn reply(self) -> FixedReply {
         match self {
@@ -108,6 +119,7 @@ impl CommandError {
             }
             Self::ReversePath(_) => FixedReply::new("501 5.1.7 Bad reverse-path"),
             Self::ForwardPath(_) => FixedReply::new("501 5.1.3 Bad forward-path"),
+            Self::ChunkSize => FixedReply::new("501 5.5.4 Syntax error in the size, closing"),
             Self::ParameterSyntax => FixedReply::new("501 5.5.4 Syntax error in a parameter"),
             Self::UnknownParameter => FixedReply::new("555 5.5.4 Parameter not recognized"),
         }
@@ -139,7 +151,10 @@ impl<'a> Command<'a> {
             return Err(CommandError::UnknownVerb);
         }
         if line.iter().any(u8::is_ascii_control) {
-            return Err(CommandError::ControlCharacter);
+            return Err(match line.get(..4) {
+                Some(verb) if verb.eq_ignore_ascii_case(b"BDAT") => CommandError::ChunkSize,
+                _ => CommandError::ControlCharacter,
+            });
         }
         let rest = rest.strip_prefix(b" ").unwrap_or_default();
         let mut upper = [0; 8];
@@ -152,6 +167,7 @@ impl<'a> Command<'a> {
             b"MAIL" => Self::mail(rest, syntax),
             b"RCPT" => Self::rcpt(rest, syntax),
             b"DATA" => no_argument(rest, Self::Data),
+            b"BDAT" => Chunk::parse(rest).map(Self::Bdat).ok_or(CommandError::ChunkSize),
             b"EHLO" => helo_name(rest).map(Self::Ehlo),
             b"HELO" => helo_name(rest).map(Self::Helo),
             b"STARTTLS" => no_argument(rest, Self::StartTls),
@@ -162,8 +178,8 @@ impl<'a> Command<'a> {
             b"VRFY" => some_text(rest).map(Self::Vrfy),
             b"EXPN" => some_text(rest).map(Self::Expn),
             b"XCLIENT" | b"XFORWARD" => Ok(Self::Privileged),
-            b"AUTH" | b"BDAT" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML"
-            | b"SAML" | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
+            b"AUTH" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML"
+            | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
             _ => Self::other_verb(verb),
         }
     }

@@ -1,8 +1,10 @@
-//! Mail data: the content that follows DATA, and its dots (RFC 5321 §4.5.2).
+//! Mail data: the content that follows DATA, and its dots (RFC 5321 §4.5.2), or BDAT (RFC 3030).
 
 use crate::limits::{HEADER_FIELDS_MAX, HEADER_SIZE_MAX, MESSAGE_SIZE_MAX, TEXT_LINE_MAX};
 use crate::reply::FixedReply;
 
+#[cfg(test)]
+mod chunk_tests;
 pub mod field;
 mod header;
 pub mod stuff;
@@ -61,7 +63,8 @@ pub enum ContentViolation {
 }
 
 impl ContentViolation {
-    /// Whether the session has to be closed at once, the rest of the content unread.
+    /// Whether the session has to be closed at once, the rest of the content unread. Of content that
+    /// comes in chunks the end is known, and only [`FarTooLarge`](Self::FarTooLarge) is as bad.
     pub fn closes_session(self) -> bool {
         matches!(self, Self::BareCarriageReturn | Self::BareLineFeed | Self::FarTooLarge)
     }
@@ -121,6 +124,20 @@ enum Position {
     Middle,
     /// Behind a CR, which has been copied.
     CarriageReturn,
+    /// In the body of binary content, where lines mean nothing.
+    Raw,
+}
+
+/// How the content comes, and what it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// By DATA: lines, dots stuffed, and a terminator.
+    Dots,
+    /// By BDAT: lines, as they are.
+    Chunks,
+    /// By BDAT, declared as BINARYMIME: up to its first empty line it is lines, and then any octets.
+    /// The header section has to be text, because we look into it, and repeat it in reports.
+    BinaryChunks,
 }
 
 /// Takes the dots off mail data, and refuses data that is unsafe to pass on.
@@ -133,11 +150,15 @@ enum Position {
 /// and scripts send such. A line that is neither a field nor a continuation ends the header section
 /// just as the empty line does.
 ///
+/// Content that comes by BDAT is decoded by the same rules, but for the dots: its chunks are handed
+/// in as pieces of one input, and behind the last one [`finish`](Self::finish) is called.
+///
 /// This is the hottest loop of the server. Lines are found by `memchr`, and whole runs of them are
 /// copied; only the header section is looked at octet by octet, up to each colon.
 #[derive(Debug)]
 pub struct ContentDecoder {
     limits: ContentLimits,
+    framing: Framing,
     position: Position,
     violation: Option<ContentViolation>,
     header: HeaderScan,
@@ -151,10 +172,11 @@ pub struct ContentDecoder {
 }
 
 impl ContentDecoder {
-    /// Makes a decoder that stands behind the CRLF of DATA.
-    pub fn new(limits: ContentLimits) -> Self {
+    /// Makes a decoder that stands behind the CRLF of DATA, or of the first BDAT.
+    pub fn new(limits: ContentLimits, framing: Framing) -> Self {
         Self {
             limits,
+            framing,
             position: Position::LineStart,
             violation: None,
             header: HeaderScan::default(),
@@ -180,12 +202,18 @@ impl ContentDecoder {
         self.header.received_fields()
     }
 
-    /// Takes octets up to the terminator, appends content, and returns how many were taken.
+    /// What is wrong with the content so far, though it could go on.
+    pub fn violation(&self) -> Option<ContentViolation> {
+        self.violation
+    }
+
+    /// Takes octets up to the terminator, appends content, and returns how many were taken. Content
+    /// in chunks has no terminator, and no end here.
     ///
     /// After the end or a violation the decoder must not be used again. With a violation what was
     /// appended is worthless.
     pub fn decode(&mut self, input: &[u8], content: &mut Vec<u8>) -> (usize, ContentProgress) {
-        let (consumed, ended) = match self.scan(input, content) {
+        let (mut consumed, ended) = match self.scan(input, content) {
             Ok(step) => step,
             Err(violation) => {
                 // In smaller pieces it would have been too much before this was seen.
@@ -198,6 +226,12 @@ impl ContentDecoder {
         self.eight_bit = self.eight_bit || !taken.is_ascii();
         if memchr::memchr(0, taken).is_some() {
             self.note(ContentViolation::Nul);
+        }
+        if self.position == Position::Raw {
+            let raw = input.get(consumed..).unwrap_or_default();
+            self.eight_bit = self.eight_bit || !raw.is_ascii();
+            self.copy(raw, 0, raw.len(), content);
+            consumed = input.len();
         }
         if self.size > self.limits.size_max {
             self.note(ContentViolation::TooLarge);
@@ -217,6 +251,27 @@ impl ContentDecoder {
         self.size / 2 > self.limits.size_max
     }
 
+    /// Takes the end of content that came in chunks. A last line without CRLF gets one, for whatever
+    /// carries the message on needs it; but nothing is added to a binary body.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the content; what was appended is worthless then.
+    pub fn finish(&mut self, content: &mut Vec<u8>) -> Result<(), ContentViolation> {
+        match self.position {
+            Position::CarriageReturn => return Err(ContentViolation::BareCarriageReturn),
+            Position::Middle => {
+                self.copy(b"\r\n", 0, 2, content);
+                self.end_line();
+                if self.size > self.limits.size_max {
+                    self.note(ContentViolation::TooLarge);
+                }
+            }
+            _ => {}
+        }
+        self.violation.map_or(Ok(()), Err)
+    }
+
     /// Walks over the lines; returns the octets taken, and whether the terminator was among them.
     fn scan(
         &mut self,
@@ -227,7 +282,7 @@ impl ContentDecoder {
         let (mut run, mut at) = (0, 0);
         while let Some(&b) = input.get(at) {
             match self.position {
-                Position::LineStart if b == b'.' => {
+                Position::LineStart if b == b'.' && self.framing == Framing::Dots => {
                     self.copy(input, run, at, content);
                     at += 1;
                     run = at;
@@ -258,6 +313,10 @@ impl ContentDecoder {
                             return Err(violation);
                         }
                     };
+                }
+                Position::Raw => {
+                    self.copy(input, run, at, content);
+                    return Ok((at, false));
                 }
             }
         }
@@ -324,9 +383,10 @@ impl ContentDecoder {
         {
             self.note(violation);
         }
+        let begins_body = self.line_size == 0 && self.framing == Framing::BinaryChunks;
         self.lines += 1;
         self.line_size = 0;
-        self.position = Position::LineStart;
+        self.position = if begins_body { Position::Raw } else { Position::LineStart };
     }
 
     /// Counts a run of content, and copies it unless it is refused already.

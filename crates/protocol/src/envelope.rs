@@ -5,7 +5,7 @@ use std::fmt;
 use crate::notify::DsnParameters;
 use crate::path::{ForwardPath, ReversePath};
 
-/// What the BODY parameter of MAIL declares (RFC 6152).
+/// What the BODY parameter of MAIL declares (RFC 6152, RFC 3030 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum BodyType {
@@ -14,6 +14,9 @@ pub enum BodyType {
     SevenBit,
     /// `8BITMIME`: there may be octets above 127.
     EightBitMime,
+    /// `BINARYMIME`: the body may be any octets, with CR and LF where they like. It can only be sent
+    /// by BDAT.
+    BinaryMime,
 }
 
 impl BodyType {
@@ -22,12 +25,13 @@ impl BodyType {
         match self {
             Self::SevenBit => "7BIT",
             Self::EightBitMime => "8BITMIME",
+            Self::BinaryMime => "BINARYMIME",
         }
     }
 
-    /// Reads the value of `BODY=`, in any case; `None` for a type we do not offer.
+    /// Reads the value of `BODY=`, in any case; `None` for a type that we do not know.
     pub fn from_keyword(text: &str) -> Option<Self> {
-        [Self::SevenBit, Self::EightBitMime]
+        [Self::SevenBit, Self::EightBitMime, Self::BinaryMime]
             .into_iter()
             .find(|body| body.keyword().eq_ignore_ascii_case(text))
     }
@@ -66,10 +70,10 @@ mod tests {
 
     #[test]
     fn body_types_round_trip() {
-        for body in [BodyType::SevenBit, BodyType::EightBitMime] {
+        for body in [BodyType::SevenBit, BodyType::EightBitMime, BodyType::BinaryMime] {
             assert_eq!(BodyType::from_keyword(body.keyword()), Some(body));
             assert_eq!(BodyType::from_keyword(&body.keyword().to_lowercase()), Some(body));
         }
-        assert_eq!(BodyType::from_keyword("BINARYMIME"), None);
+        assert_eq!(BodyType::from_keyword("9BIT"), None);
     }
 }

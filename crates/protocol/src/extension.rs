@@ -187,8 +187,6 @@ pub struct Offer {
     pub size_max: u64,
     /// FUTURERELEASE (RFC 4865), if it is offered.
     pub hold: Option<HoldOffer>,
-    /// Whether CHUNKING (RFC 3030 §2) is offered.
-    pub chunking: bool,
     /// Whether BINARYMIME (RFC 3030 §3) is offered; only with CHUNKING.
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
@@ -221,7 +219,6 @@ impl Offer {
     /// Whether an extension is offered.
     pub fn has(&self, extension: Extension) -> bool {
         let is_there = match extension {
-            Extension::Chunking => self.chunking,
             Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
             Extension::StartTls => self.starttls,
             Extension::FutureRelease => self.hold.is_some(),
@@ -230,6 +227,7 @@ impl Offer {
             | Extension::Size
             | Extension::EightBitMime
             | Extension::Dsn
+            | Extension::Chunking
             | Extension::EnhancedStatusCodes => true,
         };
         is_there && self.extensions.contains(extension)
@@ -332,6 +330,7 @@ mod tests {
             size: SizeLimit::Octets(12345),
             enhanced_status_codes: true,
             dsn: true,
+            chunking: true,
             ..Extensions::default()
         };
         assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
@@ -341,9 +340,13 @@ mod tests {
         let text = std::str::from_utf8(&out).unwrap();
         assert_eq!(parse(text), expected);
         assert!(text.contains("\r\n250-FUTURERELEASE 604800 2023-11-14T22:13:20Z\r\n"), "{text}");
-        for (chunking, binary_mime) in [(true, false), (true, true), (false, true)] {
+        for (chunking, binary_mime) in [(true, true), (false, false), (false, true)] {
             out.clear();
-            write_ehlo_reply("mx.test", &Offer { chunking, binary_mime, ..offer }, &mut out);
+            let mut offer = Offer { binary_mime, ..offer };
+            if !chunking {
+                offer.extensions = offer.extensions.without(Extension::Chunking);
+            }
+            write_ehlo_reply("mx.test", &offer, &mut out);
             let read = parse(std::str::from_utf8(&out).unwrap());
             // RFC 3030 §3: there is no BINARYMIME without CHUNKING.
             let binary_mime = chunking && binary_mime;
@@ -369,7 +372,6 @@ mod tests {
                 extensions,
                 size_max: 1,
                 hold,
-                chunking: true,
                 binary_mime: true,
                 starttls: true,
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),

@@ -19,11 +19,12 @@
 //!
 //! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
-//! - content: [`data`], [`trace`], [`dsn`], [`time`]
+//! - content: [`data`], [`chunking`], [`trace`], [`dsn`], [`time`]
 
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod chunking;
 pub mod command;
 pub mod data;
 pub mod dsn;

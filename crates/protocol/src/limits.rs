@@ -43,6 +43,13 @@ pub const RECEIVED_FIELDS_MAX: usize = 50;
 /// Octets in the content of a message.
 pub const MESSAGE_SIZE_MAX: u64 = 50 * 1024 * 1024;
 
+/// Octets in one chunk of BDAT; a number above is taken for no number.
+pub const CHUNK_SIZE_MAX: u64 = u32::MAX as u64;
+
+/// Octets in a chunk of BDAT below which it counts as a command that does not help a message along,
+/// unless it is the last of its message.
+pub const CHUNK_SIZE_USEFUL: u64 = 512;
+
 /// Recipients in one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
 pub const RECIPIENTS_MAX: usize = 1000;
 

@@ -11,7 +11,7 @@ use crate::notify::{EnvelopeId, Notify, OriginalRecipient, Return};
 pub struct MailParameters {
     /// `SIZE=`: the declared size in octets (RFC 1870); numbers above `u64` are [`u64::MAX`].
     pub size: Option<u64>,
-    /// `BODY=` (RFC 6152).
+    /// `BODY=` (RFC 6152); [`BodyType::BinaryMime`] is for servers that offer it (RFC 3030 §3).
     pub body: Option<BodyType>,
     /// `HOLDFOR=` or `HOLDUNTIL=` (RFC 4865); there can be one of them.
     pub hold: Option<Hold>,
@@ -128,11 +128,5 @@ fn read<T>(value: Option<&str>, parse: fn(&str) -> Option<T>) -> Result<T, Comma
 }
 
 fn body(value: Option<&str>) -> Result<BodyType, CommandError> {
-    let value = value.unwrap_or_default();
-    match BodyType::from_keyword(value) {
-        Some(body) => Ok(body),
-        // RFC 3030 §3: a type that exists, but only with an extension that is not offered.
-        None if value.eq_ignore_ascii_case("BINARYMIME") => Err(CommandError::UnknownParameter),
-        None => Err(CommandError::ParameterSyntax),
-    }
+    BodyType::from_keyword(value.unwrap_or_default()).ok_or(CommandError::ParameterSyntax)
 }

@@ -119,8 +119,8 @@ fn write_padded(value: u64, width: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(digits);
 }
 
-/// Writes a number into `buffer` and returns the digits, without an allocation.
-pub(crate) fn decimal(mut value: u64, buffer: &mut [u8; 20]) -> &[u8] {
+/// Writes a number into `buffer` in decimal, without zeros in front, and returns the digits.
+pub fn decimal(mut value: u64, buffer: &mut [u8; 20]) -> &[u8] {
     let mut start = buffer.len();
     for (index, digit) in buffer.iter_mut().enumerate().rev() {
         *digit = b'0' + (value % 10) as u8;

@@ -1,6 +1,7 @@
 //! The end of a session that accepts mail.
 
 mod admission;
+mod chunk;
 mod command;
 mod config;
 mod content;

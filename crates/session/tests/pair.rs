@@ -43,7 +43,8 @@ impl Pair {
     fn new(pipelining: bool, pipe: Pipe) -> Self {
         let client =
             ClientConfig { helo_name: "client.test".into(), pipelining, ..ClientConfig::default() };
-        let server = ServerConfig { size_max: 300_000, ..ServerConfig::default() };
+        let server =
+            ServerConfig { size_max: 300_000, binary_mime: true, ..ServerConfig::default() };
         let mut server = Server::new(server, TRUSTED);
         server.flush();
         Self { client: Client::new(client), server, pipe, to_server: 0, to_client: 0 }
@@ -85,6 +86,18 @@ fn messages() -> Vec<Message> {
         Message::new("<a@a.test>", &["<b@b.test>"], &large),
         Message::new("<a@a.test>", &["<b@b.test>"], &large.repeat(2)),
         Message::new("<a@a.test>", &["<b@b.test>"], b"NUL \0 here\r\n"),
+        Message::new(
+            "<a@a.test>",
+            &["<b@b.test>"],
+            b"A: b\r\n\r\n\n.\n\r.\r\0\xff QUIT\r\n.\r\n\r",
+        )
+        .binary(),
+        Message::new("<>", &["<b@b.test>", "<x@[192.0.2.9]>"], b"").binary(),
+        Message::new("<a@a.test>", &["<x@[192.0.2.9]>"], b"\r\nnobody gets it\r\n").binary(),
+        Message::new("<a@a.test>", &["<b@b.test>"], b"\r\n.\r\nafter a refusal").binary(),
+        Message::new("<a@a.test>", &["<b@b.test>"], b"a header that is no text\n").binary(),
+        Message::new("<a@a.test>", &["<b@b.test>"], &[b"\r\n", &large[..]].concat()).binary(),
+        Message::new("<a@a.test>", &["<b@b.test>"], &large.repeat(2)).binary(),
         Message::new("<a@a.test>", &["<b@b.test>"], b"after all that\r\n"),
     ]
 }
@@ -120,7 +133,8 @@ fn dialogue(messages: &[Message], pipelining: bool, pipe: Pipe) -> (usize, usize
         assert_eq!(queued.envelope.reverse_path, message.reverse_path, "{context}");
         assert_eq!(queued.envelope.forward_paths, delivered, "{context}");
         let mut content = message.content.clone();
-        if !content.is_empty() && !content.ends_with(b"\r\n") {
+        let is_text = message.body.is_none();
+        if is_text && !content.is_empty() && !content.ends_with(b"\r\n") {
             content.extend_from_slice(b"\r\n");
         }
         assert!(queued.content == content, "{context}");
@@ -154,7 +168,7 @@ fn cut_at_every_octet() {
 fn the_verdicts_are_as_expected() {
     let mut pair = Pair::new(true, Pipe::Pieces(usize::MAX));
     pair.run();
-    let expected: [&[&str]; 9] = [
+    let expected: [&[&str]; 16] = [
         &["final reply 250"],
         &["final reply 250", "final reply 250", "rcpt 550"],
         &["rcpt 550", "rcpt 550"],
@@ -164,13 +178,20 @@ fn the_verdicts_are_as_expected() {
         &["idle 5.3.4"],
         &["final reply 550"],
         &["final reply 250"],
+        &["final reply 250", "rcpt 550"],
+        &["rcpt 550"],
+        &["final reply 250"],
+        &["final reply 550"],
+        &["final reply 250"],
+        &["idle 5.3.4"],
+        &["final reply 250"],
     ];
     for (message, expected) in messages().iter().zip(expected) {
         pair.client.start(message);
         pair.run();
         assert_eq!(pair.client.last_report(), expected);
     }
-    assert_eq!(pair.server.queued.len(), 6);
+    assert_eq!(pair.server.queued.len(), 10);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::address::Mailbox;
+use crate::chunking::Chunk;
 use crate::envelope::BodyType;
 use crate::hold::Hold;
 use crate::notify::Return;
@@ -84,7 +85,8 @@ fn commands_are_understood() {
         ("XFORWARD NAME=x", Command::Privileged),
         ("STARTTLS", Command::StartTls),
         ("starttls ", Command::StartTls),
-        ("BDAT 5 LAST", Command::NotImplemented),
+        ("BDAT 5 LAST", Command::Bdat(Chunk { size: 5, is_last: true })),
+        ("bdat 70 ", Command::Bdat(Chunk { size: 70, is_last: false })),
         ("TURN", Command::NotImplemented),
         ("GET / HTTP/1.1", Command::Foreign),
         ("options *", Command::Foreign),
@@ -100,7 +102,7 @@ fn commands_are_understood() {
 fn bad_lines_get_their_replies() {
     let long_name = format!("EHLO {}", "a".repeat(300));
     let long_local_part = format!("RCPT TO:<{}@b.test>", "a".repeat(65));
-    let table: [(&[u8], &str); 68] = [
+    let table: [(&[u8], &str); 72] = [
         (b"", "500 5.5.2"),
         (b" ", "500 5.5.2"),
         (b"   NOOP", "500 5.5.2"),
@@ -137,7 +139,11 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<;for i in x;do true;done;@a>", "501 5.1.7"),
         (b"MAIL FROM:<a@b.test> FOO=bar", "555 5.5.4"),
         (b"MAIL FROM:<a@b.test> SMTPUTF8", "555 5.5.4"),
-        (b"MAIL FROM:<a@b.test> BODY=BINARYMIME", "555 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BODY=9BIT", "501 5.5.4"),
+        (b"BDAT", "501 5.5.4"),
+        (b"BDAT 5 FIRST", "501 5.5.4"),
+        (b"BDAT\t5", "501 5.5.4"),
+        (b"bdat 5\0", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> BODY=FOO", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> BODY", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> =", "501 5.5.4"),

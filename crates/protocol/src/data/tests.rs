@@ -13,7 +13,7 @@ struct Decoded {
 }
 
 fn decode_with<'a>(limits: ContentLimits, pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
-    let mut decoder = ContentDecoder::new(limits);
+    let mut decoder = ContentDecoder::new(limits, Framing::Dots);
     let mut content = Vec::new();
     let mut consumed = 0;
     let mut progress = ContentProgress::More;

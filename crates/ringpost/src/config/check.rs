@@ -214,6 +214,10 @@ fn check_listener(
         }
     }
     check_tls(found, section, listener);
+    if listener.binary_mime && listener.extensions_off.contains(&Extension::Chunking) {
+        let place = [section[0], section[1], "binary_mime"];
+        found.add(&place, "comes by BDAT only, and extensions_off has CHUNKING");
+    }
     if listener.connections_per_client_per_core_max > listener.connections_per_core_max {
         let place = [section[0], section[1], "connections_per_client_per_core_max"];
         found.add(&place, "more than connections_per_core_max");

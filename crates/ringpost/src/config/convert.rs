@@ -40,6 +40,7 @@ impl ConfigSnapshot {
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
+            binary_mime: listener.binary_mime,
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
             lenient: listener.lenient,

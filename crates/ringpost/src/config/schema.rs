@@ -137,6 +137,7 @@ pub enum Scheduling {
 /// `[listener.NAME]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct ListenerSection {
     /// Addresses and ports; no default.
     pub addresses: Vec<SocketAddr>,
@@ -186,6 +187,8 @@ pub struct ListenerSection {
     /// seconds. Default: 7 d; 0 does not offer it.
     #[serde(deserialize_with = "units::duration")]
     pub future_release_max: Duration,
+    /// Whether content that comes by BDAT may be binary (BINARYMIME, RFC 3030). Default: no.
+    pub binary_mime: bool,
     /// The header field by which clients that may relay can have a message held. Default: none.
     pub not_before_header: String,
     /// How long delivery of its messages is tried. Default: `queue.lifetime`.
@@ -223,6 +226,7 @@ impl Default for ListenerSection {
             connections_per_core_max: 10_000,
             connections_per_client_per_core_max: 50,
             future_release_max: Duration::from_hours(7 * 24),
+            binary_mime: false,
             not_before_header: String::new(),
             lifetime: None,
             postmaster: None,

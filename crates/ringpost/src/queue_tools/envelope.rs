@@ -170,13 +170,18 @@ impl Sheet {
             content.len(),
             self.size
         );
-        check_lines(content)?;
         let reverse_path = ReversePath::parse(&self.reverse_path)
             .with_context(|| format!("reverse_path {:?}", self.reverse_path))?;
         let mut body = BodyType::from_keyword(&self.body)
             .with_context(|| format!("body {:?} is not known", self.body))?;
-        if !content.is_ascii() {
-            body = BodyType::EightBitMime;
+        if body == BodyType::BinaryMime {
+            // Its header section is text, as reports repeat it.
+            check_lines(header_section(content))?;
+        } else {
+            check_lines(content)?;
+            if !content.is_ascii() {
+                body = BodyType::EightBitMime;
+            }
         }
         let (mut paths, mut states) = (Vec::new(), Vec::new());
         let mut dsn = DsnParameters::default();
@@ -213,6 +218,16 @@ impl Sheet {
 /// Reads a DSN parameter, if there is one.
 fn read<T>(key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Result<Option<T>> {
     text.map(|text| parse(text).with_context(|| format!("{key} {text:?} is none"))).transpose()
+}
+
+/// The content up to its first empty line.
+fn header_section(content: &[u8]) -> &[u8] {
+    let end = if content.starts_with(b"\r\n") {
+        Some(2)
+    } else {
+        memchr::memmem::find(content, b"\r\n\r\n").map(|at| at + 4)
+    };
+    end.and_then(|end| content.get(..end)).unwrap_or(content)
 }
 
 /// Content goes out as it is, so its lines must end as lines do in SMTP (RFC 5321 §2.3.8).
@@ -286,6 +301,22 @@ mod tests {
         let sheet = Sheet::read(SHEET.as_bytes()).unwrap();
         let (envelope, _) = sheet.to_queue(b"ab\xE4\r\n", 9).unwrap().unwrap();
         assert_eq!(envelope.body, BodyType::EightBitMime);
+    }
+
+    #[test]
+    fn binary_content_has_a_header_of_lines() {
+        let read = |content: &[u8]| {
+            let text = SHEET.replace("7BIT", "BINARYMIME");
+            let text = text.replace("\"size\": 5", &format!("\"size\": {}", content.len()));
+            let found = Sheet::read(text.as_bytes()).unwrap().to_queue(content, 9);
+            found.map(|found| found.unwrap().0.body)
+        };
+        for good in [&b"A: b\r\n\r\n\n\xE4\r\0"[..], b"\r\n\n", b"\r\n", b"", b"A: b\r\n"] {
+            assert_eq!(read(good).unwrap(), BodyType::BinaryMime, "{good:?}");
+        }
+        for bad in [&b"A: b\n\r\n\r\n"[..], b"\n", b"A: b", b"A: b\r"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

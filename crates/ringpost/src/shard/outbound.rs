@@ -166,9 +166,18 @@ impl<R: Runtime> Outbound<R> {
                         self.begin_next().await;
                     }
                     // Nothing is taken by the remote yet, and what it took could not be noted.
-                    ClientEvent::SendContent if self.shard.is_poisoned() => self.session.abort(),
+                    ClientEvent::SendContent | ClientEvent::SendChunk
+                        if self.shard.is_poisoned() =>
+                    {
+                        self.session.abort();
+                    }
                     ClientEvent::SendContent => {
                         if let Err(error) = self.send_content().await {
+                            self.break_off(&error).await;
+                        }
+                    }
+                    ClientEvent::SendChunk => {
+                        if let Err(error) = self.send_chunk().await {
                             self.break_off(&error).await;
                         }
                     }
@@ -416,6 +425,18 @@ impl<R: Runtime> Outbound<R> {
         }
         if message.content.iter().all(Vec::is_empty) {
             self.send_part(&[], terminator(state)).await?;
+        }
+        self.session.content_sent(self.shard.runtime.now());
+        Ok(())
+    }
+
+    /// Writes the content as it is: its octets have been counted.
+    async fn send_chunk(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        let Some(job) = &self.in_hand else { return Ok(()) };
+        let message = Rc::clone(&job.message);
+        for part in message.content.iter().filter(|part| !part.is_empty()) {
+            self.send_part(part, &[]).await?;
         }
         self.session.content_sent(self.shard.runtime.now());
         Ok(())

@@ -152,6 +152,8 @@ pub enum LocalRefusal {
     TooLarge,
     /// The content has octets above 127, and the server lacks 8BITMIME.
     NeedsEightBitMime,
+    /// The content is binary, and the server lacks BINARYMIME or CHUNKING.
+    NeedsBinaryMime,
 }
 
 impl LocalRefusal {
@@ -159,7 +161,8 @@ impl LocalRefusal {
     pub fn status(self) -> EnhancedStatusCode {
         match self {
             Self::TooLarge => EnhancedStatusCode::new(5, 3, 4),
-            Self::NeedsEightBitMime => EnhancedStatusCode::new(5, 6, 3),
+            // RFC 3463 §3.7: conversion is required, and not supported.
+            Self::NeedsEightBitMime | Self::NeedsBinaryMime => EnhancedStatusCode::new(5, 6, 3),
         }
     }
 
@@ -169,6 +172,9 @@ impl LocalRefusal {
             Self::TooLarge => "the message is larger than the receiving server allows",
             Self::NeedsEightBitMime => {
                 "the message has 8-bit content, which the receiving server does not take"
+            }
+            Self::NeedsBinaryMime => {
+                "the message has binary content, which the receiving server does not take"
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ringpost_protocol::extension::Extensions;
 use ringpost_protocol::reply::{Reply, ReplyDecoder};
+use ringpost_protocol::time::decimal;
 use thiserror::Error;
 
 use super::config::ClientConfig;
@@ -33,6 +34,10 @@ pub enum ClientEvent {
     /// The server waits for the content: the driver writes it with dots stuffed, then the terminator,
     /// then calls [`ClientSession::content_sent`].
     SendContent,
+    /// The server takes the content as it is: the driver writes what is left of
+    /// [`ClientSession::transmit`], then just so many octets as the request has said, and nothing behind
+    /// them, then calls [`ClientSession::content_sent`].
+    SendChunk,
     /// The transaction is over.
     TransactionDone(TransactionReport),
     /// The session is over: `None` after QUIT, else why. Nothing comes after this.
@@ -71,7 +76,8 @@ enum State {
 /// any state -> Closed on failure
 ///
 /// InTransaction: (Reset ->) Mail -> Rcpt.. -> Data -> Content -> FinalReply
-///                                                 \-> LoneDot
+///                                         |       \-> LoneDot
+///                                          \-> Content, by BDAT -> FinalReply
 /// ```
 ///
 /// Each started transaction gives exactly one [`ClientEvent::TransactionDone`], before
@@ -221,8 +227,8 @@ impl ClientSession {
             return Ok(());
         }
         let pipelined = self.config.pipelining && self.extensions.pipelining;
-        let transaction =
-            Transaction::new(recipients, pipelined, self.needs_reset, self.extensions.dsn);
+        let dsn_offered = self.extensions.dsn;
+        let transaction = Transaction::new(request, pipelined, self.needs_reset, dsn_offered);
         let out = if pipelined { &mut self.output } else { &mut self.script };
         if self.needs_reset {
             out.extend_from_slice(b"RSET\r\n");
@@ -400,9 +406,16 @@ impl ClientSession {
                 self.is_unsent = true;
             }
             Step::SendContent => self.events.push_back(ClientEvent::SendContent),
+            Step::SendChunk(size) => {
+                let mut digits = [0; 20];
+                for part in [b"BDAT ", decimal(size, &mut digits), b" LAST\r\n"] {
+                    self.output.extend_from_slice(part);
+                }
+                self.events.push_back(ClientEvent::SendChunk);
+            }
             Step::Done => return self.finish_transaction(transaction),
         }
-        if step == Step::SendContent {
+        if transaction.expect == Expect::Content {
             self.timers.stop(Timer::Reply);
             self.timers.set(Timer::ContentBlock, now + self.config.timeouts.content_block);
         } else {

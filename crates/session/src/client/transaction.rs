@@ -22,7 +22,8 @@ pub struct TransactionRequest<'a> {
     pub forward_paths: &'a [&'a ForwardPath],
     /// Octets of content, dots not stuffed.
     pub size: u64,
-    /// How the content is encoded. [`BodyType::EightBitMime`] when it has octets above 127.
+    /// How the content is encoded. [`BodyType::EightBitMime`] when it has octets above 127;
+    /// [`BodyType::BinaryMime`] when it may have CR or LF alone, or NUL: it goes by BDAT then.
     pub body: BodyType,
     /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
     /// DSN.
@@ -66,11 +67,23 @@ impl TransactionRequest<'_> {
         if !extensions.size.allows(self.size) {
             return Some(LocalRefusal::TooLarge);
         }
-        let eight_bit = self.body != BodyType::SevenBit;
-        (eight_bit && !extensions.eight_bit_mime).then_some(LocalRefusal::NeedsEightBitMime)
+        match self.body {
+            BodyType::EightBitMime if !extensions.eight_bit_mime => {
+                Some(LocalRefusal::NeedsEightBitMime)
+            }
+            BodyType::BinaryMime if !(extensions.chunking && extensions.binary_mime) => {
+                Some(LocalRefusal::NeedsBinaryMime)
+            }
+            _ => None,
+        }
     }
 
-    /// Appends MAIL, all RCPT and DATA.
+    /// Whether the content goes by BDAT. What can go by DATA does: every server has it.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.body == BodyType::BinaryMime
+    }
+
+    /// Appends MAIL and all RCPT, and DATA unless the content goes by BDAT.
     pub(super) fn write_commands(&self, extensions: &Extensions, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
         let _ = write!(out, "MAIL FROM:{}", self.reverse_path);
@@ -90,7 +103,7 @@ impl TransactionRequest<'_> {
                 dsn.write_rcpt(at, forward_path, out);
             }
         }
-        out.extend_from_slice(b"\r\nDATA\r\n");
+        out.extend_from_slice(if self.is_chunked() { b"\r\n" } else { b"\r\nDATA\r\n" });
     }
 }
 
@@ -130,6 +143,8 @@ pub(super) enum Step {
     SendLoneDot,
     /// Let the driver send the content.
     SendContent,
+    /// Send BDAT for so many octets, and let the driver send these.
+    SendChunk(u64),
     /// All verdicts are there.
     Done,
 }
@@ -146,15 +161,18 @@ pub(super) struct Transaction {
     pipelined: bool,
     /// The server offers DSN.
     dsn_offered: bool,
+    /// Octets of content, if they go by BDAT.
+    chunk_size: Option<u64>,
 }
 
 impl Transaction {
     pub(super) fn new(
-        recipients: usize,
+        request: &TransactionRequest<'_>,
         pipelined: bool,
         reset_first: bool,
         dsn_offered: bool,
     ) -> Self {
+        let recipients = request.forward_paths.len();
         Self {
             expect: if reset_first { Expect::Reset } else { Expect::Mail },
             recipients: vec![None; recipients],
@@ -162,6 +180,7 @@ impl Transaction {
             is_answered: false,
             pipelined,
             dsn_offered,
+            chunk_size: request.is_chunked().then_some(request.size),
         }
     }
 
@@ -226,11 +245,21 @@ impl Transaction {
 
     fn expect_rcpt(&mut self, index: usize) -> Step {
         let is_hopeless = self.open == 0;
-        self.expect =
-            if index < self.recipients.len() { Expect::Rcpt(index) } else { Expect::Data };
-        if is_hopeless && !self.pipelined {
+        let has_more = index < self.recipients.len();
+        if is_hopeless && !(self.pipelined && (has_more || self.chunk_size.is_none())) {
             return Step::Done;
         }
+        if has_more {
+            self.expect = Expect::Rcpt(index);
+            return Step::Continue;
+        }
+        // RFC 3030 §2 lets BDAT go with the other commands. But then the content would go to servers
+        // that want none of the recipients.
+        if let Some(size) = self.chunk_size {
+            self.expect = Expect::Content;
+            return Step::SendChunk(size);
+        }
+        self.expect = Expect::Data;
         Step::Continue
     }
 

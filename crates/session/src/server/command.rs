@@ -1,11 +1,10 @@
 //! What a server session does with each command.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::{Command, CommandError};
-use ringpost_protocol::envelope::Envelope;
+use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::extension::{Extension, Offer, SessionLimits, write_ehlo_reply};
 use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
@@ -28,6 +27,9 @@ impl ServerSession {
                 {
                     transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
                 }
+                if error.closes_session() {
+                    return self.close_with(now, error.reply(), CloseReason::BadLine);
+                }
                 return self.refuse(now, error.reply());
             }
         };
@@ -38,12 +40,13 @@ impl ServerSession {
             Command::Mail { path, parameters } => self.handle_mail(now, path, parameters),
             Command::Rcpt { path, parameters } => self.handle_rcpt(now, path, parameters),
             Command::Data => self.handle_data(now, is_last),
+            Command::Bdat(chunk) => self.handle_bdat(now, chunk),
             Command::Ehlo(name) => self.handle_helo(now, name, true, is_last),
             Command::Helo(name) => self.handle_helo(now, name, false, is_last),
             Command::StartTls => self.handle_starttls(now, is_last),
             Command::Rset => {
                 if self.count_junk(now) {
-                    self.drop_transaction(None);
+                    self.reset();
                     self.push(replies::OK);
                 }
             }
@@ -58,6 +61,12 @@ impl ServerSession {
                 self.refuse(now, replies::NOT_IMPLEMENTED);
             }
         }
+    }
+
+    /// Forgets the transaction, as RSET does.
+    pub(super) fn reset(&mut self) {
+        self.drop_transaction(None);
+        self.chunks_failed = false;
     }
 
     fn push_junk(&mut self, now: Instant, reply: FixedReply) {
@@ -75,7 +84,7 @@ impl ServerSession {
             return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
         }
         // RFC 5321 §4.1.4: a second EHLO resets, as RSET does.
-        self.drop_transaction(None);
+        self.reset();
         self.helo = Some(Helo { name: name.into(), extended });
         let config = std::sync::Arc::clone(&self.config);
         if extended {
@@ -99,7 +108,7 @@ impl ServerSession {
                 transactions_max: self.config.transactions_max,
                 recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),
             }),
-            ..Offer::default()
+            binary_mime: self.config.binary_mime,
         }
     }
 
@@ -124,7 +133,10 @@ impl ServerSession {
     fn has_unoffered(&self, parameters: &MailParameters) -> bool {
         let is_off = |extension| !self.config.extensions.contains(extension);
         (parameters.size.is_some() && is_off(Extension::Size))
-            || (parameters.body.is_some() && is_off(Extension::EightBitMime))
+            || parameters.body.is_some_and(|body| match body {
+                BodyType::BinaryMime => !self.offer().has(Extension::BinaryMime),
+                _ => is_off(Extension::EightBitMime),
+            })
     }
 
     /// Begins a transaction, if the driver and the limits let it in.
@@ -165,7 +177,10 @@ impl ServerSession {
             dsn_size: 0,
             accepted: 0,
             refused: None,
+            chunks: None,
         });
+        self.chunks_failed = false;
+        self.skipped = 0;
         self.push(replies::MAIL_OK);
     }
 
@@ -174,6 +189,9 @@ impl ServerSession {
         let Some(transaction) = &mut self.transaction else {
             return self.refuse(now, replies::NEED_MAIL);
         };
+        if transaction.chunks.is_some() {
+            return self.refuse(now, replies::RCPT_AFTER_BDAT);
+        }
         if !is_offered {
             transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
             return self.refuse(now, CommandError::UnknownParameter.reply());
@@ -237,12 +255,15 @@ impl ServerSession {
         let Some(transaction) = &mut self.transaction else {
             return self.refuse(now, replies::NEED_MAIL);
         };
-        if transaction.accepted == 0 {
-            let reply = if transaction.refused.is_some() {
-                replies::NO_VALID_RECIPIENTS
-            } else {
-                replies::NEED_RCPT
-            };
+        // RFC 3030 §2: a message comes by the one or by the other. What the client means is in doubt now.
+        if transaction.chunks.is_some() {
+            self.drop_transaction(None);
+            return self.refuse(now, replies::DATA_AFTER_BDAT);
+        }
+        if transaction.envelope.body == BodyType::BinaryMime {
+            return self.refuse(now, replies::BINARY_NEEDS_BDAT);
+        }
+        if let Err(reply) = transaction.make_ready() {
             return self.refuse(now, reply);
         }
         // RFC 2920 §3.1: DATA is the last command of a group. Content that comes ahead of 354 may be
@@ -250,7 +271,6 @@ impl ServerSession {
         if !is_last && !self.config.lenient {
             return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
         }
-        remove_repeated(&mut transaction.envelope);
         self.start_content(now);
     }
 }
@@ -263,31 +283,4 @@ pub(super) fn is_rcpt(line: &[u8]) -> bool {
 
 fn is_literal(mailbox: &Mailbox) -> bool {
     matches!(mailbox.host(), Host::Literal(_))
-}
-
-/// Keeps the first of recipients that are the same, and what was said of it; the order stays.
-fn remove_repeated(envelope: &mut Envelope) {
-    let forward_paths = &mut envelope.forward_paths;
-    if forward_paths.len() < 2 {
-        return;
-    }
-    let mut seen = BTreeSet::new();
-    let is_first: Vec<bool> = forward_paths.iter().map(|path| seen.insert(path)).collect();
-    drop(seen);
-    if is_first.iter().all(|&one| one) {
-        return;
-    }
-    if !envelope.dsn.is_empty() {
-        let places: Vec<Option<usize>> = is_first
-            .iter()
-            .scan(0, |next, &one| {
-                let at = *next;
-                *next += usize::from(one);
-                Some(one.then_some(at))
-            })
-            .collect();
-        envelope.dsn.move_recipients(|at| places.get(at).copied().flatten());
-    }
-    let mut is_first = is_first.into_iter();
-    forward_paths.retain(|_| is_first.next().unwrap_or(true));
 }

@@ -55,6 +55,9 @@ pub struct ServerConfig {
     /// Octets of what the RCPT commands of a transaction ask for by DSN (RFC 3461); a recipient beyond is
     /// put off with 452. Default 1 MiB.
     pub dsn_parameters_size_max: usize,
+    /// Whether BINARYMIME is offered with CHUNKING (RFC 3030 §3). Few servers take such messages, and
+    /// to others they cannot be delivered. Default no.
+    pub binary_mime: bool,
     /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
     pub postmaster: Option<Mailbox>,
     /// Whether recipients at address literals are taken. Default no.
@@ -86,6 +89,7 @@ impl Default for ServerConfig {
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
+            binary_mime: false,
             postmaster: None,
             address_literals: false,
             lenient: false,

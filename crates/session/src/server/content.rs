@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
+use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation, Framing};
 use ringpost_protocol::envelope::BodyType;
 
 use super::event::{CloseReason, ServerEvent};
@@ -12,37 +12,76 @@ use super::session::{ServerSession, State};
 use super::stats::{ServerLimit, TransactionRefusal};
 use crate::timer::Timer;
 
-/// Content that is coming in.
-#[derive(Debug)]
-pub(super) struct Content {
-    decoder: ContentDecoder,
-    /// Where listeners let a header field say when to send.
-    not_before: Option<Box<NotBeforeField>>,
+/// How fast content comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
     started: Instant,
     /// Octets that have come, as they were on the wire.
     received: u64,
 }
 
+impl Pace {
+    /// Of content that begins.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { started: now, received: 0 }
+    }
+
+    /// Takes the fact that so many octets have come.
+    pub(super) fn count(&mut self, octets: usize) {
+        self.received = self.received.saturating_add(octets as u64);
+    }
+}
+
+/// Content that is coming in.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) decoder: ContentDecoder,
+    /// Where listeners let a header field say when to send.
+    not_before: Option<Box<NotBeforeField>>,
+    pub(super) pace: Pace,
+}
+
+impl Content {
+    pub(super) fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, ContentProgress) {
+        match &mut self.not_before {
+            Some(field) => field.decode(&mut self.decoder, input, out),
+            None => self.decoder.decode(input, out),
+        }
+    }
+
+    /// Takes the end of content that came in chunks.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), ContentViolation> {
+        match &mut self.not_before {
+            Some(field) => field.finish(&mut self.decoder, out),
+            None => self.decoder.finish(out),
+        }
+    }
+}
+
 impl ServerSession {
+    pub(super) fn new_content(&self, now: Instant, framing: Framing) -> Content {
+        Content {
+            decoder: ContentDecoder::new(self.config.content_limits(), framing),
+            not_before: self.not_before_field(),
+            pace: Pace::new(now),
+        }
+    }
+
     /// DATA has been taken: the content follows.
     pub(super) fn start_content(&mut self, now: Instant) {
-        let decoder = ContentDecoder::new(self.config.content_limits());
+        let content = self.new_content(now, Framing::Dots);
         self.push(replies::GO_AHEAD);
         self.timers.stop(Timer::Command);
-        let not_before = self.not_before_field();
-        self.state = State::Content(Content { decoder, not_before, started: now, received: 0 });
-        self.set_content_timers(now);
+        self.set_content_timers(now, content.pace);
+        self.state = State::Content(content);
         self.event = Some(ServerEvent::DataStarted);
     }
 
-    fn set_content_timers(&mut self, now: Instant) {
-        let State::Content(content) = &self.state else {
-            return;
-        };
+    pub(super) fn set_content_timers(&mut self, now: Instant, pace: Pace) {
         self.timers.set(Timer::ContentBlock, now + self.config.data_block_timeout);
-        if let Some(seconds) = content.received.checked_div(self.config.data_rate_min.into()) {
+        if let Some(seconds) = pace.received.checked_div(self.config.data_rate_min.into()) {
             let allowed = self.config.data_rate_grace + Duration::from_secs(seconds);
-            self.timers.set(Timer::ContentRate, content.started + allowed);
+            self.timers.set(Timer::ContentRate, pace.started + allowed);
         }
     }
 
@@ -55,26 +94,29 @@ impl ServerSession {
         let State::Content(content) = &mut self.state else {
             return 0;
         };
-        let (consumed, progress) = match &mut content.not_before {
-            Some(field) => field.decode(&mut content.decoder, input, out),
-            None => content.decoder.decode(input, out),
-        };
-        content.received = content.received.saturating_add(consumed as u64);
+        let (consumed, progress) = content.decode(input, out);
+        content.pace.count(consumed);
         match progress {
-            ContentProgress::More => self.set_content_timers(now),
-            ContentProgress::End => self.end_content(now),
+            ContentProgress::More => {
+                let pace = content.pace;
+                self.set_content_timers(now, pace);
+            }
+            ContentProgress::End => {
+                if let State::Content(content) = std::mem::replace(&mut self.state, State::Command)
+                {
+                    self.end_content(now, content);
+                }
+            }
             ContentProgress::Violation(violation) => self.refuse_content(now, violation),
         }
         consumed
     }
 
-    fn end_content(&mut self, now: Instant) {
-        let State::Content(Content { decoder, not_before, .. }) = &mut self.state else {
-            return;
-        };
+    /// The content is complete: the driver makes a message of it, unless it is a loop.
+    pub(super) fn end_content(&mut self, now: Instant, content: Content) {
+        let Content { decoder, not_before, .. } = content;
         let (mut size, eight_bit) = (decoder.size(), decoder.is_eight_bit());
         let received_fields = decoder.received_fields();
-        let not_before = not_before.take();
         // RFC 5321 §6.3.
         if received_fields > self.config.received_fields_max {
             self.aborted = true;
@@ -89,16 +131,23 @@ impl ServerSession {
                 return self.refuse_field(now, reason);
             }
         }
-        if let Some(transaction) = &mut self.transaction {
+        if let Some(transaction) = &mut self.transaction
+            && transaction.envelope.body != BodyType::BinaryMime
+        {
             // What the content is counts, not what MAIL said: injectors often say nothing, and a
-            // message that is 7-bit after all can go anywhere.
+            // message that is 7-bit after all can go anywhere. Binary content is what MAIL said: its
+            // header may call it so.
             transaction.envelope.body =
                 if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit };
         }
-        self.timers.stop(Timer::ContentBlock);
-        self.timers.stop(Timer::ContentRate);
+        for timer in [Timer::Command, Timer::ContentBlock, Timer::ContentRate] {
+            self.timers.stop(timer);
+        }
         self.state = State::AwaitingVerdict;
-        self.event = Some(ServerEvent::MessageReceived { size, received_fields, eight_bit });
+        let received = ServerEvent::MessageReceived { size, received_fields, eight_bit };
+        // An empty message by BDAT is complete before the driver has heard that it begins.
+        let slot = if self.event.is_some() { &mut self.next_event } else { &mut self.event };
+        *slot = Some(received);
     }
 
     fn refuse_content(&mut self, now: Instant, violation: ContentViolation) {

@@ -48,7 +48,8 @@ pub enum CloseReason {
     PeerClosed,
     /// The client was too slow, or silent for too long.
     TimedOut,
-    /// The client sent bare CR or LF, or a line without an end.
+    /// The client sent bare CR or LF, a line without an end, or a BDAT whose octets cannot be told from
+    /// commands.
     BadLine,
     /// The client sent octets where it had to wait.
     EarlyInput,

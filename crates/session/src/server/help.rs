@@ -20,7 +20,7 @@ const fn topic(name: &'static str, lines: &'static [&'static str]) -> Topic {
     Topic { name, extension: None, lines }
 }
 
-const TOPICS: [Topic; 11] = [
+const TOPICS: [Topic; 12] = [
     topic("EHLO", &["EHLO name", "Says who you are; the reply lists the extensions."]),
     topic("HELO", &["HELO name", "Says who you are, and asks for no extensions."]),
     Topic {
@@ -51,6 +51,15 @@ const TOPICS: [Topic; 11] = [
             "250 says that the message is on disk and will be delivered or reported on.",
         ],
     ),
+    Topic {
+        name: "BDAT",
+        extension: Some(Extension::Chunking),
+        lines: &[
+            "BDAT size [LAST]",
+            "Sends so many octets of the message, right behind the line.",
+            "250 behind the last ones says the same as behind DATA.",
+        ],
+    },
     topic("RSET", &["RSET", "Forgets the message that was begun."]),
     topic("VRFY", &["VRFY text", "Confirms nothing; send mail to find out."]),
     topic("NOOP", &["NOOP [text]", "Does nothing."]),

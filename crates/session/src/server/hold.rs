@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ringpost_protocol::command::CommandError;
 use ringpost_protocol::data::field::{FieldTaker, TakenField};
-use ringpost_protocol::data::{ContentDecoder, ContentProgress};
+use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
 use ringpost_protocol::extension::Extension;
 use ringpost_protocol::hold::{Hold, HoldOffer};
 use ringpost_protocol::reply::FixedReply;
@@ -129,6 +129,18 @@ impl NotBeforeField {
             self.decoded = Vec::new();
         }
         step
+    }
+
+    /// Takes the end of content that came in chunks; what was held back is passed on.
+    pub(super) fn finish(
+        &mut self,
+        decoder: &mut ContentDecoder,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ContentViolation> {
+        let end = decoder.finish(&mut self.decoded);
+        self.taker.pass(&self.decoded, out);
+        self.decoded.clear();
+        end
     }
 
     /// Octets that were taken out.

@@ -26,6 +26,13 @@ pub(super) const NESTED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Nested MAI
 pub(super) const NEED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Need MAIL command");
 pub(super) const NEED_RCPT: FixedReply = FixedReply::new("503 5.5.1 Need RCPT command");
 pub(super) const NO_VALID_RECIPIENTS: FixedReply = FixedReply::new("554 5.5.1 No valid recipients");
+pub(super) const MESSAGE_FAILED: FixedReply =
+    FixedReply::new("503 5.5.1 The message has failed, begin anew");
+pub(super) const DATA_AFTER_BDAT: FixedReply =
+    FixedReply::new("503 5.5.1 DATA after BDAT, begin anew");
+pub(super) const RCPT_AFTER_BDAT: FixedReply = FixedReply::new("503 5.5.1 RCPT after BDAT");
+pub(super) const BINARY_NEEDS_BDAT: FixedReply =
+    FixedReply::new("503 5.5.1 BODY=BINARYMIME needs BDAT");
 
 pub(super) const TOO_LARGE: FixedReply =
     FixedReply::new("552 5.3.4 Message size exceeds the limit");

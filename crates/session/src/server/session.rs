@@ -10,6 +10,7 @@ use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
 
 use super::admission::HeldMail;
+use super::chunk::ChunkInput;
 use super::command::is_rcpt;
 use super::config::{Peer, ServerConfig};
 use super::content::Content;
@@ -37,8 +38,10 @@ pub(super) enum State {
     StartingTls,
     /// Whether MAIL may go on.
     AwaitingAdmission(Box<HeldMail>),
-    /// The rest of the content.
+    /// The rest of the content that follows DATA.
     Content(Content),
+    /// The rest of a chunk.
+    Chunk(ChunkInput),
     /// What the driver makes of a message.
     AwaitingVerdict,
     /// Nothing: the session is over.
@@ -73,8 +76,9 @@ pub(super) struct Helo {
 ///
 /// ```text
 /// Greeting -> Command -> Content -> AwaitingVerdict -> Command
-///                 \          \-> Command, when the content is refused
-///                  \-> AwaitingAdmission -> Command, while MAIL waits for the driver
+///                |  |       \-> Command, when the content is refused
+///                |   \-> Chunk -> Command, or AwaitingVerdict behind the last one
+///                 \-> AwaitingAdmission -> Command, while MAIL waits for the driver
 /// Command -> StartingTls -> Command, by STARTTLS
 /// StartingTls -> Greeting, on a listener with TLS from the first octet
 /// any state -> Closed
@@ -83,6 +87,10 @@ pub(super) struct Helo {
 /// Every [`ServerEvent::DataStarted`] is followed by one of [`ServerEvent::MessageReceived`] and
 /// [`ServerEvent::TransactionAborted`]; [`ServerEvent::Closed`] is the last event.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts beside the state, independent of each other"
+)]
 pub struct ServerSession {
     pub(super) config: Arc<ServerConfig>,
     pub(super) peer: Peer,
@@ -98,6 +106,10 @@ pub struct ServerSession {
     pub(super) tls_available: bool,
     /// What the driver last said the wall clock shows.
     pub(super) unix_ms: u64,
+    /// A message failed by one of its chunks, and others may be in the pipeline.
+    pub(super) chunks_failed: bool,
+    /// Octets of chunks that were thrown away since the last MAIL.
+    pub(super) skipped: u64,
     pub(super) transactions: u32,
     errors: u32,
     junk_commands: u32,
@@ -107,6 +119,7 @@ pub struct ServerSession {
     /// Events in the order they are polled.
     pub(super) aborted: bool,
     pub(super) event: Option<ServerEvent>,
+    pub(super) next_event: Option<ServerEvent>,
     closed: Option<CloseReason>,
     pub(super) stats: ServerStats,
 }
@@ -129,6 +142,8 @@ impl ServerSession {
             tls: None,
             tls_available: true,
             unix_ms: 0,
+            chunks_failed: false,
+            skipped: 0,
             transactions: 0,
             errors: 0,
             junk_commands: 0,
@@ -136,6 +151,7 @@ impl ServerSession {
             peer_closed: false,
             aborted: false,
             event: None,
+            next_event: None,
             closed: None,
             stats: ServerStats::default(),
         };
@@ -166,6 +182,7 @@ impl ServerSession {
             State::StartingTls => "tls",
             State::AwaitingAdmission(_) => "admission",
             State::Content(_) => "content",
+            State::Chunk(_) => "chunk",
             State::AwaitingVerdict => "verdict",
             State::Closed => "closed",
         }
@@ -229,8 +246,13 @@ impl ServerSession {
         {
             consumed += match self.state {
                 State::Greeting => self.handle_early_input(),
-                State::Command => self.handle_line(now, rest),
+                State::Command => {
+                    let taken = self.handle_line(now, rest);
+                    self.end_empty_chunk(now, content);
+                    taken
+                }
                 State::Content(_) => self.handle_content(now, rest, content),
+                State::Chunk(_) => self.handle_chunk(now, rest, content),
                 State::AwaitingAdmission(_)
                 | State::StartingTls
                 | State::AwaitingVerdict
@@ -340,7 +362,9 @@ impl ServerSession {
         if std::mem::take(&mut self.aborted) {
             return Some(ServerEvent::TransactionAborted);
         }
-        self.event.take().or_else(|| self.closed.take().map(ServerEvent::Closed))
+        let event = self.event.take();
+        self.event = self.next_event.take();
+        event.or_else(|| self.closed.take().map(ServerEvent::Closed))
     }
 
     /// Octets to be written, all replies together.
@@ -436,6 +460,11 @@ impl ServerSession {
         if matches!(self.output.get(replies_start), Some(b'4' | b'5')) {
             self.stats.count_command_error(is_rcpt(line));
         }
+    }
+
+    /// Content that comes by BDAT, if some has come.
+    pub(super) fn chunked_content(&self) -> Option<&Content> {
+        self.transaction.as_ref()?.chunks.as_deref()
     }
 
     /// A message has got its reply.

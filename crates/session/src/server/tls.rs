@@ -76,7 +76,7 @@ impl ServerSession {
         if !matches!(self.state, State::StartingTls) {
             return;
         }
-        self.drop_transaction(None);
+        self.reset();
         self.helo = None;
         self.lines = LineDecoder::new();
         self.tls = Some(Box::new(info));

@@ -3,9 +3,16 @@
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::hold::Hold;
 
+use std::collections::BTreeSet;
+
+use ringpost_protocol::reply::FixedReply;
+
+use super::content::Content;
 use super::event::CloseReason;
+use super::replies;
 use super::session::ServerSession;
 use super::stats::TransactionRefusal;
+use crate::timer::Timer;
 
 /// From MAIL to the end of the content.
 #[derive(Debug)]
@@ -22,6 +29,22 @@ pub(super) struct Transaction {
     pub(super) accepted: usize,
     /// Why recipients were refused, if any were; relaying stands out.
     pub(super) refused: Option<TransactionRefusal>,
+    /// The content so far, from the first BDAT to the last.
+    pub(super) chunks: Option<Box<Content>>,
+}
+
+impl Transaction {
+    /// Gets ready for content, or says why there cannot be any.
+    pub(super) fn make_ready(&mut self) -> Result<(), FixedReply> {
+        if self.accepted == 0 {
+            let is_refused = self.refused.is_some();
+            return Err(if is_refused { replies::NO_VALID_RECIPIENTS } else { replies::NEED_RCPT });
+        }
+        if self.chunks.is_none() {
+            remove_repeated(&mut self.envelope);
+        }
+        Ok(())
+    }
 }
 
 impl ServerSession {
@@ -31,6 +54,11 @@ impl ServerSession {
         let Some(transaction) = self.transaction.take() else {
             return;
         };
+        if transaction.chunks.is_some() {
+            // Content that the driver has not yet been told of needs no word about its end.
+            self.aborted = self.event.take().is_none();
+            self.timers.stop(Timer::ContentRate);
+        }
         let refusal = match (transaction.refused, closing) {
             (Some(refusal), _) if transaction.accepted == 0 => refusal,
             // The client has changed its mind.
@@ -40,4 +68,31 @@ impl ServerSession {
         };
         self.stats.count_refusal(refusal);
     }
+}
+
+/// Keeps the first of recipients that are the same, and what was said of it; the order stays.
+fn remove_repeated(envelope: &mut Envelope) {
+    let forward_paths = &mut envelope.forward_paths;
+    if forward_paths.len() < 2 {
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    let is_first: Vec<bool> = forward_paths.iter().map(|path| seen.insert(path)).collect();
+    drop(seen);
+    if is_first.iter().all(|&one| one) {
+        return;
+    }
+    if !envelope.dsn.is_empty() {
+        let places: Vec<Option<usize>> = is_first
+            .iter()
+            .scan(0, |next, &one| {
+                let at = *next;
+                *next += usize::from(one);
+                Some(one.then_some(at))
+            })
+            .collect();
+        envelope.dsn.move_recipients(|at| places.get(at).copied().flatten());
+    }
+    let mut is_first = is_first.into_iter();
+    forward_paths.retain(|_| is_first.next().unwrap_or(true));
 }

@@ -206,6 +206,8 @@ pub(crate) struct Message {
     pub(crate) forward_paths: Vec<ForwardPath>,
     pub(crate) content: Vec<u8>,
     pub(crate) dsn: DsnParameters,
+    /// How the content is encoded; `None` for what text is.
+    pub(crate) body: Option<BodyType>,
 }
 
 impl Message {
@@ -215,7 +217,12 @@ impl Message {
             forward_paths: to.iter().map(|path| ForwardPath::parse(path).unwrap()).collect(),
             content: content.to_vec(),
             dsn: DsnParameters::default(),
+            body: None,
         }
+    }
+
+    pub(crate) fn binary(self) -> Self {
+        Self { body: Some(BodyType::BinaryMime), ..self }
     }
 }
 
@@ -263,11 +270,12 @@ impl Client {
         let same: Vec<usize> = (0..forward_paths.len()).collect();
         let places = self.places.as_deref().unwrap_or(&same);
         let dsn = TransactionDsn { parameters: &message.dsn, places };
+        let text = if ascii { BodyType::SevenBit } else { BodyType::EightBitMime };
         let request = TransactionRequest {
             reverse_path: &message.reverse_path,
             forward_paths: &forward_paths,
             size: message.content.len() as u64,
-            body: if ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
+            body: message.body.unwrap_or(text),
             dsn: (!message.dsn.is_empty()).then_some(dsn),
         };
         self.content.clone_from(&message.content);
@@ -308,7 +316,8 @@ impl Client {
             match event {
                 ClientEvent::Ready { .. } => self.ready += 1,
                 ClientEvent::SendContent if self.sends_content => self.send_content(),
-                ClientEvent::SendContent => {}
+                ClientEvent::SendChunk if self.sends_content => self.send_chunk(),
+                ClientEvent::SendContent | ClientEvent::SendChunk => {}
                 ClientEvent::TransactionDone(report) => self.reports.push(report),
                 ClientEvent::Closed(failure) => self.closed = Some(failure),
             }
@@ -326,6 +335,13 @@ impl Client {
         let content = std::mem::take(&mut self.content);
         stuff_into(&content, &mut state, &mut self.said);
         self.said.extend_from_slice(terminator(state));
+        self.contents_sent += 1;
+        self.session.content_sent(self.now);
+    }
+
+    pub(crate) fn send_chunk(&mut self) {
+        self.flush();
+        self.said.append(&mut self.content);
         self.contents_sent += 1;
         self.session.content_sent(self.now);
     }

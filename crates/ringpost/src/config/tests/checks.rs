@@ -103,6 +103,10 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.not_before_header: future_release_max holds no message",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], extensions_off = ['chunking'], binary_mime = true }",
+        "listener.a.binary_mime: comes by BDAT only, and extensions_off has CHUNKING",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], recipients_max = 30000 }",
         "listener.a.recipients_max: queue.segment_size has room for 26214 in one record",
     ),

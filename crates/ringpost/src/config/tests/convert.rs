@@ -49,10 +49,11 @@ fn keys_reach_the_crates() {
          extensions_off = ['size', '8BITMIME']\n\
          future_release_max = '90s'\n\
          not_before_header = 'X-Later'\n\
+         binary_mime = true\n\
          lenient = true\n",
     );
     let server = snapshot.server_config(&snapshot.config().listener["main"]);
-    assert!(server.lenient);
+    assert!(server.lenient && server.binary_mime);
     let offered = [Extension::Size, Extension::EightBitMime, Extension::Pipelining]
         .map(|extension| server.extensions.contains(extension));
     assert_eq!(offered, [false, false, true]);
