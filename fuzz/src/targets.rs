@@ -3,6 +3,7 @@
 use crate::Target;
 
 pub mod addr;
+pub mod bdat;
 pub mod client;
 pub mod cmd;
 pub mod config;
@@ -17,10 +18,11 @@ pub mod reply;
 pub mod session;
 
 /// All targets.
-pub static ALL: [Target; 13] = [
+pub static ALL: [Target; 14] = [
     cmd::TARGET,
     session::TARGET,
     data::TARGET,
+    bdat::TARGET,
     reply::TARGET,
     client::TARGET,
     addr::TARGET,

@@ -27,6 +27,7 @@ pub const TARGET: Target = Target {
         "220 mx.test\r\n",
         "250-mx.test\r\n250 PIPELINING\r\n",
         "250 8BITMIME\r\n",
+        "250-CHUNKING\r\n250 BINARYMIME\r\n",
         "250-SIZE 1\r\n",
         "250 ok\r\n",
         "250\r\n",
@@ -48,6 +49,7 @@ pub const TARGET: Target = Target {
 const PIPELINING: u8 = 1;
 const EIGHT_BIT: u8 = 2;
 const QUITS: u8 = 4;
+const BINARY: u8 = 8;
 
 /// Transactions that are started at most.
 const TRANSACTIONS_MAX: usize = 4;
@@ -71,8 +73,20 @@ fn seeds() -> Vec<Vec<u8>> {
         "220 a\r\n502 what\r\n250 mx.test\r\n250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n".to_owned(),
         "220 a\r\n250-a\r\n250 SIZE 1\r\n".to_owned(),
     ];
-    let choices = [[0, 0, 2], [PIPELINING, 0, 2], [PIPELINING | EIGHT_BIT, 1, 2], [QUITS, 0, 1]];
-    texts.iter().flat_map(|text| choices.map(|choice| seed(&choice, text))).collect()
+    let binary = hello.replace("8BITMIME", "CHUNKING\r\n250-BINARYMIME");
+    let texts = texts.into_iter().chain([
+        format!("{binary}250 ok\r\n250 ok\r\n250 ok\r\n250 2.0.0 ok\r\n221 bye\r\n"),
+        format!("{binary}250 ok\r\n550 no\r\n550 no\r\n250 reset\r\n250 ok\r\n250 ok\r\n250 ok\r\n552 no\r\n"),
+    ]);
+    let choices = [
+        [0, 0, 2],
+        [PIPELINING, 0, 2],
+        [PIPELINING | EIGHT_BIT, 1, 2],
+        [QUITS, 0, 1],
+        [BINARY, 0, 1],
+        [BINARY | PIPELINING, 0, 2],
+    ];
+    texts.flat_map(|text| choices.map(|choice| seed(&choice, &text))).collect()
 }
 
 /// What was known when a report came.
@@ -160,7 +174,11 @@ impl Driver {
     }
 
     fn content(&self) -> &'static [u8] {
-        if self.flags & EIGHT_BIT == 0 { b"a: b\r\n\r\n.\r\nQUIT\r\n" } else { b"\r\n\xff\r\n" }
+        match (self.flags & BINARY, self.flags & EIGHT_BIT) {
+            (0, 0) => b"a: b\r\n\r\n.\r\nQUIT\r\n",
+            (0, _) => b"\r\n\xff\r\n",
+            _ => b"\r\n\n\0.\r\n.\r\nQUIT\n",
+        }
     }
 
     fn start(&mut self) -> Verdict {
@@ -169,10 +187,10 @@ impl Driver {
             reverse_path: &ReversePath::Null,
             forward_paths: &paths,
             size: self.content().len() as u64,
-            body: if self.content().is_ascii() {
-                BodyType::SevenBit
-            } else {
-                BodyType::EightBitMime
+            body: match self.content().is_ascii() {
+                _ if self.flags & BINARY != 0 => BodyType::BinaryMime,
+                true => BodyType::SevenBit,
+                false => BodyType::EightBitMime,
             },
             dsn: None,
         };
@@ -189,6 +207,7 @@ impl Driver {
             match event {
                 ClientEvent::Ready { .. } => {}
                 ClientEvent::SendContent => self.send_content()?,
+                ClientEvent::SendChunk => self.send_chunk()?,
                 ClientEvent::TransactionDone(report) => {
                     let came_at = self.trace.heard.len();
                     self.trace.told.push(Told { report, dot_at: self.dot_at, came_at });
@@ -209,6 +228,18 @@ impl Driver {
         let (mut state, mut out) = (StuffState::default(), Vec::new());
         stuff_into(self.content(), &mut state, &mut out);
         out.extend_from_slice(terminator(state));
+        self.dot_at = Some(self.trace.heard.len());
+        self.session.content_sent(self.now);
+        Ok(())
+    }
+
+    /// The octets of the content are those that were counted.
+    fn send_chunk(&mut self) -> Verdict {
+        must!(self.flags & BINARY != 0, "text goes by BDAT");
+        must!(self.dot_at.is_none(), "content for the second time");
+        let command = format!("BDAT {} LAST\r\n", self.content().len());
+        must!(self.session.transmit() == command.as_bytes(), "other octets are counted");
+        self.flush();
         self.dot_at = Some(self.trace.heard.len());
         self.session.content_sent(self.now);
         Ok(())
@@ -253,7 +284,7 @@ fn judge(trace: &Trace, recipients: usize) -> Verdict {
     for line in commands.split_terminator("\r\n") {
         must!(is_plain(line) && line.len() <= 510, "{line:?} is no command");
         let verb = line.get(..4).unwrap_or(line);
-        let verbs = ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "RSET", "QUIT", "."];
+        let verbs = ["EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "."];
         must!(verbs.contains(&verb), "{line:?} is no command");
     }
     Ok(())

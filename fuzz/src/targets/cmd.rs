@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use ringpost_protocol::address::Syntax;
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::hold::Hold;
-use ringpost_protocol::limits::{COMMAND_LINE_MAX, DOMAIN_MAX, PATH_MAX};
+use ringpost_protocol::limits::{CHUNK_SIZE_MAX, COMMAND_LINE_MAX, DOMAIN_MAX, PATH_MAX};
 use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::time::write_rfc3339;
 
@@ -146,6 +146,11 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
             must!(name.bytes().all(allowed), "{name:?} is no name");
             must!((1..=DOMAIN_MAX).contains(&name.len()), "a name of {} octets", name.len());
             return Ok(());
+        }
+        Command::Bdat(chunk) => {
+            must!(chunk.size <= CHUNK_SIZE_MAX, "a chunk of {} octets", chunk.size);
+            let last = if chunk.is_last { " LAST" } else { "" };
+            (format!("BDAT {}{last}", chunk.size), String::new())
         }
         _ => return Ok(()),
     };

@@ -4,7 +4,9 @@
 //! expanded.
 
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
-use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress, ContentViolation};
+use ringpost_protocol::data::{
+    ContentDecoder, ContentLimits, ContentProgress, ContentViolation, Framing,
+};
 
 use super::seed;
 use crate::input::{Input, expanded, pieces};
@@ -99,7 +101,7 @@ fn check_with(octets: &[u8], decode: Decode) -> Verdict {
 }
 
 fn decode(limits: ContentLimits, data: &[u8], way: u8) -> Outcome {
-    let mut decoder = ContentDecoder::new(limits);
+    let mut decoder = ContentDecoder::new(limits, Framing::Dots);
     let (mut content, mut consumed) = (Vec::new(), 0);
     let mut progress = ContentProgress::More;
     for piece in pieces(data, way) {

@@ -5,7 +5,7 @@
 //! header section of the message, in which a LF stands for CR LF.
 
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
-use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress};
+use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress, Framing};
 use ringpost_protocol::dsn::{Action, DeliveryReport, DeliveryStatus, DsnRecipient, Returned};
 use ringpost_protocol::limits::{DSN_HEADER_SIZE_MAX, TEXT_LINE_MAX};
 use ringpost_protocol::notify::{EnvelopeId, OriginalRecipient, decode_xtext, encode_xtext};
@@ -207,7 +207,7 @@ fn check_content(content: &[u8], is_ascii: bool) -> Verdict {
     stuff_into(content, &mut state, &mut wire);
     must!(state == StuffState::LineStart, "the last line is open");
     wire.extend_from_slice(terminator(state));
-    let mut decoder = ContentDecoder::new(ContentLimits::default());
+    let mut decoder = ContentDecoder::new(ContentLimits::default(), Framing::Dots);
     let (taken, progress) = decoder.decode(&wire, &mut Vec::new());
     must!(progress == ContentProgress::End && taken == wire.len(), "refused: {progress:?}");
     must!(decoder.received_fields() == 0, "it has been received already");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ringpost_protocol::data::field::{FieldTaker, TakenField};
-use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress};
+use ringpost_protocol::data::{ContentDecoder, ContentLimits, ContentProgress, Framing};
 use ringpost_protocol::hold::Hold;
 use ringpost_protocol::limits::{TAKEN_FIELD_SIZE_MAX, TEXT_LINE_MAX};
 use ringpost_protocol::path::ForwardPath;
@@ -239,7 +239,7 @@ fn check_received(input: &mut Input<'_>) -> Verdict {
     must!(lines.clone().all(|line| line.starts_with('\t')), "{text:?} is not one field");
     let is_line = |line: &str| line.len() <= TEXT_LINE_MAX && is_plain(&line.replace('\t', ""));
     must!(text.trim_end().split("\r\n").all(is_line), "{text:?} has a line that is none");
-    let mut decoder = ContentDecoder::new(ContentLimits::default());
+    let mut decoder = ContentDecoder::new(ContentLimits::default(), Framing::Dots);
     let whole = [&field[..], b"\r\n.\r\n"].concat();
     let (_, progress) = decoder.decode(&whole, &mut Vec::new());
     must!(progress == ContentProgress::End, "{text:?}: {progress:?}");

@@ -106,8 +106,14 @@ pub fn check(octets: &[u8]) -> Verdict {
 
 fn judge(sheet: &Sheet, content: &[u8], recipients_max: usize, queued: &Queued) -> Verdict {
     must!(sheet.size == content.len() as u64, "content of another size");
-    must!(content.is_empty() || content.ends_with(b"\r\n"), "the last line is open");
-    let lines = content.split_inclusive(|&b| b == b'\n');
+    let is_binary = sheet.body.eq_ignore_ascii_case("BINARYMIME");
+    let end = if content.starts_with(b"\r\n") { Some(2) } else { None };
+    let end =
+        end.or_else(|| content.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4));
+    let text =
+        content.get(..end.filter(|_| is_binary).unwrap_or(content.len())).unwrap_or_default();
+    must!(text.is_empty() || text.ends_with(b"\r\n"), "the last line is open");
+    let lines = text.split_inclusive(|&b| b == b'\n');
     let is_line =
         |line: &[u8]| line.strip_suffix(b"\r\n").is_some_and(|line| !line.contains(&b'\r'));
     must!(lines.clone().all(is_line), "a CR or LF stands alone");
@@ -124,7 +130,8 @@ fn judge(sheet: &Sheet, content: &[u8], recipients_max: usize, queued: &Queued) 
         states.len()
     );
     must!(is_plain(&envelope.reverse_path.to_string()), "{:?}", envelope.reverse_path);
-    must!(content.is_ascii() || envelope.body == BodyType::EightBitMime, "8-bit content as 7BIT");
+    must!(is_binary == (envelope.body == BodyType::BinaryMime), "{:?}", envelope.body);
+    must!(content.is_ascii() || envelope.body != BodyType::SevenBit, "8-bit content as 7BIT");
     for ((one, path), state) in waiting.iter().zip(&envelope.forward_paths).zip(states) {
         must!(is_plain(&path.to_string()), "{path:?}");
         must!(state.status == RecipientStatus::Queued, "{path} is {:?}", state.status);
