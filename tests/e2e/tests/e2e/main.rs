@@ -7,6 +7,7 @@ mod admin;
 mod bad_input;
 mod books;
 mod bulk;
+mod chunking;
 mod delivery;
 mod dialogue;
 mod dns;
