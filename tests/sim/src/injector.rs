@@ -4,6 +4,7 @@
 //! into the ledger: from when the final dot may have been sent the message may come, and from when the whole of a
 //! 250 has come it must. An application may also give up at any point, or be slow, or pause.
 
+mod chunks;
 mod content;
 
 use std::cell::Cell;
@@ -43,6 +44,8 @@ pub struct Ways {
     pub null_percent: u8,
     /// Messages with octets above 127.
     pub eight_bit_percent: u8,
+    /// Messages whose content it sends by BDAT, where that is offered.
+    pub chunk_percent: u8,
     /// Messages that are to be held for some seconds.
     pub hold_percent: u8,
     /// Recipients of whom it asks to be told one thing or another, or nothing.
@@ -70,6 +73,7 @@ impl Default for Ways {
             size_max: 20_000,
             null_percent: 0,
             eight_bit_percent: 0,
+            chunk_percent: 0,
             hold_percent: 0,
             notify_percent: 0,
             drop_percent: 0,
@@ -103,6 +107,7 @@ impl Ways {
             gap_max: Duration::from_millis(random.within(0..=2000)),
             // Last, so that what was drawn before is what it was without it.
             notify_percent: some(random, 40, 100),
+            chunk_percent: some(random, 40, 100),
         }
     }
 }
@@ -203,6 +208,7 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
 struct Offers {
     pipelining: bool,
     eight_bit: bool,
+    chunking: bool,
     hold: bool,
     dsn: bool,
     size: Option<u64>,
@@ -285,9 +291,11 @@ impl<R: Runtime> Session<'_, R> {
         let content = self.content(&ways);
         let (number, mail, rcpts) = self.envelope(&ways, &content);
         let is_grouped = ways.pipelining && self.offers.pipelining;
+        let is_chunked = self.offers.chunking && self.random.percent(ways.chunk_percent);
         let mut accepted = 0_usize;
         if is_grouped {
-            self.write(&format!("{mail}{}DATA\r\n", rcpts.concat())).await?;
+            let data = if is_chunked { "" } else { "DATA\r\n" };
+            self.write(&format!("{mail}{}{data}", rcpts.concat())).await?;
         } else {
             self.write(&mail).await?;
         }
@@ -312,12 +320,16 @@ impl<R: Runtime> Session<'_, R> {
         if leaves == Drop::BeforeContent {
             return Err(Over);
         }
+        let may_go_back = is_chunked || !is_grouped;
+        if may_go_back && (accepted == 0 || self.random.percent(ways.reset_percent)) {
+            self.write("RSET\r\n").await?;
+            self.expect_good().await?;
+            return Ok(());
+        }
+        if is_chunked {
+            return self.send_chunks(number, &ways, &content, leaves).await;
+        }
         if !is_grouped {
-            if accepted == 0 || self.random.percent(ways.reset_percent) {
-                self.write("RSET\r\n").await?;
-                self.expect_good().await?;
-                return Ok(());
-            }
             self.write("DATA\r\n").await?;
         }
         let data_reply = self.reply().await?;
@@ -329,8 +341,13 @@ impl<R: Runtime> Session<'_, R> {
             return Err(Over);
         }
         let reply = self.reply().await?;
+        self.told(number, &reply)
+    }
+
+    /// Takes the reply to a whole message.
+    fn told(&mut self, number: u32, reply: &Reply) -> Result<(), Over> {
         if !reply.is_good() {
-            return self.refused(&reply);
+            return self.refused(reply);
         }
         let id = reply.text.trim_end().rsplit(' ').next().unwrap_or_default();
         let now = self.runtime.now();
@@ -488,6 +505,7 @@ impl Offers {
         Self {
             pipelining: has("PIPELINING"),
             eight_bit: has("8BITMIME"),
+            chunking: has("CHUNKING"),
             hold: has("FUTURERELEASE"),
             dsn: has("DSN"),
             size,
@@ -556,8 +574,9 @@ mod tests {
 
     #[test]
     fn offers_are_read_from_the_reply() {
-        let offers = Offers::read("mta.test\nPIPELINING\nSIZE 1000\nFUTURERELEASE 60 2030\n");
-        assert!(offers.pipelining && offers.hold && !offers.eight_bit);
+        let offers =
+            Offers::read("mta.test\nPIPELINING\nSIZE 1000\nCHUNKING\nFUTURERELEASE 60 2030\n");
+        assert!(offers.pipelining && offers.hold && offers.chunking && !offers.eight_bit);
         assert_eq!(offers.size, Some(1000));
         assert!(!Offers::read("PIPELININGS\n").pipelining);
     }
