@@ -344,6 +344,7 @@ mod tests {
             (Some(Return::Full), BodyType::SevenBit, Disposition::Bounced, true),
             (Some(Return::Full), BodyType::EightBitMime, Disposition::Expired, true),
             (Some(Return::Full), BodyType::SevenBit, Disposition::Delivered, false),
+            (Some(Return::Full), BodyType::BinaryMime, Disposition::Bounced, false),
             (Some(Return::Headers), BodyType::SevenBit, Disposition::Bounced, false),
             (None, BodyType::SevenBit, Disposition::Bounced, false),
         ] {
