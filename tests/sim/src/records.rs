@@ -222,6 +222,9 @@ impl Ledger {
         {
             return true;
         }
+        if code.is_some_and(|code| causes.out_of_step.contains(&code)) {
+            return true;
+        }
         match (text(claim.record, "stage"), code) {
             ("greeting" | "ehlo", Some(code)) => causes.sessions.contains(&code),
             ("mail", Some(code)) if message.reverse_path.is_empty() => {

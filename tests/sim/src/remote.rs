@@ -178,6 +178,9 @@ impl<R: Runtime> Session<R> {
     async fn hello(&mut self, is_extended: bool) -> Result<(), Over> {
         let habits = &self.host.habits;
         if is_extended && !habits.knows_ehlo {
+            if self.is_confused {
+                self.host.ledger.borrow_mut().causes().out_of_step.insert(502);
+            }
             return self.write("502 5.5.1 what?\r\n").await;
         }
         self.transaction = None;

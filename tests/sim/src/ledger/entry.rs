@@ -281,6 +281,8 @@ pub struct Causes {
     pub exchangers: BTreeMap<String, BTreeSet<String>>,
     /// Codes of greetings and replies to EHLO, HELO and `MAIL FROM:<>` that refused for good.
     pub sessions: BTreeSet<u16>,
+    /// Replies to EHLO that a confused client takes for those to a MAIL which the host has not read.
+    pub out_of_step: BTreeSet<u16>,
     /// Codes with which reports on messages were refused, or none if replies were confused.
     pub reports: BTreeSet<(u32, Option<u16>)>,
     /// Whether a host did not offer 8BITMIME.
