@@ -3,23 +3,23 @@
 //! Every section is a struct whose `Default` is what an absent key means; `deploy/ringpost.toml` says the
 //! same to operators, and tests compare the two. Unknown keys are errors.
 
+mod listener;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringpost_protocol::address::{Host, Mailbox};
-use ringpost_protocol::extension::Extension;
+use ringpost_protocol::address::Host;
 use ringpost_protocol::limits::DSN_RETURN_SIZE_MAX;
-use ringpost_session::server::TlsPolicy;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
+pub use self::listener::{ListenerSection, Role, TlsMode};
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
-use super::units::{self, Network, Parsed};
-use crate::tls::material::CertificateFiles;
+use super::units::{self, Parsed};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -132,169 +132,6 @@ pub enum Scheduling {
     Batch,
     /// The kernel's default.
     Normal,
-}
-
-/// `[listener.NAME]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
-pub struct ListenerSection {
-    /// Addresses and ports; no default.
-    pub addresses: Vec<SocketAddr>,
-    /// What it is for. Default: relay.
-    pub role: Role,
-    /// What is made of STARTTLS. Default: by the role.
-    pub tls: Option<TlsMode>,
-    /// Certificates; the first is for clients that ask for no name that another has. Default: none.
-    pub certificates: Vec<CertificateFiles>,
-    /// How long a TLS handshake may take. Default: 30 s.
-    #[serde(deserialize_with = "units::duration")]
-    pub tls_handshake_timeout: Duration,
-    /// TLS handshakes at once on one core. Default: 1000.
-    pub tls_handshakes_per_core_max: usize,
-    /// Whether `Received` fields say which cipher suite was used. Default: yes.
-    pub received_tls: bool,
-    /// Clients that may relay. Default: loopback.
-    pub relay_networks: Vec<Network>,
-    /// Extensions that are not offered. Default: none.
-    #[serde(deserialize_with = "extensions")]
-    pub extensions_off: Vec<Extension>,
-    /// Octets of content in one message. Default: 50 MiB.
-    #[serde(deserialize_with = "units::size")]
-    pub message_size_max: u64,
-    /// Recipients in one transaction. Default: 1000.
-    pub recipients_max: usize,
-    /// Transactions in one session. Default: 1000.
-    pub transactions_max: u32,
-    /// Commands answered with an error in one session. Default: 20.
-    pub errors_max: u32,
-    /// Commands without effect (NOOP, RSET, …) in one session. Default: 100.
-    pub junk_commands_max: u32,
-    /// How long a client may think before a command. Default: 5 min (RFC 5321 §4.5.3.2.7).
-    #[serde(deserialize_with = "units::duration")]
-    pub command_timeout: Duration,
-    /// How long a client may pause within the content. Default: 3 min (RFC 5321 §4.5.3.2.5).
-    #[serde(deserialize_with = "units::duration")]
-    pub data_block_timeout: Duration,
-    /// Slowest content transfer, in bytes a second, after a minute's grace. Default: 500 B.
-    #[serde(deserialize_with = "units::small_size")]
-    pub data_rate_min: u32,
-    /// Open sessions on one core. Default: 10,000.
-    pub connections_per_core_max: usize,
-    /// Open sessions of one client on one core, for clients that may not relay. Default: 50.
-    pub connections_per_client_per_core_max: usize,
-    /// How long clients that may relay can have a message held (FUTURERELEASE, RFC 4865), in whole
-    /// seconds. Default: 7 d; 0 does not offer it.
-    #[serde(deserialize_with = "units::duration")]
-    pub future_release_max: Duration,
-    /// Whether content that comes by BDAT may be binary (BINARYMIME, RFC 3030). Default: no.
-    pub binary_mime: bool,
-    /// The header field by which clients that may relay can have a message held. Default: none.
-    pub not_before_header: String,
-    /// How long delivery of its messages is tried. Default: `queue.lifetime`.
-    #[serde(deserialize_with = "units::optional_duration")]
-    pub lifetime: Option<Duration>,
-    /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
-    #[serde(deserialize_with = "mailbox")]
-    pub postmaster: Option<Mailbox>,
-    /// Whether recipients at address literals are taken. Default: no.
-    pub address_literals: bool,
-    /// Whether common deviations from the grammar are accepted. Default: no.
-    pub lenient: bool,
-}
-
-impl Default for ListenerSection {
-    fn default() -> Self {
-        Self {
-            addresses: Vec::new(),
-            role: Role::Relay,
-            tls: None,
-            certificates: Vec::new(),
-            tls_handshake_timeout: Duration::from_secs(30),
-            tls_handshakes_per_core_max: 1000,
-            received_tls: true,
-            relay_networks: units::loopback(),
-            extensions_off: Vec::new(),
-            message_size_max: 50 << 20,
-            recipients_max: 1000,
-            transactions_max: 1000,
-            errors_max: 20,
-            junk_commands_max: 100,
-            command_timeout: Duration::from_mins(5),
-            data_block_timeout: Duration::from_mins(3),
-            data_rate_min: 500,
-            connections_per_core_max: 10_000,
-            connections_per_client_per_core_max: 50,
-            future_release_max: Duration::from_hours(7 * 24),
-            binary_mime: false,
-            not_before_header: String::new(),
-            lifetime: None,
-            postmaster: None,
-            address_literals: false,
-            lenient: false,
-        }
-    }
-}
-
-fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
-    deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
-}
-
-/// What a listener is for, which says what is made of TLS there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Other servers and programs of ours: STARTTLS is offered when there is a certificate.
-    Relay,
-    /// People's mail programs, by STARTTLS: it is required (RFC 6409, RFC 8314).
-    Submission,
-    /// The same with TLS from the first octet (RFC 8314 §3.3).
-    Submissions,
-}
-
-/// What is made of STARTTLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TlsMode {
-    /// It is not offered.
-    Off,
-    /// It is offered.
-    Optional,
-    /// It is needed before any mail.
-    Required,
-}
-
-impl ListenerSection {
-    /// What its sessions make of TLS.
-    pub fn tls_policy(&self) -> TlsPolicy {
-        match (self.role, self.tls) {
-            (Role::Submissions, _) => TlsPolicy::Implicit,
-            (_, Some(TlsMode::Required)) | (Role::Submission, None) => TlsPolicy::Required,
-            (_, Some(TlsMode::Off)) => TlsPolicy::Off,
-            (Role::Relay, None) if self.certificates.is_empty() => TlsPolicy::Off,
-            (_, Some(TlsMode::Optional)) | (Role::Relay, None) => TlsPolicy::Optional,
-        }
-    }
-}
-
-/// Reads a list of keywords of extensions.
-fn extensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extension>, D::Error> {
-    struct Keyword(Extension);
-
-    impl<'de> Deserialize<'de> for Keyword {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let parse = |keyword: &str| {
-                Extension::from_keyword(keyword).ok_or_else(|| {
-                    let known = Extension::ALL.map(Extension::keyword).join(", ");
-                    format!("not an extension that could be offered ({known})")
-                })
-            };
-            deserializer.deserialize_str(Parsed { expecting: "a keyword", parse }).map(Self)
-        }
-    }
-
-    let keywords = Vec::<Keyword>::deserialize(deserializer)?;
-    Ok(keywords.into_iter().map(|Keyword(extension)| extension).collect())
 }
 
 /// `[queue]`
