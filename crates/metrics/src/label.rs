@@ -188,6 +188,10 @@ closed_label! {
         Connections = "connections_per_core_max",
         /// `listener.connections_per_client_per_core_max`
         ConnectionsPerClient = "connections_per_client_per_core_max",
+        /// `listener.new_connections_per_client_per_core_max`
+        NewConnectionsPerClient = "new_connections_per_client_per_core_max",
+        /// `listener.session_time_max`
+        SessionTime = "session_time_max",
         /// `listener.recipients_max`
         Recipients = "recipients_max",
         /// `listener.message_size_max`
@@ -208,7 +212,7 @@ closed_label! {
         DataBlockTimeout = "data_block_timeout",
         /// `listener.data_rate_min`
         DataRate = "data_rate_min",
-        /// How long a client may leave our replies unread.
+        /// `listener.output_timeout`
         OutputTimeout = "output_timeout",
         /// Replies that may wait for a client to read them before it is read from again.
         ReplyOutput = "reply_output",
@@ -216,10 +220,10 @@ closed_label! {
         CommandLine = "command_line",
         /// The longest line of content.
         TextLine = "text_line",
-        /// The longest header section, or most header fields.
+        /// `listener.header_size_max`, or `listener.header_fields_max`
         Header = "header",
-        /// The most `Received` fields.
-        ReceivedFields = "received_fields",
+        /// `listener.received_fields_max`
+        ReceivedFields = "received_fields_max",
         /// `listener.future_release_max`
         FutureRelease = "future_release_max",
         /// What RCPT commands of one transaction ask for by the DSN extension.

@@ -81,23 +81,24 @@ impl ContentViolation {
         }
     }
 
-    /// Appends the reply to send.
-    pub fn write_reply(self, out: &mut Vec<u8>) {
-        let reply = match self {
-            Self::BareCarriageReturn => "550 5.5.2 Bare <CR> is not allowed",
-            Self::BareLineFeed => "550 5.5.2 Bare <LF> is not allowed",
-            Self::Nul => "550 5.6.0 NUL is not allowed in the content",
-            Self::LineTooLong { line } => {
-                out.extend_from_slice(b"550 5.6.0 Line ");
-                out.extend_from_slice(crate::time::decimal(line, &mut [0; 20]));
-                out.extend_from_slice(b" of the content is too long\r\n");
-                return;
+    /// Appends the reply to send; `line` is the number of the line that it is about, as
+    /// [`ContentDecoder::violation_line`] tells it.
+    pub fn write_reply(self, line: u64, out: &mut Vec<u8>) {
+        let (start, end) = match self {
+            Self::BareCarriageReturn => ("550 5.5.2 Bare <CR> in line ", " of the content"),
+            Self::BareLineFeed => ("550 5.5.2 Bare <LF> in line ", " of the content"),
+            Self::Nul => ("550 5.6.0 NUL in line ", " of the content"),
+            Self::LineTooLong { .. } => ("550 5.6.0 Line ", " of the content is too long"),
+            Self::HeaderTooLarge => ("552 5.3.4 Header section too large at line ", ""),
+            Self::HeaderSyntax => ("550 5.6.0 Line ", " of the content begins with white space"),
+            Self::TooLarge | Self::FarTooLarge => {
+                return FixedReply::new("552 5.3.4 Message too large").write(out);
             }
-            Self::HeaderTooLarge => "552 5.3.4 Header section too large",
-            Self::HeaderSyntax => "550 5.6.0 The content begins with white space",
-            Self::TooLarge | Self::FarTooLarge => "552 5.3.4 Message too large",
         };
-        FixedReply::new(reply).write(out);
+        out.extend_from_slice(start.as_bytes());
+        out.extend_from_slice(crate::time::decimal(line, &mut [0; 20]));
+        out.extend_from_slice(end.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -161,6 +162,8 @@ pub struct ContentDecoder {
     framing: Framing,
     position: Position,
     violation: Option<ContentViolation>,
+    /// Where it is.
+    violation_line: u64,
     header: HeaderScan,
     eight_bit: bool,
     /// Octets of content so far.
@@ -179,6 +182,7 @@ impl ContentDecoder {
             framing,
             position: Position::LineStart,
             violation: None,
+            violation_line: 0,
             header: HeaderScan::default(),
             eight_bit: false,
             size: 0,
@@ -207,15 +211,23 @@ impl ContentDecoder {
         self.violation
     }
 
+    /// The number of the line that the violation is in which was last reported, the first line being 1;
+    /// 0 before that.
+    pub fn violation_line(&self) -> u64 {
+        self.violation_line
+    }
+
     /// Takes octets up to the terminator, appends content, and returns how many were taken. Content
     /// in chunks has no terminator, and no end here.
     ///
     /// After the end or a violation the decoder must not be used again. With a violation what was
     /// appended is worthless.
     pub fn decode(&mut self, input: &[u8], content: &mut Vec<u8>) -> (usize, ContentProgress) {
+        let lines_before = self.lines;
         let (mut consumed, ended) = match self.scan(input, content) {
             Ok(step) => step,
             Err(violation) => {
+                self.violation_line = self.lines + 1;
                 // In smaller pieces it would have been too much before this was seen.
                 let is_far = self.is_far_too_large();
                 let violation = if is_far { ContentViolation::FarTooLarge } else { violation };
@@ -224,8 +236,8 @@ impl ContentDecoder {
         };
         let taken = input.get(..consumed).unwrap_or_default();
         self.eight_bit = self.eight_bit || !taken.is_ascii();
-        if memchr::memchr(0, taken).is_some() {
-            self.note(ContentViolation::Nul);
+        if let Some(at) = memchr::memchr(0, taken) {
+            self.note_nul(lines_before, taken, at);
         }
         if self.position == Position::Raw {
             let raw = input.get(consumed..).unwrap_or_default();
@@ -259,7 +271,10 @@ impl ContentDecoder {
     /// What is wrong with the content; what was appended is worthless then.
     pub fn finish(&mut self, content: &mut Vec<u8>) -> Result<(), ContentViolation> {
         match self.position {
-            Position::CarriageReturn => return Err(ContentViolation::BareCarriageReturn),
+            Position::CarriageReturn => {
+                self.violation_line = self.lines + 1;
+                return Err(ContentViolation::BareCarriageReturn);
+            }
             Position::Middle => {
                 self.copy(b"\r\n", 0, 2, content);
                 self.end_line();
@@ -362,9 +377,22 @@ impl ContentDecoder {
     /// Remembers a violation; which of several is reported does not depend on how the input was cut.
     #[cold]
     fn note(&mut self, violation: ContentViolation) {
+        self.note_at(violation, self.lines + 1);
+    }
+
+    fn note_at(&mut self, violation: ContentViolation, line: u64) {
         if self.violation.is_none_or(|noted| noted.rank() < violation.rank()) {
             self.violation = Some(violation);
+            self.violation_line = line;
         }
+    }
+
+    /// Remembers the first NUL of a piece, whose lines are counted only now.
+    #[cold]
+    fn note_nul(&mut self, lines_before: u64, taken: &[u8], at: usize) {
+        let before = taken.get(..at).unwrap_or_default();
+        let lines = memchr::memchr_iter(b'\n', before).count() as u64;
+        self.note_at(ContentViolation::Nul, lines_before + lines + 1);
     }
 
     #[inline]

@@ -298,7 +298,7 @@ fn text_is_held_to_its_rules() {
         ),
         Row::chunks("D12 NUL", bdat("\0", true), &["550 5.6.0 NUL"]),
         Row::chunks("D11 a long line", bdat(&too_long, true), &["550 5.6.0 Line 2"]),
-        Row::chunks("D15 white space first", bdat(" a\r\n", true), &["550 5.6.0 The content"]),
+        Row::chunks("D15 white space first", bdat(" a\r\n", true), &["550 5.6.0 Line 1 of"]),
         Row::chunks("D16 a loop", bdat(&field, true), &["554 5.4.6"]),
     ]);
 }

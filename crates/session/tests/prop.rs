@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ringpost_session::client::{ClientConfig, RecipientReport, Stage, Verdict};
-use ringpost_session::server::{ServerConfig, TransactionRefusal};
+use ringpost_session::server::{CloseReason, ServerConfig, TransactionRefusal};
 use support::{Client, Message, Server, TRUSTED, replies};
 
 /// Pieces of a dialogue that get far into a server, and pieces that do not.
@@ -89,10 +89,14 @@ proptest! {
         replies(&server.said);
     }
 
-    /// Without the rules on what may come together, pieces have no meaning.
+    /// Without the rules on what may come together, pieces have no meaning. One of them holds always:
+    /// nothing may come together with a DATA that is refused.
     #[test]
     fn pieces_do_not_matter_to_a_server(octets in client_octets(), size in 1usize..50) {
         let whole = run_server(true, &octets, usize::MAX);
+        if whole.closed == Some(CloseReason::EarlyInput) {
+            return Ok(());
+        }
         let split = run_server(true, &octets, size);
         prop_assert_eq!(whole.replies(), split.replies());
         prop_assert_eq!(whole.queued, split.queued);

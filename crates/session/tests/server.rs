@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_session::server::{
-    Admission, CloseReason, Refusal, ServerConfig, ServerEvent, ServerSession,
+    Admission, CloseReason, Refusal, ServerConfig, ServerEvent, ServerLimit, ServerSession,
 };
 use support::{Server, TRUSTED};
 
@@ -346,6 +346,52 @@ fn silence_is_cut_off_in_every_state() {
         assert!(server.replies().last().unwrap().starts_with("421 4.4.2"));
         assert_eq!(server.session.poll_timeout(), None);
     }
+}
+
+/// A session ends when it has lasted too long: between commands, and not within content.
+#[test]
+fn a_session_does_not_last_for_ever() {
+    let lasting = |hours| ServerConfig {
+        session_time_max: Duration::from_hours(hours),
+        data_rate_min: 0,
+        ..ServerConfig::default()
+    };
+    // Who says NOOP every four minutes gets no further than that, with room for more of them.
+    let config = ServerConfig { junk_commands_max: 1000, ..lasting(1) };
+    let mut server = Server::introduced(config, TRUSTED);
+    for _ in 0..15 {
+        assert_eq!(server.closed, None);
+        server.send(b"NOOP\r\n");
+        server.wait(Duration::from_mins(4));
+    }
+    assert_eq!(server.closed, Some(CloseReason::SessionTooLong));
+    let last = server.replies().pop().unwrap();
+    assert_eq!(last, "421 4.7.0 This session has lasted too long, closing");
+    assert_eq!(server.session.stats().limit_hits(ServerLimit::SessionTime), 1);
+    assert_eq!(server.session.poll_timeout(), None);
+    // Content comes to its end first, however slow it is, and has its reply.
+    let mut server = Server::introduced(lasting(1), TRUSTED);
+    server.send(ENVELOPE_AND_DATA);
+    for _ in 0..65 {
+        server.send(b"x");
+        server.wait(Duration::from_mins(1));
+    }
+    server.send(b"\r\n.\r\n");
+    server.send(b"NOOP\r\n");
+    assert_eq!((server.queued.len(), server.closed), (1, Some(CloseReason::SessionTooLong)));
+    let replies = server.replies();
+    let [.., taken, end] = &*replies else { panic!("{replies:?}") };
+    assert!(
+        taken.starts_with("250 2.0.0 Ok: queued") && end.starts_with("421 4.7.0"),
+        "{replies:?}"
+    );
+    // Without the limit nothing ends.
+    let mut server = Server::introduced(lasting(0), TRUSTED);
+    for _ in 0..90 {
+        server.send(b"NOOP\r\n");
+        server.wait(Duration::from_mins(4));
+    }
+    assert_eq!(server.closed, None);
 }
 
 #[test]

@@ -145,8 +145,40 @@ fn content_that_is_unsafe_is_refused() {
             assert_eq!(decode(input).consumed, input.len());
         }
         let mut reply = Vec::new();
-        violation.write_reply(&mut reply);
+        violation.write_reply(1, &mut reply);
         assert!(reply.starts_with(b"55") && reply.ends_with(b"\r\n"));
+    }
+}
+
+/// However the input is cut, the reply names the line.
+#[test]
+fn refusals_name_the_line() {
+    let long = [b"a: b\r\n\r\n".as_slice(), &[b'x'; 999], b"\r\nc\r\n.\r\n"].concat();
+    let fields = [b"a: b\r\n".repeat(1001).as_slice(), b"\r\nc\r\n.\r\n"].concat();
+    let table: [(&[u8], &str); 9] = [
+        (b"a: b\r\n\r\nc\n", "550 5.5.2 Bare <LF> in line 3 of the content"),
+        (b"a: b\r\n\r\n..\r\nc\rd", "550 5.5.2 Bare <CR> in line 4 of the content"),
+        (b"a: b\r\n.\n", "550 5.5.2 Bare <LF> in line 2 of the content"),
+        (b"a: b\r\n.\rx", "550 5.5.2 Bare <CR> in line 2 of the content"),
+        (b"a: b\r\n\r\nc\0\r\n\0\r\n.\r\n", "550 5.6.0 NUL in line 3 of the content"),
+        (b"\0\r\n.\r\n", "550 5.6.0 NUL in line 1 of the content"),
+        (b" a\r\nb\r\n.\r\n", "550 5.6.0 Line 1 of the content begins with white space"),
+        (&long, "550 5.6.0 Line 3 of the content is too long"),
+        (&fields, "552 5.3.4 Header section too large at line 1001"),
+    ];
+    for (input, expected) in table {
+        for size in [usize::MAX, 1, 3, 7] {
+            let mut decoder = ContentDecoder::new(ContentLimits::default(), Framing::Dots);
+            let mut content = Vec::new();
+            let pieces = input.chunks(size.min(input.len()));
+            let progress = pieces.map(|piece| decoder.decode(piece, &mut content).1).last();
+            let Some(ContentProgress::Violation(violation)) = progress else {
+                panic!("{expected}: {progress:?}")
+            };
+            let mut reply = Vec::new();
+            violation.write_reply(decoder.violation_line(), &mut reply);
+            assert_eq!(String::from_utf8_lossy(&reply), format!("{expected}\r\n"), "{size}");
+        }
     }
 }
 

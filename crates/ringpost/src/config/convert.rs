@@ -35,6 +35,12 @@ impl ConfigSnapshot {
             command_timeout: listener.command_timeout,
             data_block_timeout: listener.data_block_timeout,
             data_rate_min: listener.data_rate_min,
+            data_rate_grace: listener.data_rate_grace,
+            output_timeout: listener.output_timeout,
+            received_fields_max: listener.received_fields_max,
+            header_size_max: usize::try_from(listener.header_size_max).unwrap_or(usize::MAX),
+            header_fields_max: listener.header_fields_max,
+            session_time_max: listener.session_time_max,
             future_release_max: listener.future_release_max,
             not_before_header: Some(&*listener.not_before_header)
                 .filter(|name| !name.is_empty())
@@ -44,7 +50,6 @@ impl ConfigSnapshot {
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
             lenient: listener.lenient,
-            ..ServerConfig::default()
         }
     }
 

@@ -507,6 +507,7 @@ fn session_end(reason: CloseReason) -> SessionEnd {
         CloseReason::TooManyErrors
         | CloseReason::TooManyJunkCommands
         | CloseReason::TooManyTransactions
+        | CloseReason::SessionTooLong
         | CloseReason::TooLarge => SessionEnd::Limit,
         CloseReason::ShuttingDown => SessionEnd::Shutdown,
         CloseReason::Elsewhere => SessionEnd::Storage,

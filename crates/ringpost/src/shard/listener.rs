@@ -12,7 +12,7 @@ use std::{
 use ringpost_metrics::{ListenerMetrics, label::Limit};
 use ringpost_session::server::{ServerConfig, TlsPolicy};
 
-use super::{OpenCount, Shard, inbound};
+use super::{OpenCount, Shard, arrivals::Arrivals, inbound};
 use crate::{
     config::schema::ListenerSection,
     control::{Level, SharedRoom},
@@ -24,7 +24,15 @@ use crate::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What refused connections are told before they are closed.
-const TOO_MANY_CONNECTIONS: &[u8] = b"421 4.7.0 Too many connections, try again later\r\n";
+const TOO_MANY_CONNECTIONS: &[u8] = b"421 4.3.2 Too many connections, try again later\r\n";
+
+/// What a client is told that has as many as one client may have.
+const TOO_MANY_OF_CLIENT: &[u8] =
+    b"421 4.7.0 Too many connections from your address, try again later\r\n";
+
+/// What a client is told that comes more often than one client may.
+const TOO_MANY_NEW: &[u8] =
+    b"421 4.7.0 Too many new connections from your address in a minute, try again later\r\n";
 
 /// What is said when memory is short.
 const NO_MEMORY: &[u8] = b"421 4.3.2 No resources for more connections, try again later\r\n";
@@ -45,6 +53,8 @@ pub(crate) struct ListenerContext {
     connections: Cell<usize>,
     /// Open connections of clients that may not relay; those that may are ours.
     connections_by_client: RefCell<HashMap<IpAddr, usize>>,
+    /// How often such clients have come lately.
+    arrivals: RefCell<Arrivals>,
 }
 
 impl ListenerContext {
@@ -63,6 +73,7 @@ impl ListenerContext {
             handshakes: Rc::default(),
             connections: Cell::new(0),
             connections_by_client: RefCell::default(),
+            arrivals: RefCell::default(),
         }
     }
 
@@ -124,7 +135,7 @@ impl ListenerContext {
     }
 
     /// Counts a connection in, unless a limit stands against it.
-    fn admit(self: &Rc<Self>, client: IpAddr) -> Result<Admitted, Limit> {
+    fn admit(self: &Rc<Self>, now: Instant, client: IpAddr) -> Result<Admitted, Limit> {
         let section = self.section.borrow();
         if self.connections.get() >= section.connections_per_core_max {
             return Err(Limit::Connections);
@@ -132,6 +143,10 @@ impl ListenerContext {
         let may_relay = section.may_relay(client);
         let counted = (!may_relay).then(|| client_key(client));
         if let Some(key) = counted {
+            let arrivals_max = section.new_connections_per_client_per_core_max;
+            if !self.arrivals.borrow_mut().admit(now, key, arrivals_max) {
+                return Err(Limit::NewConnectionsPerClient);
+            }
             let mut by_client = self.connections_by_client.borrow_mut();
             let open = by_client.entry(key).or_insert(0);
             if *open >= section.connections_per_client_per_core_max {
@@ -210,7 +225,7 @@ pub(super) async fn accept<R: Runtime>(
         } else if shard.sessions_open.get() >= shard.sessions_max {
             Err(Limit::Descriptors)
         } else {
-            context.admit(peer.ip())
+            context.admit(shard.runtime.now(), peer.ip())
         };
         match admitted {
             Ok(admitted) => {
@@ -220,12 +235,21 @@ pub(super) async fn accept<R: Runtime>(
             Err(limit) => {
                 context.metrics.sessions_refused.increment(1);
                 shard.metrics.limit_hits.increment(limit);
-                let reply = if limit == Limit::Memory { NO_MEMORY } else { TOO_MANY_CONNECTIONS };
-                let reply = if context.speaks_first() { reply } else { &[] };
+                let reply = if context.speaks_first() { words(limit) } else { &[] };
                 let refusal = refuse(shard.runtime.now(), stream, reply);
                 shard.runtime.spawn(Containment::Session, refusal);
             }
         }
+    }
+}
+
+/// What a connection is told that a limit stands against.
+fn words(limit: Limit) -> &'static [u8] {
+    match limit {
+        Limit::Memory => NO_MEMORY,
+        Limit::ConnectionsPerClient => TOO_MANY_OF_CLIENT,
+        Limit::NewConnectionsPerClient => TOO_MANY_NEW,
+        _ => TOO_MANY_CONNECTIONS,
     }
 }
 
@@ -268,24 +292,38 @@ mod tests {
     #[test]
     fn clients_are_limited_apart_and_counted_out() {
         let listener = listener(10, 2);
-        let one = listener.admit("192.0.2.1".parse().unwrap()).unwrap();
-        let _two = listener.admit("192.0.2.1".parse().unwrap()).unwrap();
-        let refused = listener.admit("192.0.2.1".parse().unwrap());
+        let one = listener.admit(Instant::now(), "192.0.2.1".parse().unwrap()).unwrap();
+        let _two = listener.admit(Instant::now(), "192.0.2.1".parse().unwrap()).unwrap();
+        let refused = listener.admit(Instant::now(), "192.0.2.1".parse().unwrap());
         assert!(matches!(refused, Err(Limit::ConnectionsPerClient)));
-        let _other = listener.admit("192.0.2.2".parse().unwrap()).unwrap();
+        let _other = listener.admit(Instant::now(), "192.0.2.2".parse().unwrap()).unwrap();
         drop(one);
-        assert!(listener.admit("192.0.2.1".parse().unwrap()).is_ok());
+        assert!(listener.admit(Instant::now(), "192.0.2.1".parse().unwrap()).is_ok());
     }
 
     #[test]
     fn clients_that_may_relay_share_the_total_only() {
         let listener = listener(3, 1);
         let client = "127.0.0.1".parse().unwrap();
-        let held: Vec<_> = (0..3).map(|_| listener.admit(client).unwrap()).collect();
+        let held: Vec<_> =
+            (0..3).map(|_| listener.admit(Instant::now(), client).unwrap()).collect();
         assert!(held.iter().all(|admitted| admitted.may_relay));
-        assert!(matches!(listener.admit(client), Err(Limit::Connections)));
+        assert!(matches!(listener.admit(Instant::now(), client), Err(Limit::Connections)));
         drop(held);
         assert_eq!(listener.connections.get(), 0);
+    }
+
+    #[test]
+    fn clients_that_come_too_often_are_refused_but_not_those_that_may_relay() {
+        let listener = listener(10, 10);
+        listener.section.borrow_mut().new_connections_per_client_per_core_max = 3;
+        let now = Instant::now();
+        let ours = "127.0.0.1".parse().unwrap();
+        assert!((0..20).all(|_| listener.admit(now, ours).is_ok()));
+        let theirs = "192.0.2.1".parse().unwrap();
+        assert!((0..3).all(|_| listener.admit(now, theirs).is_ok()));
+        assert!(matches!(listener.admit(now, theirs), Err(Limit::NewConnectionsPerClient)));
+        assert!(listener.admit(now + Duration::from_secs(20), theirs).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod activity;
 mod admin;
+mod arrivals;
 mod cache;
 mod checkpoint;
 mod commit;

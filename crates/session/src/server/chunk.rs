@@ -178,7 +178,8 @@ impl ServerSession {
     /// Refuses the message that comes in chunks. Its end is known, so that the session can go on
     /// with bare CR or LF in it too; but not with more than anyone should send.
     fn fail_message(&mut self, now: Instant, violation: ContentViolation) {
-        violation.write_reply(&mut self.output);
+        let line = self.chunked_content().map_or(0, |content| content.decoder.violation_line());
+        violation.write_reply(line, &mut self.output);
         // Taken here, so that it is not counted again when the session closes.
         match self.transaction.take() {
             Some(transaction) => {

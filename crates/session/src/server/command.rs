@@ -252,26 +252,29 @@ impl ServerSession {
     }
 
     fn handle_data(&mut self, now: Instant, is_last: bool) {
-        let Some(transaction) = &mut self.transaction else {
-            return self.refuse(now, replies::NEED_MAIL);
+        let refusal = match &mut self.transaction {
+            None => Some(replies::NEED_MAIL),
+            // RFC 3030 §2: a message comes by the one or by the other. What the client means is in doubt
+            // now; but its octets are counted, so that none of them is taken for a command.
+            Some(transaction) if transaction.chunks.is_some() => {
+                self.drop_transaction(None);
+                return self.refuse(now, replies::DATA_AFTER_BDAT);
+            }
+            Some(transaction) if transaction.envelope.body == BodyType::BinaryMime => {
+                return self.refuse(now, replies::BINARY_NEEDS_BDAT);
+            }
+            Some(transaction) => transaction.make_ready().err(),
         };
-        // RFC 3030 §2: a message comes by the one or by the other. What the client means is in doubt now.
-        if transaction.chunks.is_some() {
-            self.drop_transaction(None);
-            return self.refuse(now, replies::DATA_AFTER_BDAT);
-        }
-        if transaction.envelope.body == BodyType::BinaryMime {
-            return self.refuse(now, replies::BINARY_NEEDS_BDAT);
-        }
-        if let Err(reply) = transaction.make_ready() {
-            return self.refuse(now, reply);
-        }
         // RFC 2920 §3.1: DATA is the last command of a group. Content that comes ahead of 354 may be
-        // meant for another server's idea of where the message begins.
-        if !is_last && !self.config.lenient {
+        // meant for another server's idea of where the message begins; and behind a DATA that is refused
+        // it would be taken for commands, on lenient listeners too.
+        if !is_last && (refusal.is_some() || !self.config.lenient) {
             return self.close_with(now, replies::EARLY_INPUT, CloseReason::EarlyInput);
         }
-        self.start_content(now);
+        match refusal {
+            Some(reply) => self.refuse(now, reply),
+            None => self.start_content(now),
+        }
     }
 }
 

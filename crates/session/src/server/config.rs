@@ -7,8 +7,8 @@ use ringpost_protocol::address::{Mailbox, Syntax};
 use ringpost_protocol::data::ContentLimits;
 use ringpost_protocol::extension::ExtensionSet;
 use ringpost_protocol::limits::{
-    DSN_PARAMETERS_SIZE_MAX, ERRORS_MAX, JUNK_COMMANDS_MAX, MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX,
-    RECIPIENTS_MAX, TRANSACTIONS_MAX,
+    DSN_PARAMETERS_SIZE_MAX, ERRORS_MAX, HEADER_FIELDS_MAX, HEADER_SIZE_MAX, JUNK_COMMANDS_MAX,
+    MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX, TRANSACTIONS_MAX,
 };
 
 use super::tls::TlsPolicy;
@@ -32,6 +32,13 @@ pub struct ServerConfig {
     pub transactions_max: u32,
     /// `Received` fields above which a message is taken for a loop. Default 50.
     pub received_fields_max: usize,
+    /// Octets in the header section of a message. Default 64 KiB.
+    pub header_size_max: usize,
+    /// Fields in the header section of a message. Default 1000.
+    pub header_fields_max: usize,
+    /// How long a session may last; it ends before the next command then, never within content. Default
+    /// 1 day; 0 for any time.
+    pub session_time_max: Duration,
     /// How long a whole command may take to come, from the end of the one before. Default 5 min.
     pub command_timeout: Duration,
     /// What is made of TLS. Default off.
@@ -79,6 +86,9 @@ impl Default for ServerConfig {
             junk_commands_max: JUNK_COMMANDS_MAX,
             transactions_max: TRANSACTIONS_MAX,
             received_fields_max: RECEIVED_FIELDS_MAX,
+            header_size_max: HEADER_SIZE_MAX,
+            header_fields_max: HEADER_FIELDS_MAX,
+            session_time_max: Duration::from_hours(24),
             command_timeout: Duration::from_mins(5),
             tls: TlsPolicy::Off,
             tls_handshake_timeout: Duration::from_secs(30),
@@ -103,7 +113,12 @@ impl ServerConfig {
     }
 
     pub(super) fn content_limits(&self) -> ContentLimits {
-        let mut limits = ContentLimits { size_max: self.size_max, ..ContentLimits::default() };
+        let mut limits = ContentLimits {
+            size_max: self.size_max,
+            header_size_max: self.header_size_max,
+            header_fields_max: self.header_fields_max,
+            ..ContentLimits::default()
+        };
         if self.lenient {
             limits.line_size_max = usize::MAX;
         }

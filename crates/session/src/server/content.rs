@@ -95,6 +95,7 @@ impl ServerSession {
             return 0;
         };
         let (consumed, progress) = content.decode(input, out);
+        let line = content.decoder.violation_line();
         content.pace.count(consumed);
         match progress {
             ContentProgress::More => {
@@ -107,7 +108,7 @@ impl ServerSession {
                     self.end_content(now, content);
                 }
             }
-            ContentProgress::Violation(violation) => self.refuse_content(now, violation),
+            ContentProgress::Violation(violation) => self.refuse_content(now, violation, line),
         }
         consumed
     }
@@ -150,8 +151,8 @@ impl ServerSession {
         *slot = Some(received);
     }
 
-    fn refuse_content(&mut self, now: Instant, violation: ContentViolation) {
-        violation.write_reply(&mut self.output);
+    fn refuse_content(&mut self, now: Instant, violation: ContentViolation, line: u64) {
+        violation.write_reply(line, &mut self.output);
         self.stats.count_violation(violation);
         // Counted: it is not to be counted again when the session closes.
         self.transaction = None;

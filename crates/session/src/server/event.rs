@@ -63,6 +63,8 @@ pub enum CloseReason {
     TooManyJunkCommands,
     /// The session has had its share of transactions.
     TooManyTransactions,
+    /// The session has lasted as long as one may.
+    SessionTooLong,
     /// The content went far beyond the limit.
     TooLarge,
     /// The server shuts down.
@@ -85,6 +87,7 @@ impl CloseReason {
             Self::TooManyErrors => "too_many_errors",
             Self::TooManyJunkCommands => "too_many_junk_commands",
             Self::TooManyTransactions => "too_many_transactions",
+            Self::SessionTooLong => "session_too_long",
             Self::TooLarge => "too_large",
             Self::ShuttingDown => "shutting_down",
             Self::Elsewhere => "elsewhere",

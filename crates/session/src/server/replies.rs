@@ -66,6 +66,8 @@ pub(super) const TOO_MANY_JUNK_COMMANDS: FixedReply =
     FixedReply::new("421 4.7.0 Too many commands without a message, closing");
 pub(super) const TOO_MANY_TRANSACTIONS: FixedReply =
     FixedReply::new("421 4.7.0 Too many messages in one session, closing");
+pub(super) const SESSION_TOO_LONG: FixedReply =
+    FixedReply::new("421 4.7.0 This session has lasted too long, closing");
 pub(super) const FOREIGN: FixedReply = FixedReply::new("421 4.7.0 This is an SMTP server, closing");
 pub(super) const EARLY_INPUT: FixedReply =
     FixedReply::new("554 5.5.0 You spoke before it was your turn, closing");

@@ -97,6 +97,8 @@ pub struct ServerSession {
     pub(super) state: State,
     pub(super) lines: LineDecoder,
     pub(super) timers: TimerTable,
+    /// When the session is to end, were it to last so long.
+    ends_at: Option<Instant>,
     pub(super) output: Vec<u8>,
     transmitted: usize,
     pub(super) helo: Option<Helo>,
@@ -128,12 +130,14 @@ impl ServerSession {
     /// Makes a session on a connection that has just been accepted. Its greeting is to be transmitted,
     /// or, on a listener with TLS from the first octet, the event polled that starts the handshake.
     pub fn new(now: Instant, config: Arc<ServerConfig>, peer: Peer) -> Self {
+        let lasts = Some(config.session_time_max).filter(|time| !time.is_zero());
         let mut session = Self {
             config,
             peer,
             state: State::Greeting,
             lines: LineDecoder::new(),
             timers: TimerTable::default(),
+            ends_at: lasts.and_then(|time| now.checked_add(time)),
             output: Vec::with_capacity(128),
             transmitted: 0,
             helo: None,
@@ -279,6 +283,7 @@ impl ServerSession {
     /// Takes the passing of time; to be called when [`poll_timeout`](Self::poll_timeout) is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let Some(timer) = self.timers.expire(now) else {
+            self.end_when_too_long(now);
             return;
         };
         self.stats.count_limit(match timer {
@@ -389,7 +394,24 @@ impl ServerSession {
 
     /// When [`handle_timeout`](Self::handle_timeout) has to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let deadline = self.timers.next();
+        // Replies are not to be lost for it, nor content.
+        let may_end = matches!(self.state, State::Command) && self.transmit().is_empty();
+        match self.ends_at.filter(|_| may_end) {
+            Some(end) => Some(deadline.map_or(end, |deadline| deadline.min(end))),
+            None => deadline,
+        }
+    }
+
+    /// Ends a session that waits for a command, if it has lasted too long; whether it did.
+    fn end_when_too_long(&mut self, now: Instant) -> bool {
+        let is_over = self.ends_at.is_some_and(|end| end <= now);
+        if !is_over || !matches!(self.state, State::Command) {
+            return false;
+        }
+        self.stats.count_limit(ServerLimit::SessionTime);
+        self.close_with(now, replies::SESSION_TOO_LONG, CloseReason::SessionTooLong);
+        true
     }
 
     fn takes_input(&self) -> bool {
@@ -421,6 +443,7 @@ impl ServerSession {
         let (consumed, line) = self.lines.decode(input);
         match line {
             None => {}
+            Some(_) if self.end_when_too_long(now) => {}
             Some(Ok(line)) => {
                 let is_last = consumed == input.len();
                 self.timers.set(Timer::Command, now + self.config.command_timeout);

@@ -16,6 +16,8 @@ pub enum ServerLimit {
     JunkCommands,
     /// `transactions_max`: the session was closed.
     Transactions,
+    /// `session_time_max`: the session was closed.
+    SessionTime,
     /// `command_timeout`: the session was closed.
     CommandTimeout,
     /// There were too many TLS handshakes at once: STARTTLS was put off.
@@ -32,7 +34,7 @@ pub enum ServerLimit {
     CommandLine,
     /// `TEXT_LINE_MAX`: content was refused.
     TextLine,
-    /// `HEADER_SIZE_MAX` or `HEADER_FIELDS_MAX`: content was refused.
+    /// `header_size_max` or `header_fields_max`: content was refused.
     Header,
     /// `received_fields_max`: content was taken for a loop.
     ReceivedFields,
@@ -46,12 +48,13 @@ pub enum ServerLimit {
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
         Self::JunkCommands,
         Self::Transactions,
+        Self::SessionTime,
         Self::CommandTimeout,
         Self::TlsHandshakes,
         Self::TlsHandshakeTimeout,

@@ -114,6 +114,107 @@ fn connections_beyond_the_limit_are_told_to_come_later() -> Result<()> {
     wait_counted(&server, "ringpost_limit_hits_total", "limit=\"connections_per_core_max\"")
 }
 
+/// Each limit that comes before the greeting has a text of its own, and 127.0.0.1 is a stranger here.
+#[test]
+fn clients_that_may_not_relay_have_limits_of_their_own() -> Result<()> {
+    let sink = Sink::start()?;
+    for (key, value, text) in [
+        (
+            "connections_per_client_per_core_max",
+            2,
+            "4.7.0 Too many connections from your address, try again later",
+        ),
+        (
+            "new_connections_per_client_per_core_max",
+            4,
+            "4.7.0 Too many new connections from your address in a minute, try again later",
+        ),
+    ] {
+        for may_relay in [false, true] {
+            let mut server = Server::prepare()?;
+            let networks = if may_relay { "[\"127.0.0.0/8\"]" } else { "[\"192.0.2.0/24\"]" };
+            server.config.route("*", sink.address()).set("server", "cores", "1");
+            server.config.set("listener.main", key, &value.to_string());
+            server.config.set("listener.main", "relay_networks", networks);
+            server.start()?;
+            let open =
+                (0..10).map(|_| Client::connect(server.smtp())).collect::<Result<Vec<_>>>()?;
+            let refused: Vec<_> =
+                open.iter().filter(|client| client.greeting.code == 421).collect();
+            if may_relay {
+                ensure!(refused.is_empty(), "{key}: {:?}", refused[0].greeting);
+                continue;
+            }
+            let most = 10 - value;
+            // One connection of the start may be among those that count.
+            ensure!(most <= refused.len() && refused.len() <= most + 1, "{key}: {}", refused.len());
+            for client in refused {
+                ensure!(client.greeting.text == text, "{:?}", client.greeting);
+            }
+            wait_counted(&server, "ringpost_limit_hits_total", &format!("limit=\"{key}\""))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_session_ends_when_it_has_lasted_too_long() -> Result<()> {
+    let sink = Sink::start()?;
+    let server = limited(&sink, "session_time_max", "\"3s\"")?;
+    let mut client = Client::connect(server.smtp())?;
+    client.expect("EHLO c.test", 250)?;
+    client.expect("MAIL FROM:<a@a.test>", 250)?;
+    client.expect("RCPT TO:<b@b.test>", 250)?;
+    client.expect("DATA", 354)?;
+    client.send(b"x\r\n")?;
+    // Its time is over when the rest comes; which is taken all the same.
+    std::thread::sleep(Duration::from_millis(3200));
+    client.send(b".\r\n")?;
+    client.expect_reply(250)?;
+    let reply = client.expect_reply(421)?;
+    ensure!(reply.text == "4.7.0 This session has lasted too long, closing", "{reply:?}");
+    ensure!(client.is_closed_by_peer(), "the connection is still open");
+    wait_counted(&server, "ringpost_limit_hits_total", "limit=\"session_time_max\"")?;
+    wait_until("the message", SOON, || Ok(sink.accepted_count() == 1))
+}
+
+#[test]
+fn headers_have_limits_of_their_own() -> Result<()> {
+    let sink = Sink::start()?;
+    let hops = "Received: by x.test\r\n".repeat(3);
+    for (key, value, header, reply) in [
+        (
+            "header_fields_max",
+            "2",
+            "a: b\r\n".repeat(4),
+            "552 5.3.4 Header section too large at line",
+        ),
+        (
+            "header_size_max",
+            "\"20B\"",
+            "a: b\r\n".repeat(4),
+            "552 5.3.4 Header section too large at line",
+        ),
+        ("received_fields_max", "2", hops, "554 5.4.6 Too many hops, this message is looping"),
+    ] {
+        let server = limited(&sink, key, value)?;
+        let mut client = Client::connect(server.smtp())?;
+        client.expect("EHLO c.test", 250)?;
+        for (header, reply) in [(&*header, reply), ("a: b\r\n", "250 2.0.0 Ok")] {
+            client.expect("MAIL FROM:<a@a.test>", 250)?;
+            client.expect("RCPT TO:<b@b.test>", 250)?;
+            client.expect("DATA", 354)?;
+            client.send(format!("{header}\r\nbody\r\n.\r\n").as_bytes())?;
+            let said = client.reply()?;
+            let said = format!("{} {}", said.code, said.text);
+            ensure!(said.starts_with(reply), "{key}: {said}");
+        }
+        let label = if key.starts_with("header") { "header" } else { key };
+        wait_counted(&server, "ringpost_limit_hits_total", &format!("limit=\"{label}\""))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn clients_cannot_take_the_descriptors_of_deliveries_and_log() -> Result<()> {
     let sink = Sink::start()?;

@@ -112,6 +112,10 @@ fn check_listener(
             ("command_timeout", listener.command_timeout.is_zero()),
             ("tls_handshake_timeout", listener.tls_handshake_timeout.is_zero()),
             ("tls_handshakes_per_core_max", listener.tls_handshakes_per_core_max == 0),
+            ("received_fields_max", listener.received_fields_max == 0),
+            ("header_size_max", listener.header_size_max == 0),
+            ("header_fields_max", listener.header_fields_max == 0),
+            ("output_timeout", listener.output_timeout.is_zero()),
             ("data_block_timeout", listener.data_block_timeout.is_zero()),
             ("connections_per_core_max", listener.connections_per_core_max == 0),
             (

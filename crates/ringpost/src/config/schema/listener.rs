@@ -48,19 +48,38 @@ pub struct ListenerSection {
     pub errors_max: u32,
     /// Commands without effect (NOOP, RSET, …) in one session. Default: 100.
     pub junk_commands_max: u32,
+    /// `Received` fields above which a message is taken for a loop. Default: 50.
+    pub received_fields_max: usize,
+    /// Octets in the header section of a message. Default: 64 KiB.
+    #[serde(deserialize_with = "units::small_size")]
+    pub header_size_max: u32,
+    /// Fields in the header section of a message. Default: 1000.
+    pub header_fields_max: usize,
+    /// How long a session may last, content not cut off. Default: 1 d; 0 for any time.
+    #[serde(deserialize_with = "units::duration")]
+    pub session_time_max: Duration,
     /// How long a client may think before a command. Default: 5 min (RFC 5321 §4.5.3.2.7).
     #[serde(deserialize_with = "units::duration")]
     pub command_timeout: Duration,
     /// How long a client may pause within the content. Default: 3 min (RFC 5321 §4.5.3.2.5).
     #[serde(deserialize_with = "units::duration")]
     pub data_block_timeout: Duration,
-    /// Slowest content transfer, in bytes a second, after a minute's grace. Default: 500 B.
+    /// Slowest content transfer, in bytes a second, after `data_rate_grace`. Default: 500 B.
     #[serde(deserialize_with = "units::small_size")]
     pub data_rate_min: u32,
+    /// How long content may come slower than that. Default: 1 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub data_rate_grace: Duration,
+    /// How long a client may leave replies unread. Default: 1 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub output_timeout: Duration,
     /// Open sessions on one core. Default: 10,000.
     pub connections_per_core_max: usize,
     /// Open sessions of one client on one core, for clients that may not relay. Default: 50.
     pub connections_per_client_per_core_max: usize,
+    /// New connections of one client in a minute on one core, for clients that may not relay.
+    /// Default: 600; 0 for any number.
+    pub new_connections_per_client_per_core_max: u32,
     /// How long clients that may relay can have a message held (FUTURERELEASE, RFC 4865), in whole
     /// seconds. Default: 7 d; 0 does not offer it.
     #[serde(deserialize_with = "units::duration")]
@@ -98,11 +117,18 @@ impl Default for ListenerSection {
             transactions_max: 1000,
             errors_max: 20,
             junk_commands_max: 100,
+            received_fields_max: 50,
+            header_size_max: 64 << 10,
+            header_fields_max: 1000,
+            session_time_max: Duration::from_hours(24),
             command_timeout: Duration::from_mins(5),
             data_block_timeout: Duration::from_mins(3),
             data_rate_min: 500,
+            data_rate_grace: Duration::from_mins(1),
+            output_timeout: Duration::from_mins(1),
             connections_per_core_max: 10_000,
             connections_per_client_per_core_max: 50,
+            new_connections_per_client_per_core_max: 600,
             future_release_max: Duration::from_hours(7 * 24),
             binary_mime: false,
             not_before_header: String::new(),

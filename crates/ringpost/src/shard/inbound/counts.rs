@@ -49,6 +49,7 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::Errors => Limit::Errors,
         ServerLimit::JunkCommands => Limit::JunkCommands,
         ServerLimit::Transactions => Limit::Transactions,
+        ServerLimit::SessionTime => Limit::SessionTime,
         ServerLimit::CommandTimeout => Limit::CommandTimeout,
         ServerLimit::TlsHandshakes => Limit::TlsHandshakes,
         ServerLimit::TlsHandshakeTimeout => Limit::TlsHandshakeTimeout,
