@@ -1,10 +1,11 @@
 //! The disk under the queue: the fault file system itself, or an ext4 on a block device that is an
 //! image file on it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ringpost_e2e::peers;
 
 use crate::faultfs::{self, FaultFs};
@@ -84,6 +85,27 @@ impl Disk {
         self.block.as_ref().map_or(self.faults.path(), |block| &block.mountpoint)
     }
 
+    /// Whether the kernel's thread for the journal of this ext4 waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none, as on the fault file system itself.
+    pub fn journal_waits(&self) -> Result<bool> {
+        let block = self.block.as_ref().context("a disk without a journal")?;
+        let name = format!("jbd2/{}-8", block.device.trim_start_matches("/dev/"));
+        for entry in fs::read_dir("/proc")?.flatten() {
+            // Processes come and go while they are looked at.
+            let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+            // `ID (name) state ...`, proc_pid_stat(5).
+            if let Some((head, tail)) = stat.rsplit_once(") ")
+                && head.ends_with(&format!("({name}"))
+            {
+                return Ok(tail.starts_with('D'));
+            }
+        }
+        bail!("no thread {name}")
+    }
+
     /// Brings the machine back after a cut. Nobody may have a file open on the disk.
     ///
     /// # Errors
@@ -115,7 +137,7 @@ struct Block {
 impl Block {
     /// Attaches the image to a free device.
     fn attach(image: &Path, mountpoint: &Path) -> Result<Self> {
-        std::fs::create_dir_all(mountpoint)?;
+        fs::create_dir_all(mountpoint)?;
         let device = peers::run(
             Command::new(program("losetup")?)
                 .args(["--find", "--show", "--direct-io=on"])

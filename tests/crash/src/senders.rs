@@ -29,8 +29,8 @@ pub struct Senders {
 pub struct Answered {
     /// Its id.
     pub id: String,
-    /// The last reply; `None`: the connection was lost before it.
-    pub reply: Option<Reply>,
+    /// The last reply, or why there is none.
+    pub reply: Result<Reply, String>,
     /// The shard that has acknowledged it.
     pub shard: Option<u16>,
 }
@@ -78,17 +78,19 @@ impl Senders {
         };
         let path = format!("<r0.{id}@example.test>");
         let content = message::build(&id, self.size);
-        let reply = client.message("<source@source.test>", &[&path], &content).ok();
+        let reply = client
+            .message("<source@source.test>", &[&path], &content)
+            .map_err(|error| format!("{error:#}"));
         let fate = match &reply {
-            Some(reply) if reply.code == 250 => Fate::Acked,
-            Some(reply) if reply.code != 421 => Fate::Refused(reply.clone()),
+            Ok(reply) if reply.code == 250 => Fate::Acked,
+            Ok(reply) if reply.code != 421 => Fate::Refused(reply.clone()),
             _ => Fate::Unknown,
         };
         if fate != Fate::Unknown {
             self.clients[at] = Some(client);
         }
         let shard = match (&fate, &reply) {
-            (Fate::Acked, Some(reply)) => Some(shard_of(reply)?),
+            (Fate::Acked, Ok(reply)) => Some(shard_of(reply)?),
             _ => None,
         };
         self.met[at] = match fate {

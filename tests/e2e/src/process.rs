@@ -343,6 +343,11 @@ impl Server {
         .with_context(|| format!("the log says:\n{}", self.log()))
     }
 
+    /// Where in the kernel its threads are, as root may see. Empty when it does not run.
+    pub fn kernel_stacks(&self) -> String {
+        self.child.as_ref().map_or_else(String::new, |child| kernel_stacks(child.id()))
+    }
+
     /// Waits until the event log holds `count` different (id, recipient) records of `kind`.
     ///
     /// # Errors

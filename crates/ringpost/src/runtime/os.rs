@@ -5,7 +5,16 @@
     reason = "limits and scheduling have no safe interface in the standard library"
 )]
 
-use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
 
 /// The soft and hard value of a resource limit; `u64::MAX` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +85,17 @@ pub fn schedule_as_batch() -> bool {
     // SAFETY: `parameters` lives through the call; pid 0 names the calling thread.
     let status = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
     status == 0
+}
+
+/// Another descriptor of the same open file.
+///
+/// # Errors
+///
+/// What `fcntl(2)` says: above all, that there are too many.
+pub fn duplicate(file: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: `file` owns the descriptor and is borrowed through the call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+    descriptor.try_clone_to_owned().map(File::from)
 }
 
 /// Makes a write beyond `RLIMIT_FSIZE` an error instead of a signal that ends the process.

@@ -221,7 +221,6 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             // The disk gets its next work before those are woken who waited for the last: what they do
             // now takes longer than to hand it over.
             done = future::poll_once(writing.as_mut()).await;
-            shard.runtime.turn().await;
             shard.let_go();
         }
         let (written, bytes) = match done {

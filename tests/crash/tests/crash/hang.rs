@@ -1,7 +1,7 @@
 //! A disk that does not answer, or only after a while.
 //!
 //! On a block device: a file system that runs in a process, as FUSE does, makes the kernel wait inside
-//! the system call that begins a write, and the whole thread of the server with it.
+//! the system call that begins a read, and the whole thread of the server with it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,27 +31,33 @@ fn a_disk_that_hangs_keeps_nobody_waiting() -> Result<()> {
     let mut senders = Senders::new(bench.server.smtp(), "hang", 4, 3_000);
     senders.meet_all_shards(2)?;
     senders.round()?;
+    let crowd: Vec<_> = (0..12)
+        .map(|number| {
+            let mut one = Senders::new(bench.server.smtp(), &format!("hang-{number}"), 1, 3_000);
+            ensure!(one.round()?[0].code() == 250, "not taken");
+            Ok(one)
+        })
+        .collect::<Result<_>>()?;
     // Everything hangs, not only writes: whoever so much as looks at the disk waits.
     bench.disk.faults.fault(Fault::anything(Effect::Hang));
-    let began = Instant::now();
-    let address = bench.server.smtp();
+    // A file system that wants to write its journal waits as well, and then everybody who changes so
+    // much as the time of a file that the journal has on hand, from within the system call.
+    wait_until("a journal that waits", SOON, || bench.disk.journal_waits())?;
     // All at once: one after the other they would not all wait.
-    let waiting: Vec<_> = (0..12)
-        .map(|number| {
-            let run = format!("hang-{number}");
-            thread::spawn(move || {
-                let mut senders = Senders::new(address, &run, 1, 3_000);
-                senders.round().map(|answered| (answered, senders, began.elapsed()))
-            })
+    let waiting: Vec<_> = crowd
+        .into_iter()
+        .map(|mut one| {
+            let began = Instant::now();
+            thread::spawn(move || one.round().map(|answered| (answered, one, began.elapsed())))
         })
         .collect();
-    bench.disk.faults.wait_hanging(SOON)?;
     let mut books = Vec::new();
     let mut longest = Duration::ZERO;
     for thread in waiting {
         let joined = thread.join().map_err(|_| anyhow::anyhow!("a sender has panicked"))?;
         let (answered, senders, took) = joined?;
-        ensure!(answered[0].code() == 451, "{answered:?}");
+        let stacks = || bench.server.kernel_stacks();
+        ensure!(answered[0].code() == 451, "{answered:?} after {took:?}\n{}", stacks());
         longest = longest.max(took);
         books.extend(senders.book().to_vec());
     }

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::glommio::{LocalExecutorBuilder, Placement, io::PollableFd};
+use ::glommio::{LocalExecutorBuilder, Placement, PoolPlacement, io::PollableFd};
 use futures_lite::{FutureExt, future};
 
 use self::pulse::Pulse;
@@ -42,6 +42,10 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// After how long a round of tasks is interrupted for I/O. Long, because a round that is interrupted
 /// before it begins makes the executor park with work to do (see [`pulse`]); our rounds are short.
 const PREEMPT_TIMER: Duration = Duration::from_millis(100);
+
+/// Threads beside each executor, for what may wait in the kernel: the write of a batch does not stand
+/// behind the removal of a segment.
+const FILE_THREADS: usize = 2;
 
 /// How one executor's thread is set up.
 #[derive(Debug, Clone)]
@@ -89,6 +93,7 @@ where
     let handle = LocalExecutorBuilder::new(placement)
         .name(&options.name)
         .preempt_timer(PREEMPT_TIMER)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(FILE_THREADS))
         .spawn(move || async move {
             if batch {
                 os::schedule_as_batch();

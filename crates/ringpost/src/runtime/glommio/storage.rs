@@ -3,11 +3,20 @@
 //! Segments are opened with `O_DIRECT | O_DSYNC`: one operation writes a batch and makes it durable,
 //! and its own result says whether it did, so no later sync can hide its failure. Only while a
 //! segment is born, zeros are written without `O_DSYNC` and synced once.
+//!
+//! A batch is written by a thread beside the executor. Through the ring the kernel begins a write
+//! within the system call that hands it over, and there it also notes the time of the change: that
+//! waits for the file system's journal, for as long as the disk takes, and all mail of the core with
+//! it. For the same reason no read changes the time of access (`O_NOATIME`).
 
 use std::{
+    cell::RefCell,
+    fs::File,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use glommio::{
@@ -16,25 +25,50 @@ use glommio::{
 };
 use ringpost_queue::storage::Storage;
 
-use super::io_error;
+use super::{super::os, io_error};
 
 /// How much of a new segment is zeroed in one write.
 const ZERO_BLOCK_SIZE: usize = 256 * 1024;
+
+/// Where memory for direct I/O has to begin: no device asks for more.
+const ALIGNMENT: usize = 4096;
+
+/// How much memory is kept for the next batch.
+const KEPT_BUFFER_SIZE: usize = 1024 * 1024;
+
+/// A segment that is open.
+#[derive(Debug)]
+pub struct SegmentFile {
+    /// Reads.
+    file: DmaFile,
+    /// Writes, from another thread.
+    writer: Arc<File>,
+}
 
 /// A directory of segments.
 #[derive(Debug, Clone)]
 pub struct GlommioStorage {
     directory: PathBuf,
+    /// The last batch as direct I/O needs it: its memory is used for the next.
+    buffer: Rc<RefCell<Vec<u8>>>,
 }
 
 impl GlommioStorage {
     pub(super) fn open(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self { directory: directory.to_owned(), buffer: Rc::default() }
     }
 
     async fn open_with(&self, name: &str, options: &OpenOptions) -> io::Result<DmaFile> {
         let path = self.directory.join(name);
         options.dma_open(&path).await.map_err(|error| self.explain(name, error))
+    }
+
+    async fn open_segment(&self, name: &str, flags: libc::c_int) -> io::Result<SegmentFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(flags);
+        let file = self.open_with(name, &options).await?;
+        let writer = Arc::new(os::duplicate(&file)?);
+        Ok(SegmentFile { file, writer })
     }
 
     /// Names the file, and what a refusal of direct I/O means.
@@ -67,7 +101,7 @@ impl GlommioStorage {
 }
 
 impl Storage for GlommioStorage {
-    type File = Rc<DmaFile>;
+    type File = Rc<SegmentFile>;
 
     async fn list(&self) -> io::Result<Vec<(String, u64)>> {
         // Blocks, but only once, before the log is open.
@@ -94,9 +128,15 @@ impl Storage for GlommioStorage {
     }
 
     async fn open(&self, name: &str) -> io::Result<Self::File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_DSYNC);
-        self.open_with(name, &options).await.map(Rc::new)
+        let flags = libc::O_DSYNC;
+        let opened = match self.open_segment(name, flags | libc::O_NOATIME).await {
+            // Only the owner may, and whoever may do anything.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.open_segment(name, flags).await
+            }
+            opened => opened,
+        };
+        opened.map(Rc::new)
     }
 
     async fn write(
@@ -105,14 +145,19 @@ impl Storage for GlommioStorage {
         offset: u64,
         bytes: Vec<u8>,
     ) -> (io::Result<usize>, Vec<u8>) {
-        let mut buffer = file.alloc_dma_buffer(bytes.len());
-        buffer.as_bytes_mut().copy_from_slice(&bytes);
-        let written = file.write_at(buffer, offset).await.map_err(io_error);
+        let writer = Arc::clone(&file.writer);
+        let mut buffer = self.buffer.take();
+        let write = move || (write_aligned(&writer, offset, &bytes, &mut buffer), bytes, buffer);
+        let (written, bytes, buffer) = glommio::executor().spawn_blocking(write).await;
+        if buffer.len() <= KEPT_BUFFER_SIZE {
+            self.buffer.replace(buffer);
+        }
         (written, bytes)
     }
 
     async fn read(&self, file: &Self::File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         // Aligned here: the library's own unaligned read makes up octets behind the end of the file.
+        let file = &file.file;
         let start = file.align_down(offset);
         let lead = usize::try_from(offset - start).unwrap_or(usize::MAX);
         let size = usize::try_from(file.align_up((lead + len) as u64)).unwrap_or(usize::MAX);
@@ -135,5 +180,28 @@ impl Storage for GlommioStorage {
         let synced = directory.sync().await.map_err(io_error);
         directory.close().await.map_err(io_error)?;
         synced
+    }
+}
+
+/// Writes `bytes` in one operation, through memory as direct I/O wants it.
+fn write_aligned(
+    file: &File,
+    offset: u64,
+    bytes: &[u8],
+    buffer: &mut Vec<u8>,
+) -> io::Result<usize> {
+    let size = bytes.len() + ALIGNMENT;
+    if buffer.len() < size {
+        buffer.reserve_exact(size - buffer.len());
+        buffer.resize(size, 0);
+    }
+    let start = buffer.as_ptr().align_offset(ALIGNMENT);
+    let aligned = &mut buffer[start..][..bytes.len()];
+    aligned.copy_from_slice(bytes);
+    loop {
+        match file.write_at(aligned, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => return written,
+        }
     }
 }
