@@ -30,11 +30,6 @@ use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 
 /// Everything in a segment begins at a multiple of this, in octets.
 pub const BLOCK_SIZE: u64 = 4096;
-/// Whether all octets are zero, as in a block that was never written.
-pub(crate) fn is_blank(octets: &[u8]) -> bool {
-    // By pieces that the compiler looks at as a whole; most blocks that are not blank begin with something.
-    octets.chunks(256).all(|piece| piece.iter().fold(0, |all, octet| all | octet) == 0)
-}
 
 /// Octets in front of the payload of a frame.
 pub const FRAME_HEADER_SIZE: usize = 80;
@@ -62,6 +57,12 @@ pub(crate) struct FrameHeader {
     pub(crate) records: u32,
     pub(crate) previous: u32,
     pub(crate) payload_checksum: u32,
+}
+
+/// Whether all octets are zero, as in a block that was never written.
+pub(crate) fn is_blank(octets: &[u8]) -> bool {
+    // By pieces that the compiler looks at as a whole; most blocks that are not blank begin with something.
+    octets.chunks(256).all(|piece| piece.iter().fold(0, |all, octet| all | octet) == 0)
 }
 
 /// Octets that a frame with this much payload takes in its segment.

@@ -204,7 +204,9 @@ impl<R: Runtime> Inbound<R> {
         if self.receiving.is_none() {
             self.session.set_unix_ms(self.shard.runtime.unix_ms());
         }
-        self.session.set_tls_available(self.listener.has_room_for_handshake());
+        if self.session.offers_starttls() {
+            self.session.set_tls_available(self.listener.has_room_for_handshake());
+        }
         let now = self.shard.runtime.now();
         let taken = self.session.handle_input(now, input.bytes(), content);
         input.consume(taken);

@@ -320,7 +320,8 @@ impl<R: Runtime> Shard<R> {
         };
         let mut lines = self.events.lines();
         for settled in &settlement.recipients {
-            let is_told = told(&message.envelope, &settlement.attempt, settled).is_some();
+            let told_of =
+                |_: &&Report| told(&message.envelope, &settlement.attempt, settled).is_some();
             let facts = EventFacts {
                 settlement,
                 settled,
@@ -328,7 +329,7 @@ impl<R: Runtime> Shard<R> {
                 size,
                 queued_ms: time_unix_ms.saturating_sub(received_unix_ms),
                 transaction,
-                dsn_id: report.filter(|_| is_told).map(|report| report.id),
+                dsn_id: report.filter(told_of).map(|report| report.id),
             };
             facts.with_events(|event| lines.push(&EventRecord { time_unix_ms, event }));
         }

@@ -173,8 +173,11 @@ impl Tls {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             let size = wanted.clamp(BLOCK_SIZE_MIN, BLOCK_SIZE_MAX);
-            if self.block.len() != size {
+            if self.block.len() < size {
                 self.block.resize(size, 0);
+            } else if size == BLOCK_SIZE_MIN && self.block.len() > size {
+                // Between messages: an idle connection keeps little.
+                self.block.truncate(size);
                 self.block.shrink_to_fit();
             }
         }

@@ -95,7 +95,7 @@ impl ServerSession {
     }
 
     /// Whether the reply to EHLO offers STARTTLS: not twice (RFC 3207 §4.2).
-    pub(super) fn offers_starttls(&self) -> bool {
+    pub fn offers_starttls(&self) -> bool {
         let policy = matches!(self.config.tls, TlsPolicy::Optional | TlsPolicy::Required);
         policy && self.tls.is_none() && self.config.extensions.contains(Extension::StartTls)
     }

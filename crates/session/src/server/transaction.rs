@@ -1,10 +1,9 @@
 //! What is known of a message before it is one.
 
-use ringpost_protocol::envelope::Envelope;
-use ringpost_protocol::hold::Hold;
-
 use std::collections::BTreeSet;
 
+use ringpost_protocol::envelope::Envelope;
+use ringpost_protocol::hold::Hold;
 use ringpost_protocol::reply::FixedReply;
 
 use super::content::Content;
