@@ -14,11 +14,12 @@ pub mod head;
 pub mod http;
 pub mod import;
 pub mod log;
+pub mod proxy;
 pub mod reply;
 pub mod session;
 
 /// All targets.
-pub static ALL: [Target; 14] = [
+pub static ALL: [Target; 15] = [
     cmd::TARGET,
     session::TARGET,
     data::TARGET,
@@ -33,6 +34,7 @@ pub static ALL: [Target; 14] = [
     http::TARGET,
     config::TARGET,
     import::TARGET,
+    proxy::TARGET,
 ];
 
 /// Puts choices in front of a text: how seeds are made.

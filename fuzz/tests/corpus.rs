@@ -75,7 +75,7 @@ macro_rules! each {
     };
 }
 
-each! { cmd session data bdat reply client addr head dsn log dns http config import }
+each! { cmd session data bdat reply client addr head dsn log dns http config import proxy }
 
 #[test]
 fn the_corpus_is_small_and_has_an_owner() {

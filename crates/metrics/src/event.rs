@@ -100,6 +100,8 @@ pub struct Reception<'a> {
     pub size: u64,
     /// Address of the client.
     pub client: Text<'a>,
+    /// Address of the proxy that has told of the client, if one has.
+    pub proxy: Option<Text<'a>>,
     /// Argument of EHLO or HELO.
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
@@ -229,6 +231,7 @@ impl Reception<'_> {
             .string("client", self.client)
             .string("helo", self.helo)
             .string("protocol", &self.protocol);
+        optional(object, "proxy", self.proxy);
         if let Some(listener) = self.listener {
             object.string("listener", &listener);
         }

@@ -182,6 +182,26 @@ closed_label! {
         Shutdown = "shutdown",
     }
 
+    /// What came of the header of the PROXY protocol that a proxy had to send.
+    ProxyHeader as "result" {
+        /// It tells of a client.
+        Client = "client",
+        /// The proxy speaks for itself, or does not know for whom.
+        Own = "own",
+        /// Something else came.
+        Absent = "absent",
+        /// It is longer than any that is read.
+        TooLong = "too_long",
+        /// It is none of its version.
+        Malformed = "malformed",
+        /// It is about datagrams or local sockets.
+        NotTcp = "not_tcp",
+        /// It did not come in time.
+        Timeout = "timeout",
+        /// The connection ended before it was complete, or the server shut down.
+        Closed = "closed",
+    }
+
     /// A limit that was hit; the values are named after the configuration keys.
     Limit as "limit" {
         /// `listener.connections_per_core_max`
@@ -208,6 +228,10 @@ closed_label! {
         TlsHandshakes = "tls_handshakes_per_core_max",
         /// `listener.tls_handshake_timeout`
         TlsHandshakeTimeout = "tls_handshake_timeout",
+        /// `listener.proxy_timeout`
+        ProxyTimeout = "proxy_timeout",
+        /// The longest header of the PROXY protocol.
+        ProxyHeader = "proxy_header",
         /// `listener.data_block_timeout`
         DataBlockTimeout = "data_block_timeout",
         /// `listener.data_rate_min`

@@ -4,7 +4,7 @@ use metrics::{Counter, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{TlsFailure, TlsVersion};
+use crate::label::{ProxyHeader, TlsFailure, TlsVersion};
 use crate::table::metric_table;
 
 metric_table! {
@@ -25,6 +25,8 @@ metric_table! {
     received_bytes: Counter = "ringpost_received_bytes_total", Bytes,
         "Content of acknowledged messages.";
 
+    proxy_headers: Family<ProxyHeader, Counter> = "ringpost_proxy_headers_total", Count,
+        "Connections of proxies, by what came of the PROXY protocol header that they had to send.";
     tls_handshakes: Family<TlsVersion, Counter> = "ringpost_tls_handshakes_total", Count,
         "TLS handshakes of clients that were completed, by version.";
     tls_handshake_failures: Family<TlsFailure, Counter> = "ringpost_tls_handshake_failures_total", Count,

@@ -18,6 +18,7 @@
 //! # Modules
 //!
 //! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
+//! - in front of it: [`proxy`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
 //! - content: [`data`], [`chunking`], [`trace`], [`dsn`], [`time`]
 
@@ -37,6 +38,7 @@ pub mod line;
 pub mod notify;
 pub mod parameter;
 pub mod path;
+pub mod proxy;
 pub mod reply;
 pub mod status;
 pub mod time;

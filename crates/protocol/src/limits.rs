@@ -50,6 +50,13 @@ pub const CHUNK_SIZE_MAX: u64 = u32::MAX as u64;
 /// unless it is the last of its message.
 pub const CHUNK_SIZE_USEFUL: u64 = 512;
 
+/// Octets in a header of version 1 of the PROXY protocol, its CRLF included, as its specification says.
+pub const PROXY_LINE_MAX: usize = 107;
+
+/// Octets in a header of version 2 of the PROXY protocol. Its length field could say 65,551; with all
+/// that balancers add, a certificate's name included, a few hundred are usual.
+pub const PROXY_HEADER_SIZE_MAX: usize = 4096;
+
 /// Recipients in one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
 pub const RECIPIENTS_MAX: usize = 1000;
 

@@ -41,12 +41,24 @@ impl Client {
     ///
     /// Fails when nothing listens there or no greeting comes.
     pub fn connect(address: SocketAddr) -> Result<Self> {
+        Self::connect_with(address, &[])
+    }
+
+    /// Connects, sends `pieces` one by one, and reads the greeting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub fn connect_with(address: SocketAddr, pieces: &[&[u8]]) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, wait::SOON)
             .with_context(|| format!("no connection to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(REPLY_DEADLINE))?;
         stream.set_write_timeout(Some(REPLY_DEADLINE))?;
-        let writer = stream.try_clone()?;
+        let mut writer = stream.try_clone()?;
+        for piece in pieces {
+            writer.write_all(piece)?;
+        }
         let mut client = Self {
             reader: BufReader::new(stream),
             writer,

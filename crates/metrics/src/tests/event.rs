@@ -119,6 +119,7 @@ fn records_of_different_things_have_different_names() {
         recipients: 2,
         size: 1,
         client: &"",
+        proxy: None,
         helo: &"",
         protocol: "internal",
         listener: None,
@@ -156,6 +157,7 @@ proptest! {
             recipients: numbers[0],
             size: numbers[1],
             client: &"2001:db8::1",
+            proxy: if is_held { Some(&"192.0.2.9") } else { None },
             helo: &helo,
             protocol: "ESMTP",
             listener: is_held.then_some("main"),
@@ -171,6 +173,7 @@ proptest! {
         prop_assert_eq!(value.get("tls_version").and_then(Value::as_str), is_held.then_some("1.3"));
         let cipher = is_held.then_some("TLS_AES_256_GCM_SHA384");
         prop_assert_eq!(value.get("tls_cipher").and_then(Value::as_str), cipher);
+        prop_assert_eq!(value.get("proxy").and_then(Value::as_str), is_held.then_some("192.0.2.9"));
         prop_assert_eq!(value.get("listener").and_then(Value::as_str), is_held.then_some("main"));
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);

@@ -136,6 +136,11 @@ impl ListenerSection {
     pub fn may_relay(&self, client: IpAddr) -> bool {
         self.relay_networks.iter().any(|network| network.contains(client))
     }
+
+    /// Tells whether a peer has to say by the PROXY protocol whom it speaks for.
+    pub fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol_from.iter().any(|network| network.contains(peer))
+    }
 }
 
 fn lower_case(name: &str) -> Box<str> {

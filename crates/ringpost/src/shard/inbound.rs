@@ -5,9 +5,10 @@
 
 mod buffers;
 mod counts;
+mod proxy;
 mod tls;
 
-use std::{io, rc::Rc, time::Instant};
+use std::{io, net::IpAddr, rc::Rc, time::Instant};
 
 use ringpost_metrics::{
     event::{Event, EventRecord, Reception},
@@ -39,8 +40,19 @@ const LINGER_SIZE_MAX: usize = 256 * 1024;
 const LINGER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Serves a connection to its end.
-pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, stream: R::Stream) {
+pub(super) async fn serve<R: Runtime>(
+    shard: Rc<Shard<R>>,
+    mut admitted: Admitted,
+    mut stream: R::Stream,
+) {
     let _open = OpenCount::new(&shard.sessions_open);
+    let mut buffers = Buffers::new();
+    let proxy = admitted.is_proxied().then_some(admitted.peer);
+    if proxy.is_some()
+        && !proxy::admit(&shard, &mut admitted, &mut stream, &mut buffers.input).await
+    {
+        return;
+    }
     admitted.listener.metrics().sessions_accepted.increment(1);
     let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
     let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
@@ -49,7 +61,8 @@ pub(super) async fn serve<R: Runtime>(shard: Rc<Shard<R>>, admitted: Admitted, s
         session,
         tells_tls: admitted.listener.tells_tls(),
         stream: Transport::new(stream),
-        buffers: Buffers::new(),
+        buffers,
+        proxy,
         receiving: None,
         lifetime,
         transaction: None,
@@ -87,6 +100,8 @@ struct Inbound<R: Runtime> {
     /// Whether `Received` fields say how the session is encrypted.
     tells_tls: bool,
     buffers: Buffers,
+    /// The proxy that has told of the client, if one has.
+    proxy: Option<IpAddr>,
     receiving: Option<Receiving>,
     /// How long its listener lets messages be tried, if it says so.
     lifetime: Option<std::time::Duration>,
@@ -382,6 +397,7 @@ impl<R: Runtime> Inbound<R> {
                 recipients: envelope.forward_paths.len() as u64,
                 size,
                 client: &self.session.peer().ip,
+                proxy: self.proxy.as_ref().map(|proxy| proxy as _),
                 helo: &self.session.helo().unwrap_or_default(),
                 protocol: self.session.protocol(),
                 listener: Some(self.listener.name()),

@@ -38,7 +38,10 @@ const TOO_MANY_NEW: &[u8] =
 const NO_MEMORY: &[u8] = b"421 4.3.2 No resources for more connections, try again later\r\n";
 
 /// What is said while the process ends.
-const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
+pub(super) const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
+
+/// What is said to peers that have to say first whom they speak for.
+pub(super) const NO_HEADER: &[u8] = b"421 4.7.0 A PROXY protocol header is needed, closing\r\n";
 
 /// One listener of the configuration on one shard.
 #[derive(Debug)]
@@ -115,7 +118,7 @@ impl ListenerContext {
     }
 
     /// Whether we say something before the client does; where TLS comes first it could not be read.
-    fn speaks_first(&self) -> bool {
+    pub(super) fn speaks_first(&self) -> bool {
         self.server_config.borrow().tls != TlsPolicy::Implicit
     }
 
@@ -134,28 +137,28 @@ impl ListenerContext {
         Arc::clone(&self.server_config.borrow())
     }
 
-    /// Counts a connection in, unless a limit stands against it.
-    fn admit(self: &Rc<Self>, now: Instant, client: IpAddr) -> Result<Admitted, Limit> {
+    /// How long a proxy may take to say whom it speaks for.
+    pub(super) fn proxy_timeout(&self) -> Duration {
+        self.section.borrow().proxy_timeout
+    }
+
+    /// Counts a connection in, unless a limit stands against it. Who the client of a proxy is will be
+    /// known later.
+    fn admit(self: &Rc<Self>, now: Instant, peer: IpAddr) -> Result<Admitted, Limit> {
         let section = self.section.borrow();
         if self.connections.get() >= section.connections_per_core_max {
             return Err(Limit::Connections);
         }
-        let may_relay = section.may_relay(client);
-        let counted = (!may_relay).then(|| client_key(client));
-        if let Some(key) = counted {
-            let arrivals_max = section.new_connections_per_client_per_core_max;
-            if !self.arrivals.borrow_mut().admit(now, key, arrivals_max) {
-                return Err(Limit::NewConnectionsPerClient);
-            }
-            let mut by_client = self.connections_by_client.borrow_mut();
-            let open = by_client.entry(key).or_insert(0);
-            if *open >= section.connections_per_client_per_core_max {
-                return Err(Limit::ConnectionsPerClient);
-            }
-            *open += 1;
-        }
         self.connections.set(self.connections.get() + 1);
-        Ok(Admitted { listener: Rc::clone(self), client, may_relay, counted })
+        let is_proxied = section.is_proxy(peer);
+        drop(section);
+        let listener = Rc::clone(self);
+        let mut admitted =
+            Admitted { listener, peer, client: peer, may_relay: false, is_proxied, counted: None };
+        if !is_proxied {
+            admitted.name_client(now, None)?;
+        }
+        Ok(admitted)
     }
 }
 
@@ -174,15 +177,53 @@ fn client_key(client: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) listener: Rc<ListenerContext>,
+    /// The other end of the connection.
+    pub(crate) peer: IpAddr,
+    /// Whose connection it is.
     pub(crate) client: IpAddr,
     pub(crate) may_relay: bool,
+    is_proxied: bool,
     counted: Option<IpAddr>,
 }
 
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.listener.connections.set(self.listener.connections.get().saturating_sub(1));
-        let Some(key) = self.counted else { return };
+impl Admitted {
+    /// Whether the peer has to say first whose connection it is.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.is_proxied
+    }
+
+    /// Takes the fact whose connection it is, the peer's own if not another's; counts it for that
+    /// client, unless a limit stands against it.
+    pub(super) fn name_client(
+        &mut self,
+        now: Instant,
+        client: Option<IpAddr>,
+    ) -> Result<(), Limit> {
+        self.count_out();
+        let client = client.unwrap_or(self.peer);
+        let section = self.listener.section.borrow();
+        let may_relay = section.may_relay(client);
+        let counted = (!may_relay).then(|| client_key(client));
+        if let Some(key) = counted {
+            let arrivals_max = section.new_connections_per_client_per_core_max;
+            if !self.listener.arrivals.borrow_mut().admit(now, key, arrivals_max) {
+                return Err(Limit::NewConnectionsPerClient);
+            }
+            let mut by_client = self.listener.connections_by_client.borrow_mut();
+            let open = by_client.entry(key).or_insert(0);
+            if *open >= section.connections_per_client_per_core_max {
+                return Err(Limit::ConnectionsPerClient);
+            }
+            *open += 1;
+        }
+        drop(section);
+        (self.client, self.may_relay, self.counted) = (client, may_relay, counted);
+        Ok(())
+    }
+
+    /// Counts the connection out for its client.
+    fn count_out(&mut self) {
+        let Some(key) = self.counted.take() else { return };
         let mut by_client = self.listener.connections_by_client.borrow_mut();
         if let Some(open) = by_client.get_mut(&key) {
             *open -= 1;
@@ -190,6 +231,13 @@ impl Drop for Admitted {
                 by_client.remove(&key);
             }
         }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.listener.connections.set(self.listener.connections.get().saturating_sub(1));
+        self.count_out();
     }
 }
 
@@ -244,7 +292,7 @@ pub(super) async fn accept<R: Runtime>(
 }
 
 /// What a connection is told that a limit stands against.
-fn words(limit: Limit) -> &'static [u8] {
+pub(super) fn words(limit: Limit) -> &'static [u8] {
     match limit {
         Limit::Memory => NO_MEMORY,
         Limit::ConnectionsPerClient => TOO_MANY_OF_CLIENT,
@@ -311,6 +359,34 @@ mod tests {
         assert!(matches!(listener.admit(Instant::now(), client), Err(Limit::Connections)));
         drop(held);
         assert_eq!(listener.connections.get(), 0);
+    }
+
+    /// The clients of a proxy are limited by what they are, not as the proxy; the total holds for all.
+    #[test]
+    fn clients_of_a_proxy_are_limited_apart() {
+        let listener = listener(4, 1);
+        let proxy = "192.0.2.9";
+        listener.section.borrow_mut().proxy_protocol_from = vec![proxy.parse().unwrap()];
+        let now = Instant::now();
+        let admit = || listener.admit(now, proxy.parse().unwrap()).unwrap();
+        let (mut one, mut two, mut three, mut four) = (admit(), admit(), admit(), admit());
+        assert!(matches!(listener.admit(now, proxy.parse().unwrap()), Err(Limit::Connections)));
+        assert!([&one, &two, &three, &four].iter().all(|it| it.is_proxied() && !it.may_relay));
+        let name = |admitted: &mut Admitted, client: &str| {
+            admitted.name_client(now, Some(client.parse().unwrap()))
+        };
+        name(&mut one, "198.51.100.1").unwrap();
+        assert_eq!(name(&mut two, "198.51.100.1"), Err(Limit::ConnectionsPerClient));
+        name(&mut three, "198.51.100.2").unwrap();
+        name(&mut four, "127.0.0.1").unwrap();
+        assert!(four.may_relay && !three.may_relay);
+        drop(one);
+        // Named anew it is counted for the new client alone.
+        name(&mut three, "198.51.100.1").unwrap();
+        name(&mut two, "198.51.100.2").unwrap();
+        drop((two, three, four));
+        assert_eq!(listener.connections.get(), 0);
+        assert!(listener.connections_by_client.borrow().is_empty());
     }
 
     #[test]

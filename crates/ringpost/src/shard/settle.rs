@@ -340,6 +340,7 @@ impl<R: Runtime> Shard<R> {
                 recipients: report.envelope.forward_paths.len() as u64,
                 size: report.content.len() as u64,
                 client: &"",
+                proxy: None,
                 helo: &"",
                 protocol: "internal",
                 listener: None,

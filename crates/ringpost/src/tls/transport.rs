@@ -51,8 +51,8 @@ impl<S: Stream> Transport<S> {
         self.socket.watch()
     }
 
-    /// Shakes hands as a server, by the deadline of the watch; `is_over` says whether a notification
-    /// means to give up.
+    /// Shakes hands as a server, by the deadline of the watch. `ahead` is what the client has begun
+    /// with, as far as it has been read; `is_over` says whether a notification means to give up.
     ///
     /// # Cancel safety
     ///
@@ -60,10 +60,11 @@ impl<S: Stream> Transport<S> {
     pub(crate) async fn accept_tls(
         &mut self,
         acceptor: &Acceptor,
+        ahead: Vec<u8>,
         is_over: impl Fn() -> bool,
     ) -> Result<TlsInfo, HandshakeError> {
         let connection = ServerConnection::new(acceptor.config())?;
-        let tls = self.tls.insert(Box::new(Tls::new(connection)));
+        let tls = self.tls.insert(Box::new(Tls::new(connection, ahead)));
         while tls.connection.is_handshaking() {
             if let Err(error) = tls.process() {
                 let error = HandshakeError::from(error);
@@ -156,12 +157,12 @@ impl<S: Stream> Transport<S> {
 }
 
 impl Tls {
-    fn new(connection: ServerConnection) -> Self {
+    fn new(connection: ServerConnection, ahead: Vec<u8>) -> Self {
         Self {
             connection,
-            block: Vec::new(),
             start: 0,
-            end: 0,
+            end: ahead.len(),
+            block: ahead,
             outgoing: Vec::new(),
             is_ended: false,
             is_truncated: false,

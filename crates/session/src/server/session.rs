@@ -63,7 +63,7 @@ pub(super) struct Helo {
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
-///   [`tls`](Self::tls), [`stats`](Self::stats).
+///   [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
 ///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).

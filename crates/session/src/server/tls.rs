@@ -64,6 +64,11 @@ impl ServerSession {
         self.tls.as_deref()
     }
 
+    /// What is made of TLS.
+    pub fn tls_policy(&self) -> TlsPolicy {
+        self.config.tls
+    }
+
     /// Sets whether STARTTLS can be taken now; if not, it is put off with 454. True at first.
     pub fn set_tls_available(&mut self, is_available: bool) {
         self.tls_available = is_available;

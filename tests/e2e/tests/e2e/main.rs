@@ -18,6 +18,7 @@ mod kill;
 mod limits;
 mod listeners;
 mod peers;
+mod proxy;
 mod records;
 mod resources;
 #[path = "../../../../crates/session/tests/support/rows.rs"]

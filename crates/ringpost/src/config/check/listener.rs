@@ -64,6 +64,12 @@ fn check_listener(
             found.add(&place, format!("{network} would let anyone relay"));
         }
     }
+    for (index, network) in listener.proxy_protocol_from.iter().enumerate() {
+        if network.is_everything() {
+            let place = [section[0], section[1], "proxy_protocol_from", &index.to_string()];
+            found.add(&place, format!("{network} would let anyone say that he is somebody else"));
+        }
+    }
     let envelope_room = config.queue.segment_size / 8 / RECIPIENT_SIZE_MAX;
     if listener.recipients_max as u64 > envelope_room {
         let reason = format!("queue.segment_size has room for {envelope_room} in one record");
@@ -116,6 +122,7 @@ fn check_listener(
             ("header_size_max", listener.header_size_max == 0),
             ("header_fields_max", listener.header_fields_max == 0),
             ("output_timeout", listener.output_timeout.is_zero()),
+            ("proxy_timeout", listener.proxy_timeout.is_zero()),
             ("data_block_timeout", listener.data_block_timeout.is_zero()),
             ("connections_per_core_max", listener.connections_per_core_max == 0),
             (

@@ -34,6 +34,11 @@ pub struct ListenerSection {
     pub received_tls: bool,
     /// Clients that may relay. Default: loopback.
     pub relay_networks: Vec<Network>,
+    /// Proxies, which have to say by the PROXY protocol whom they speak for. Default: none.
+    pub proxy_protocol_from: Vec<Network>,
+    /// How long a proxy may take to say it. Default: 10 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub proxy_timeout: Duration,
     /// Extensions that are not offered. Default: none.
     #[serde(deserialize_with = "extensions")]
     pub extensions_off: Vec<Extension>,
@@ -111,6 +116,8 @@ impl Default for ListenerSection {
             tls_handshakes_per_core_max: 1000,
             received_tls: true,
             relay_networks: units::loopback(),
+            proxy_protocol_from: Vec::new(),
+            proxy_timeout: Duration::from_secs(10),
             extensions_off: Vec::new(),
             message_size_max: 50 << 20,
             recipients_max: 1000,

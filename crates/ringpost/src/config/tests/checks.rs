@@ -79,6 +79,14 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.extensions_off: STARTTLS is required",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], proxy_protocol_from = ['::/0'] }",
+        "listener.a.proxy_protocol_from.0: ::/0 would let anyone say that he is somebody else",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], proxy_timeout = '0s' }",
+        "listener.a.proxy_timeout: must not be zero",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], tls_handshake_timeout = '0s' }",
         "listener.a.tls_handshake_timeout: must not be zero",
     ),

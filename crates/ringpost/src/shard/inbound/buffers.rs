@@ -1,7 +1,7 @@
 //! What a session keeps in memory: bytes read, and content that is not in the log yet.
 
 /// Read buffer of a session that waits for commands.
-const COMMAND_BLOCK_SIZE: usize = 4096;
+pub(super) const COMMAND_BLOCK_SIZE: usize = 4096;
 
 /// Read buffer while content of usual size comes in.
 const CONTENT_BLOCK_SIZE: usize = 16 * 1024;

@@ -1,7 +1,7 @@
 //! The handshake of an inbound connection.
 
 use ringpost_metrics::label::{Limit, TlsFailure, TlsVersion as VersionLabel};
-use ringpost_session::server::{TlsInfo, TlsVersion};
+use ringpost_session::server::{TlsInfo, TlsPolicy, TlsVersion};
 
 use super::Inbound;
 use crate::{runtime::Runtime, tls::failure::HandshakeError};
@@ -40,8 +40,10 @@ impl<R: Runtime> Inbound<R> {
         // What tells the client to begin.
         self.flush().await?;
         // The session has taken no STARTTLS with anything behind it; and were there something, it would
-        // not be taken for a part of what follows.
-        if !self.buffers.input.is_empty() {
+        // not be taken for a part of what follows. Where TLS comes first, a proxy's header may have come
+        // together with what the client has begun with.
+        let is_first = self.session.tls_policy() == TlsPolicy::Implicit;
+        if !is_first && !self.buffers.input.is_empty() {
             return Err(HandshakeError::new(TlsFailure::Protocol, &"input ahead of the handshake"));
         }
         let acceptor = self.listener.acceptor().filter(|_| self.listener.has_room_for_handshake());
@@ -52,6 +54,8 @@ impl<R: Runtime> Inbound<R> {
         let _open = self.listener.begin_handshake();
         self.stream.watch().set_deadline(self.session.poll_timeout());
         let shard = &self.shard;
-        self.stream.accept_tls(&acceptor, || shard.is_draining()).await
+        let ahead = self.buffers.input.bytes().to_vec();
+        self.buffers.input.consume(ahead.len());
+        self.stream.accept_tls(&acceptor, ahead, || shard.is_draining()).await
     }
 }
