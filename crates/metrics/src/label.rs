@@ -202,6 +202,20 @@ closed_label! {
         Closed = "closed",
     }
 
+    /// What a core is short of when it is under stress.
+    StressCause as "cause" {
+        /// Connections of a listener.
+        Connections = "connections",
+        /// Descriptors for clients.
+        Descriptors = "descriptors",
+        /// Memory of the process.
+        Memory = "memory",
+        /// Free space or inodes of the queue's file system.
+        Disk = "disk",
+        /// Time that a durable write takes.
+        CommitLatency = "commit_latency",
+    }
+
     /// A limit that was hit; the values are named after the configuration keys.
     Limit as "limit" {
         /// `listener.connections_per_core_max`
@@ -276,6 +290,10 @@ closed_label! {
         EventChannel = "event_channel",
         /// `events.held_segments_max`.
         HeldSegmentsMax = "held_segments_max",
+        /// A step of a session that waited until deliveries had had their turn.
+        IntakeTurns = "intake_turns",
+        /// A connection of a client that may not relay, under stress.
+        Stress = "stress",
         /// File descriptors of the process.
         Descriptors = "descriptors",
     }

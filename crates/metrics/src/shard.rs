@@ -4,7 +4,9 @@ use metrics::{Counter, Gauge, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{ConnectFailure, Limit, Outcome, QueueState, Refusal, ReportAction, SessionEnd};
+use crate::label::{
+    ConnectFailure, Limit, Outcome, QueueState, Refusal, ReportAction, SessionEnd, StressCause,
+};
 use crate::table::metric_table;
 
 metric_table! {
@@ -156,6 +158,10 @@ metric_table! {
         "Event records given up because the event log could not be written for too long, at most: some may be in it.";
     event_records_read_back: Counter = "ringpost_event_records_read_back_total", Count,
         "Event records read back from the queue: after a restart, or when the event log could not be written.";
+    stress: Family<StressCause, Gauge> = "ringpost_stress", Count,
+        "1 for what the core is short of, 0 for the rest; see the section on stress in the configuration.";
+    stress_entered: Family<StressCause, Counter> = "ringpost_stress_entered_total", Count,
+        "Times that the core has come under stress, by what it was short of.";
     limit_hits: Family<Limit, Counter> = "ringpost_limit_hits_total", Count,
         "Times a limit held something back, by limit.";
     panics_contained: Counter = "ringpost_panics_contained_total", Count,

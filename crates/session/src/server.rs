@@ -12,6 +12,7 @@ mod hold;
 mod replies;
 mod session;
 mod stats;
+mod stress;
 mod tls;
 mod transaction;
 
@@ -19,4 +20,5 @@ pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;
 pub use stats::{ServerLimit, ServerStats, TransactionRefusal};
+pub use stress::StressLimits;
 pub use tls::{TlsInfo, TlsPolicy, TlsVersion};

@@ -37,6 +37,13 @@ impl TimerTable {
         self.slot(timer).get_or_insert(deadline);
     }
 
+    /// Moves the deadline of a timer that runs to an earlier time.
+    pub(crate) fn shorten(&mut self, timer: Timer, latest: Instant) {
+        if let Some(deadline) = self.slot(timer) {
+            *deadline = latest.min(*deadline);
+        }
+    }
+
     pub(crate) fn stop(&mut self, timer: Timer) {
         *self.slot(timer) = None;
     }
@@ -93,7 +100,13 @@ mod tests {
             assert_eq!(timers.expire(at(9 - index as u64)), None);
             assert_eq!(timers.expire(deadline), Some(timer));
         }
-        timers.start(Timer::Reply, at(1));
+        timers.shorten(Timer::Reply, at(1));
+        assert_eq!(timers.next(), None, "what does not run is not shortened");
+        timers.start(Timer::Reply, at(5));
+        timers.shorten(Timer::Reply, at(7));
+        assert_eq!(timers.next(), Some(at(5)));
+        timers.shorten(Timer::Reply, at(3));
+        assert_eq!(timers.next(), Some(at(3)));
         timers.stop(Timer::Reply);
         timers.start(Timer::Command, at(1));
         timers.stop_all();

@@ -1,6 +1,7 @@
 //! Contradictions: values that are each valid and do not go together, or cannot work.
 
 mod listener;
+mod stress;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     check_queue(&mut found, config);
     check_delivery(&mut found, config);
     check_routes(&mut found, config);
+    stress::check_stress(&mut found, &config.stress);
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);
     found.list

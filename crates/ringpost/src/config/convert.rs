@@ -49,6 +49,7 @@ impl ConfigSnapshot {
             binary_mime: listener.binary_mime,
             postmaster: listener.postmaster.clone(),
             address_literals: listener.address_literals,
+            stress: self.config().stress.limits(),
             lenient: listener.lenient,
         }
     }

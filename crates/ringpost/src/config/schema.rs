@@ -4,6 +4,7 @@
 //! same to operators, and tests compare the two. Unknown keys are errors.
 
 mod listener;
+mod stress;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 pub use self::listener::{ListenerSection, Role, TlsMode};
+pub use self::stress::StressSection;
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
 use super::units::{self, Parsed};
@@ -35,6 +37,8 @@ pub struct Config {
     pub delivery: DeliverySection,
     /// Ways and times by domain. Default: none; all mail goes by MX.
     pub route: Vec<RouteSection>,
+    /// What counts as stress, and what holds then.
+    pub stress: StressSection,
     /// How names are looked up.
     pub dns: DnsSection,
     /// The control thread's HTTP listener.

@@ -133,6 +133,7 @@ impl Thresholds {
 #[derive(Debug, Default)]
 pub struct Watermarks {
     levels: [AtomicU8; 3],
+    memory_percent: AtomicU8,
     thresholds: Mutex<Option<Thresholds>>,
 }
 
@@ -141,6 +142,11 @@ impl Watermarks {
     pub fn level(&self, room: SharedRoom) -> Level {
         let level = self.levels.get(room as usize);
         level.map_or(Level::Fine, |level| Level::from_u8(level.load(Ordering::Relaxed)))
+    }
+
+    /// The memory in use in percent of what may be; 0 while nobody knows.
+    pub fn memory_percent(&self) -> u8 {
+        self.memory_percent.load(Ordering::Relaxed)
     }
 
     /// Takes where the levels lie from now on.
@@ -183,6 +189,8 @@ impl Watermarks {
         metrics.memory_bytes.set(resident as f64);
         metrics.memory_bytes_max.set(thresholds.memory_max as f64);
         self.set(SharedRoom::Memory, thresholds.memory(resident));
+        let percent = resident / (thresholds.memory_max / 100).max(1);
+        self.memory_percent.store(u8::try_from(percent).unwrap_or(u8::MAX), Ordering::Relaxed);
     }
 }
 
@@ -289,6 +297,7 @@ mod tests {
         assert_eq!(watermarks.level(SharedRoom::Space), Level::Stop);
         assert_eq!(watermarks.level(SharedRoom::Inodes), Level::Fine);
         assert_eq!(watermarks.level(SharedRoom::Memory), Level::Slow);
+        assert_eq!(watermarks.memory_percent(), 75);
         watermarks.look_at_disk(Ok(system(100, 50)), &metrics);
         assert_eq!(watermarks.level(SharedRoom::Space), Level::Fine);
     }

@@ -53,6 +53,8 @@ pub(super) struct Commits {
     gathering_since: Cell<Option<Instant>>,
     /// Whether a write is under way.
     is_writing: Cell<bool>,
+    /// How long the last write took; nothing when nothing was written since the last tick.
+    last_took: Cell<Duration>,
     /// When it began, or since when there is nothing to write to.
     writing_since: Cell<Option<Instant>>,
     /// The write under way takes so long that nobody is kept waiting for it.
@@ -88,6 +90,17 @@ impl Commits {
     /// Whether the disk has not answered for [`STALL`].
     pub(super) fn is_stalled(&self) -> bool {
         self.is_stalled.get()
+    }
+
+    /// How long the write under way has taken so far, or the last one took.
+    pub(super) fn latency(&self, now: Instant) -> Duration {
+        let under_way = self.writing_since.get().map(|began| now.saturating_duration_since(began));
+        under_way.unwrap_or_default().max(self.last_took.get())
+    }
+
+    /// Forgets how long writes took that have been looked at.
+    pub(super) fn forget_latency(&self) {
+        self.last_took.set(Duration::ZERO);
     }
 
     /// Lets go of who waits for a write that takes too long.
@@ -227,7 +240,9 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>) {
             Some(done) => done,
             None => writing.await,
         };
-        shard.metrics.commit_duration.record(shard.runtime.now() - began);
+        let took = shard.runtime.now() - began;
+        shard.commits.last_took.set(took.max(shard.commits.last_took.get()));
+        shard.metrics.commit_duration.record(took);
         shard.commits.is_writing.set(false);
         shard.commits.writing_since.set(None);
         shard.commits.is_stalled.set(false);

@@ -55,7 +55,9 @@ pub(super) async fn serve<R: Runtime>(
     }
     admitted.listener.metrics().sessions_accepted.increment(1);
     let peer = Peer { ip: admitted.client, may_relay: admitted.may_relay };
-    let session = ServerSession::new(shard.runtime.now(), admitted.listener.server_config(), peer);
+    let now = shard.runtime.now();
+    let mut session = ServerSession::new(now, admitted.listener.server_config(), peer);
+    session.set_stress(now, shard.stress.is_crowded());
     let lifetime = admitted.listener.lifetime();
     let mut inbound = Inbound {
         session,
@@ -127,6 +129,9 @@ impl<R: Runtime> Inbound<R> {
     // By reference, here and in `close`: each move would be one more copy of all that in the task.
     async fn serve(&mut self) -> SessionEnd {
         loop {
+            if !self.buffers.input.is_empty() {
+                self.shard.intake_turn().await;
+            }
             let mut has_progressed = self.take_input();
             if self.session.awaits_admission() {
                 self.await_admission().await;
@@ -223,6 +228,7 @@ impl<R: Runtime> Inbound<R> {
             self.session.set_tls_available(self.listener.has_room_for_handshake());
         }
         let now = self.shard.runtime.now();
+        self.session.set_stress(now, self.shard.stress.is_crowded());
         let taken = self.session.handle_input(now, input.bytes(), content);
         input.consume(taken);
         taken > 0
@@ -263,7 +269,10 @@ impl<R: Runtime> Inbound<R> {
             Read::Notified if self.shard.intake.has_left() => {
                 self.session.lead_elsewhere(self.shard.runtime.now());
             }
-            Read::Notified => {}
+            Read::Notified => {
+                let is_crowded = self.shard.stress.is_crowded();
+                self.session.set_stress(self.shard.runtime.now(), is_crowded);
+            }
         }
         Ok(())
     }

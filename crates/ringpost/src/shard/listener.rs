@@ -37,6 +37,9 @@ const TOO_MANY_NEW: &[u8] =
 /// What is said when memory is short.
 const NO_MEMORY: &[u8] = b"421 4.3.2 No resources for more connections, try again later\r\n";
 
+/// What clients that may not relay are told under stress.
+const OVERLOADED: &[u8] = b"421 4.3.2 Overloaded, try again later\r\n";
+
 /// What is said while the process ends.
 pub(super) const SHUTTING_DOWN: &[u8] = b"421 4.3.2 Shutting down, try again later\r\n";
 
@@ -58,6 +61,8 @@ pub(crate) struct ListenerContext {
     connections_by_client: RefCell<HashMap<IpAddr, usize>>,
     /// How often such clients have come lately.
     arrivals: RefCell<Arrivals>,
+    /// Whether such clients are put off, because the shard is short of room for clients.
+    is_crowded: Cell<bool>,
 }
 
 impl ListenerContext {
@@ -77,6 +82,7 @@ impl ListenerContext {
             connections: Cell::new(0),
             connections_by_client: RefCell::default(),
             arrivals: RefCell::default(),
+            is_crowded: Cell::new(false),
         }
     }
 
@@ -135,6 +141,16 @@ impl ListenerContext {
     /// What a new session is to be told.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server_config.borrow())
+    }
+
+    /// Open connections, and how many there may be.
+    pub(super) fn connections(&self) -> (usize, usize) {
+        (self.connections.get(), self.section.borrow().connections_per_core_max)
+    }
+
+    /// Sets whether clients that may not relay are put off.
+    pub(super) fn set_crowded(&self, is_crowded: bool) {
+        self.is_crowded.set(is_crowded);
     }
 
     /// How long a proxy may take to say whom it speaks for.
@@ -205,6 +221,9 @@ impl Admitted {
         let may_relay = section.may_relay(client);
         let counted = (!may_relay).then(|| client_key(client));
         if let Some(key) = counted {
+            if self.listener.is_crowded.get() {
+                return Err(Limit::Stress);
+            }
             let arrivals_max = section.new_connections_per_client_per_core_max;
             if !self.listener.arrivals.borrow_mut().admit(now, key, arrivals_max) {
                 return Err(Limit::NewConnectionsPerClient);
@@ -295,6 +314,7 @@ pub(super) async fn accept<R: Runtime>(
 pub(super) fn words(limit: Limit) -> &'static [u8] {
     match limit {
         Limit::Memory => NO_MEMORY,
+        Limit::Stress => OVERLOADED,
         Limit::ConnectionsPerClient => TOO_MANY_OF_CLIENT,
         Limit::NewConnectionsPerClient => TOO_MANY_NEW,
         _ => TOO_MANY_CONNECTIONS,
@@ -399,6 +419,11 @@ mod tests {
         let theirs = "192.0.2.1".parse().unwrap();
         assert!((0..3).all(|_| listener.admit(now, theirs).is_ok()));
         assert!(matches!(listener.admit(now, theirs), Err(Limit::NewConnectionsPerClient)));
+        listener.set_crowded(true);
+        assert!(listener.admit(now, ours).is_ok());
+        let other = "192.0.2.2".parse().unwrap();
+        assert!(matches!(listener.admit(now, other), Err(Limit::Stress)));
+        listener.set_crowded(false);
         assert!(listener.admit(now + Duration::from_secs(20), theirs).is_ok());
     }
 

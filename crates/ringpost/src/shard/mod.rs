@@ -25,7 +25,9 @@ mod settle;
 mod signal;
 mod start;
 mod stored;
+mod stress;
 mod tick;
+mod turns;
 
 use std::{
     cell::{Cell, Ref, RefCell},
@@ -46,7 +48,7 @@ use ringpost_queue::{Admission, Queue, SegmentSequence, storage::Storage};
 use self::{
     activity::Activity, cache::ContentCache, commit::Commits, events::Events, intake::Intake,
     listener::ListenerContext, pressure::Pressure, resolver::Resolver, settle::Settlements,
-    signal::Signal,
+    signal::Signal, stress::Stress, turns::Turns,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -101,6 +103,8 @@ pub(crate) struct Shard<R: Runtime> {
     watermarks: Arc<Watermarks>,
     /// How close what is queued is to its limits, at the last tick.
     queue_pressure: Cell<Pressure>,
+    /// What the shard is short of.
+    stress: Stress,
     draining: Cell<bool>,
     sessions_open: Rc<Cell<usize>>,
     /// Inbound sessions that the shard's share of descriptors allows.
@@ -109,6 +113,7 @@ pub(crate) struct Shard<R: Runtime> {
     transactions_open: Rc<Cell<usize>>,
     activity: Activity,
     outbound_open: Rc<Cell<usize>>,
+    turns: Turns,
 }
 
 impl<R: Runtime> Shard<R> {

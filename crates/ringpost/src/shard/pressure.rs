@@ -1,6 +1,6 @@
 //! How close a shard is to the limits of its intake, and which of them is the closest.
 
-use ringpost_metrics::label::Limit;
+use ringpost_metrics::label::{Limit, StressCause};
 use ringpost_queue::{Admission as QueueAdmission, QueueStats};
 
 use super::Shard;
@@ -55,6 +55,10 @@ impl<R: Runtime> Shard<R> {
             return Pressure { level: Level::Stop, limit: Limit::QueueSize };
         }
         let mut highest = self.queue_pressure.get();
+        if self.stress.has(StressCause::CommitLatency) {
+            let slow = Pressure { level: Level::Slow, limit: Limit::SlowIntake };
+            highest = if highest.level < Level::Slow { slow } else { highest };
+        }
         for room in SharedRoom::ALL {
             let level = self.watermarks.level(room);
             if level > highest.level {

@@ -25,7 +25,8 @@ use thiserror::Error;
 
 use super::{
     Activity, ContentCache, Events, Intake, ListenerContext, ListeningShards, Resolver, Shard,
-    ShardMessage, Signal, checkpoint, commit, events, listener, resolver, segments, settle, tick,
+    ShardMessage, Signal, checkpoint, commit, events, listener, resolver, segments, settle,
+    stress::Stress, tick, turns,
 };
 use crate::{
     config::ConfigSnapshot,
@@ -191,13 +192,16 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         has_purged: Cell::new(false),
         draining: Cell::new(false),
         sessions_open: Rc::default(),
+        stress: Stress::default(),
         sessions_max,
         transactions_open: Rc::default(),
         activity: Activity::default(),
         outbound_open: Rc::default(),
+        turns: turns::Turns::default(),
     });
     let bound = shard.bind_listeners()?;
     shard.runtime.spawn(Containment::Process, settle::run(Rc::clone(&shard)));
+    shard.runtime.spawn(Containment::Process, turns::run(Rc::clone(&shard)));
     shard.runtime.spawn(Containment::Process, resolver::run(Rc::clone(&shard)));
     for (context, listener) in bound {
         shard.intake.add_listener(listener.closer());

@@ -76,6 +76,8 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
             shard.runtime.turn().await;
         }
         shard.look_at_queue();
+        shard.look_at_stress(now);
+        shard.commits.forget_latency();
         shard.commits.check_stall(now, shard.queue.borrow().is_starved());
         shard.commits.look_after(now, TICK);
         shard.look_at_events();

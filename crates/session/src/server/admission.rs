@@ -38,7 +38,7 @@ impl ServerSession {
             return;
         };
         let replies_start = self.output().len();
-        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Command, now + self.command_timeout());
         self.admit_mail(now, held.path, held.parameters);
         self.count_reply(replies_start, &[]);
         self.start_output_timer(now);

@@ -126,7 +126,7 @@ impl ServerSession {
             return;
         };
         self.timers.stop(Timer::ContentBlock);
-        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Command, now + self.command_timeout());
         let violation = match refusal {
             Some(ChunkRefusal::Misplaced(reply)) => {
                 self.timers.stop(Timer::ContentRate);

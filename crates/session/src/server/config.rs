@@ -11,6 +11,7 @@ use ringpost_protocol::limits::{
     MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX, TRANSACTIONS_MAX,
 };
 
+use super::stress::StressLimits;
 use super::tls::TlsPolicy;
 
 /// What the sessions of a listener have in common.
@@ -69,6 +70,8 @@ pub struct ServerConfig {
     pub postmaster: Option<Mailbox>,
     /// Whether recipients at address literals are taken. Default no.
     pub address_literals: bool,
+    /// What holds while the server is short of something.
+    pub stress: StressLimits,
     /// Whether to let pass what sloppy injectors send: see [`Syntax::Lenient`], lines of any length,
     /// input before the greeting, and commands sent ahead where RFC 2920 forbids it. Bare CR and LF
     /// are refused all the same. Default no.
@@ -102,6 +105,7 @@ impl Default for ServerConfig {
             binary_mime: false,
             postmaster: None,
             address_literals: false,
+            stress: StressLimits::default(),
             lenient: false,
         }
     }

@@ -78,9 +78,15 @@ impl ServerSession {
     }
 
     pub(super) fn set_content_timers(&mut self, now: Instant, pace: Pace) {
-        self.timers.set(Timer::ContentBlock, now + self.config.data_block_timeout);
+        let patience = self.patience(self.config.data_block_timeout);
+        self.timers.set(Timer::ContentBlock, now + patience);
+        self.set_rate_timer(pace);
+    }
+
+    /// Sets when content falls behind the lowest rate.
+    pub(super) fn set_rate_timer(&mut self, pace: Pace) {
         if let Some(seconds) = pace.received.checked_div(self.config.data_rate_min.into()) {
-            let allowed = self.config.data_rate_grace + Duration::from_secs(seconds);
+            let allowed = self.patience(self.config.data_rate_grace) + Duration::from_secs(seconds);
             self.timers.set(Timer::ContentRate, pace.started + allowed);
         }
     }

@@ -68,7 +68,7 @@ pub(super) struct Helo {
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
 ///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
-///   [`set_tls_available`](Self::set_tls_available), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_tls_available`](Self::set_tls_available), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
@@ -104,6 +104,8 @@ pub struct ServerSession {
     pub(super) helo: Option<Helo>,
     pub(super) transaction: Option<Transaction>,
     pub(super) admission: Admission,
+    /// The driver is short of something.
+    pub(super) is_stressed: bool,
     pub(super) tls: Option<Box<TlsInfo>>,
     pub(super) tls_available: bool,
     /// What the driver last said the wall clock shows.
@@ -143,6 +145,7 @@ impl ServerSession {
             helo: None,
             transaction: None,
             admission: Admission::Open,
+            is_stressed: false,
             tls: None,
             tls_available: true,
             unix_ms: 0,
@@ -169,7 +172,7 @@ impl ServerSession {
 
     /// Says who we are.
     pub(super) fn greet(&mut self, now: Instant) {
-        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Command, now + self.command_timeout());
         self.timers.set(Timer::Output, now + self.config.output_timeout);
         for part in ["220 ", &self.config.hostname, " ESMTP\r\n"] {
             self.output.extend_from_slice(part.as_bytes());
@@ -446,7 +449,7 @@ impl ServerSession {
             Some(_) if self.end_when_too_long(now) => {}
             Some(Ok(line)) => {
                 let is_last = consumed == input.len();
-                self.timers.set(Timer::Command, now + self.config.command_timeout);
+                self.timers.set(Timer::Command, now + self.command_timeout());
                 self.handle_command(now, line.as_bytes(), is_last);
                 self.count_reply(replies_start, line.as_bytes());
             }
@@ -462,7 +465,7 @@ impl ServerSession {
         match error {
             LineError::TooLong => {
                 self.stats.count_limit(ServerLimit::CommandLine);
-                self.timers.set(Timer::Command, now + self.config.command_timeout);
+                self.timers.set(Timer::Command, now + self.command_timeout());
                 self.long_lines += 1;
                 if self.long_lines < LONG_LINES_MAX {
                     self.refuse(now, replies::LINE_TOO_LONG);
@@ -507,7 +510,7 @@ impl ServerSession {
         self.transaction = None;
         self.timers.stop(Timer::ContentBlock);
         self.timers.stop(Timer::ContentRate);
-        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Command, now + self.command_timeout());
         self.state = State::Command;
     }
 
@@ -526,7 +529,7 @@ impl ServerSession {
 
     /// As [`refuse`](Self::refuse), with a reply that is written.
     pub(super) fn refuse_with(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
-        if self.errors + 1 < self.config.errors_max {
+        if self.errors + 1 < self.errors_max() {
             write(&mut self.output);
         }
         self.count_error(now);
@@ -534,7 +537,7 @@ impl ServerSession {
 
     pub(super) fn count_error(&mut self, now: Instant) {
         self.errors += 1;
-        if self.errors >= self.config.errors_max {
+        if self.errors >= self.errors_max() {
             self.stats.count_limit(ServerLimit::Errors);
             self.close_with(now, replies::TOO_MANY_ERRORS, CloseReason::TooManyErrors);
         }
@@ -543,7 +546,7 @@ impl ServerSession {
     /// Counts a command that does not help a message along; says whether the session goes on.
     pub(super) fn count_junk(&mut self, now: Instant) -> bool {
         self.junk_commands += 1;
-        let is_over = self.junk_commands > self.config.junk_commands_max;
+        let is_over = self.junk_commands > self.junk_commands_max();
         if is_over {
             let reason = CloseReason::TooManyJunkCommands;
             self.stats.count_limit(ServerLimit::JunkCommands);

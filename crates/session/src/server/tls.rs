@@ -85,7 +85,7 @@ impl ServerSession {
         self.helo = None;
         self.lines = LineDecoder::new();
         self.tls = Some(Box::new(info));
-        self.timers.set(Timer::Command, now + self.config.command_timeout);
+        self.timers.set(Timer::Command, now + self.command_timeout());
         self.state = State::Command;
         if self.config.tls == TlsPolicy::Implicit {
             self.greet(now);
@@ -149,7 +149,7 @@ impl ServerSession {
     /// Waits for the handshake.
     pub(super) fn start_tls(&mut self, now: Instant) {
         self.state = State::StartingTls;
-        self.timers.set(Timer::Command, now + self.config.tls_handshake_timeout);
+        self.timers.set(Timer::Command, now + self.patience(self.config.tls_handshake_timeout));
         self.event = Some(ServerEvent::StartTls);
     }
 }

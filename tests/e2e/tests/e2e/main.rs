@@ -25,6 +25,7 @@ mod resources;
 mod rows;
 mod self_check;
 mod signals;
+mod stress;
 mod syncs;
 mod times;
 mod tls;

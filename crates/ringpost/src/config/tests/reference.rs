@@ -78,8 +78,17 @@ fn keys(text: &str) -> BTreeSet<(String, String)> {
 /// The keys that a section knows, from the error about one that it does not.
 fn keys_of_schema() -> BTreeSet<(String, String)> {
     let mut known = BTreeSet::new();
-    let sections =
-        ["server", "listener.NAME", "queue", "delivery", "dns", "control", "events", "log"];
+    let sections = [
+        "server",
+        "listener.NAME",
+        "queue",
+        "delivery",
+        "stress",
+        "dns",
+        "control",
+        "events",
+        "log",
+    ];
     let headers = sections.iter().map(|name| (*name, format!("[{name}]\n")));
     for (section, header) in headers.chain([("route", String::from("[[route]]\n"))]) {
         let error = toml::from_str::<Config>(&format!("{header}no_such_key = 1\n")).unwrap_err();
@@ -101,8 +110,10 @@ fn the_reference_file_shows_every_key_of_the_schema() {
 fn the_schema_has_no_other_sections() {
     let error = toml::from_str::<Config>("no_such_section = 1\n").unwrap_err();
     let known: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
-    let sections =
-        ["server", "listener", "queue", "delivery", "route", "dns", "control", "events", "log"];
+    let sections = [
+        "server", "listener", "queue", "delivery", "route", "stress", "dns", "control", "events",
+        "log",
+    ];
     assert_eq!(known, sections);
 }
 
