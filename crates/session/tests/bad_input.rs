@@ -79,6 +79,32 @@ fn every_row_whole_and_cut_at_every_octet() {
     }
 }
 
+/// The table of the documentation has every kind once, and each that it says is among the rows is there.
+#[test]
+fn the_table_is_complete() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/TESTING.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (_, table) = page.split_once("## Bad input, row by row").unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| row"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let listed: Vec<&str> = lines.iter().map(|cells| cells[0]).collect();
+    let kinds = [("L", 14), ("D", 19), ("B", 16), ("C", 19), ("A", 25), ("T", 10)];
+    let expected: Vec<String> = kinds
+        .iter()
+        .flat_map(|(kind, count)| (1..=*count).map(move |number| format!("{kind}{number}")))
+        .collect();
+    assert_eq!((listed.len(), listed), (103, expected.iter().map(String::as_str).collect()));
+    let rows = rows();
+    let has_row = |id: &str| rows.iter().any(|row| row.name.split(' ').next() == Some(id));
+    for cells in &lines {
+        assert_eq!(cells[2].starts_with("rows"), has_row(cells[0]), "{cells:?}");
+    }
+}
+
 #[test]
 fn c1_mail_before_ehlo() {
     let mut server = Server::new(config(), TRUSTED);

@@ -42,4 +42,5 @@ pub mod queue_files;
 pub mod sink;
 pub mod tls;
 pub mod trace;
+pub mod tunnel;
 pub mod wait;

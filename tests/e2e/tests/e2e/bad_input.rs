@@ -1,5 +1,5 @@
 //! The rows of bad input that the session is tested with, on a running server: by wire, in one piece
-//! and octet by octet.
+//! and octet by octet; and over TLS, after STARTTLS and from the first octet.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,6 +9,8 @@ use ringpost_e2e::injector::Client;
 use ringpost_e2e::ports;
 use ringpost_e2e::process::Server;
 use ringpost_e2e::sink::Sink;
+use ringpost_e2e::tls::Certificate;
+use ringpost_e2e::tunnel::Tunnel;
 use ringpost_e2e::wait::{SOON, wait_until};
 
 use crate::rows::{Row, rows};
@@ -48,13 +50,42 @@ fn play(row: &Row, address: SocketAddr, piece: usize) -> Result<()> {
     Ok(())
 }
 
+/// A row that gets another answer over TLS.
+const NOT_OVER_TLS: &str = "T2 STARTTLS that is not offered";
+
+/// What is between client and server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    StartTls,
+    Implicit,
+}
+
 #[test]
 fn every_row_gets_its_replies_on_the_wire() -> Result<()> {
+    every_row(Way::Plain)
+}
+
+#[test]
+fn every_row_gets_its_replies_after_starttls() -> Result<()> {
+    every_row(Way::StartTls)
+}
+
+#[test]
+fn every_row_gets_its_replies_over_implicit_tls() -> Result<()> {
+    every_row(Way::Implicit)
+}
+
+fn every_row(way: Way) -> Result<()> {
     let sink = Sink::start()?;
     let mut server = Server::prepare()?;
+    let certificate = Certificate::make(server.directory(), "a", &["a.test"])?;
     server.config.route("*", sink.address());
     // Begun before the greeting is out: on a real wire nobody knows who is first.
-    let rows: Vec<_> = rows().into_iter().filter(|row| !row.is_early).collect();
+    let rows: Vec<_> = rows()
+        .into_iter()
+        .filter(|row| !row.is_early && (way == Way::Plain || row.name != NOT_OVER_TLS))
+        .collect();
     let mut listeners: BTreeMap<Setup, SocketAddr> = BTreeMap::new();
     for row in &rows {
         let (size_max, is_lenient, is_stranger, has_postmaster) = setup(row);
@@ -68,6 +99,15 @@ fn every_row_gets_its_replies_on_the_wire() -> Result<()> {
             .set(&section, "addresses", &format!("[\"{address}\"]"))
             .set(&section, "message_size_max", &format!("\"{size_max}B\""))
             .set(&section, "lenient", &is_lenient.to_string());
+        if way == Way::StartTls {
+            // The tunnel has said EHLO and STARTTLS.
+            server.config.set(&section, "junk_commands_max", "102");
+        }
+        if way != Way::Plain {
+            let role = if way == Way::Implicit { "\"submissions\"" } else { "\"submission\"" };
+            let certificates = format!("[{}]", certificate.toml());
+            server.config.set(&section, "role", role).set(&section, "certificates", &certificates);
+        }
         if is_stranger {
             server.config.set(&section, "relay_networks", "[\"192.0.2.0/24\"]");
         }
@@ -77,10 +117,19 @@ fn every_row_gets_its_replies_on_the_wire() -> Result<()> {
         listeners.insert(setup(row), address);
     }
     server.start()?;
+    for address in listeners.values_mut() {
+        *address = match way {
+            Way::Plain => *address,
+            Way::StartTls => Tunnel::starttls(*address)?.address(),
+            Way::Implicit => Tunnel::implicit(*address)?.address(),
+        };
+    }
     let mut queued = 0;
     for row in &rows {
         let address = listeners[&setup(row)];
-        let pieces = if row.is_uncut { vec![usize::MAX] } else { vec![usize::MAX, 1] };
+        // How records may be cut has tests of its own.
+        let is_whole = row.is_uncut || way != Way::Plain;
+        let pieces = if is_whole { vec![usize::MAX] } else { vec![usize::MAX, 1] };
         for piece in pieces {
             // Octet by octet takes a system call each: not for those that only are long.
             if piece == 1 && row.steps.iter().any(|step| step.input.len() > 5_000) {

@@ -8,6 +8,7 @@ mod bad_input;
 mod books;
 mod bulk;
 mod chunking;
+mod clients;
 mod delivery;
 mod dialogue;
 mod dns;
