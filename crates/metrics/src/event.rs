@@ -100,8 +100,10 @@ pub struct Reception<'a> {
     pub size: u64,
     /// Address of the client.
     pub client: Text<'a>,
-    /// Address of the proxy that has told of the client, if one has.
+    /// Address of the proxy or gateway that has told of the client, if one has.
     pub proxy: Option<Text<'a>>,
+    /// As whom the client has authenticated itself with a gateway that speaks for it.
+    pub login: Option<Text<'a>>,
     /// Argument of EHLO or HELO.
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
@@ -232,6 +234,7 @@ impl Reception<'_> {
             .string("helo", self.helo)
             .string("protocol", &self.protocol);
         optional(object, "proxy", self.proxy);
+        optional(object, "login", self.login);
         if let Some(listener) = self.listener {
             object.string("listener", &listener);
         }

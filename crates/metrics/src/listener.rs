@@ -27,6 +27,8 @@ metric_table! {
 
     proxy_headers: Family<ProxyHeader, Counter> = "ringpost_proxy_headers_total", Count,
         "Connections of proxies, by what came of the PROXY protocol header that they had to send.";
+    clients_named: Counter = "ringpost_clients_named_total", Count,
+        "XCLIENT commands by which a gateway said for whom it speaks.";
     tls_handshakes: Family<TlsVersion, Counter> = "ringpost_tls_handshakes_total", Count,
         "TLS handshakes of clients that were completed, by version.";
     tls_handshake_failures: Family<TlsFailure, Counter> = "ringpost_tls_handshake_failures_total", Count,

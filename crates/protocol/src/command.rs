@@ -53,7 +53,9 @@ pub enum Command<'a> {
     Vrfy(&'a str),
     /// EXPN with the list to expand.
     Expn(&'a str),
-    /// XCLIENT or XFORWARD, which are for trusted peers only.
+    /// XCLIENT with its attributes, for [`xclient`](crate::xclient) to read.
+    Xclient(&'a str),
+    /// XFORWARD, which is for trusted peers only.
     Privileged,
     /// A verb that exists but is not offered here.
     NotImplemented,
@@ -177,7 +179,8 @@ impl<'a> Command<'a> {
             b"HELP" => text(rest).map(|topic| Self::Help((!topic.is_empty()).then_some(topic))),
             b"VRFY" => some_text(rest).map(Self::Vrfy),
             b"EXPN" => some_text(rest).map(Self::Expn),
-            b"XCLIENT" | b"XFORWARD" => Ok(Self::Privileged),
+            b"XCLIENT" => text(rest).map(Self::Xclient),
+            b"XFORWARD" => Ok(Self::Privileged),
             b"AUTH" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML"
             | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
             _ => Self::other_verb(verb),
@@ -233,7 +236,7 @@ fn some_text(rest: &[u8]) -> Result<&str, CommandError> {
 /// RFC 5321 §4.1.4 forbids refusing a client for a name that is not its own, and many send names that
 /// are no domains; so anything made of a domain's characters or underscores will do, and such a text is
 /// safe to repeat in a trace field.
-fn helo_name(rest: &[u8]) -> Result<&str, CommandError> {
+pub(crate) fn helo_name(rest: &[u8]) -> Result<&str, CommandError> {
     let name = text(rest).map_err(|_| CommandError::HeloName)?;
     let literal = name.starts_with('[') && AddressLiteral::parse(name).is_ok();
     let word = !name.is_empty()

@@ -3,6 +3,7 @@
 use crate::hold::HoldOffer;
 use crate::reply::Reply;
 use crate::time::{decimal, write_rfc3339_seconds};
+use crate::xclient::XCLIENT_ATTRIBUTES;
 
 /// The SIZE extension as offered (RFC 1870).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,11 +114,13 @@ pub enum Extension {
     Limits,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     EnhancedStatusCodes,
+    /// XCLIENT, of Postfix.
+    XClient,
 }
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -128,6 +131,7 @@ impl Extension {
         Self::FutureRelease,
         Self::Limits,
         Self::EnhancedStatusCodes,
+        Self::XClient,
     ];
 
     /// The keyword in the reply to EHLO.
@@ -143,6 +147,7 @@ impl Extension {
             Self::FutureRelease => "FUTURERELEASE",
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+            Self::XClient => "XCLIENT",
         }
     }
 
@@ -191,6 +196,8 @@ pub struct Offer {
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
     pub starttls: bool,
+    /// Whether XCLIENT is offered, with all its attributes.
+    pub xclient: bool,
     /// LIMITS (RFC 9422), if it is offered.
     pub limits: Option<SessionLimits>,
 }
@@ -221,6 +228,7 @@ impl Offer {
         let is_there = match extension {
             Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
             Extension::StartTls => self.starttls,
+            Extension::XClient => self.xclient,
             Extension::FutureRelease => self.hold.is_some(),
             Extension::Limits => self.limits.is_some_and(|limits| limits.said().next().is_some()),
             Extension::Pipelining
@@ -274,6 +282,10 @@ fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
                 }
                 out.extend_from_slice(decimal(value.into(), &mut digits));
             }
+        }
+        Extension::XClient => {
+            out.push(b' ');
+            out.extend_from_slice(XCLIENT_ATTRIBUTES.as_bytes());
         }
         _ => {}
     }
@@ -360,7 +372,7 @@ mod tests {
             let keyword = extension.keyword();
             assert_eq!(Extension::from_keyword(&keyword.to_ascii_lowercase()), Some(extension));
         }
-        assert_eq!(Extension::from_keyword("XCLIENT"), None);
+        assert_eq!(Extension::from_keyword("XFORWARD"), None);
     }
 
     /// Without the others each one is the last line, and with none the host name is.
@@ -374,6 +386,7 @@ mod tests {
                 hold,
                 binary_mime: true,
                 starttls: true,
+                xclient: true,
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),
             };
             let mut out = Vec::new();

@@ -19,7 +19,7 @@
 //!
 //! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
 //! - in front of it: [`proxy`]
-//! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`]
+//! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`], [`xclient`]
 //! - content: [`data`], [`chunking`], [`trace`], [`dsn`], [`time`]
 
 #![forbid(unsafe_code)]
@@ -43,3 +43,4 @@ pub mod reply;
 pub mod status;
 pub mod time;
 pub mod trace;
+pub mod xclient;

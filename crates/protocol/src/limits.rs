@@ -57,6 +57,9 @@ pub const PROXY_LINE_MAX: usize = 107;
 /// that balancers add, a certificate's name included, a few hundred are usual.
 pub const PROXY_HEADER_SIZE_MAX: usize = 4096;
 
+/// Octets of the LOGIN that XCLIENT tells of.
+pub const XCLIENT_LOGIN_MAX: usize = 255;
+
 /// Recipients in one transaction. RFC 5321 §4.5.3.1.8 asks for at least 100.
 pub const RECIPIENTS_MAX: usize = 1000;
 

@@ -13,6 +13,8 @@ use crate::time::write_rfc5322;
 pub struct Received<'a> {
     /// What the client called itself in EHLO or HELO.
     pub from_helo: &'a str,
+    /// The name that the client's address has in the DNS, if that is known.
+    pub peer_name: Option<&'a str>,
     /// The client's address.
     pub peer: IpAddr,
     /// Our host name.
@@ -40,8 +42,13 @@ impl Received<'_> {
         // Writing to a vector cannot fail.
         let _ = write!(
             out,
-            "Received: from {} ({literal})\r\n\tby {} with {} id {}",
-            self.from_helo, self.by, self.protocol, self.id
+            "Received: from {} ({}{}{literal})\r\n\tby {} with {} id {}",
+            self.from_helo,
+            self.peer_name.unwrap_or_default(),
+            if self.peer_name.is_some() { " " } else { "" },
+            self.by,
+            self.protocol,
+            self.id
         );
         if let Some(cipher) = self.tls_cipher {
             if let Some(recipient) = self.recipient {
@@ -75,6 +82,7 @@ mod tests {
         let mut out = Vec::new();
         let received = Received {
             from_helo: "client.test",
+            peer_name: None,
             peer: peer.parse().unwrap(),
             by: "mx.test",
             protocol: "ESMTP",
@@ -110,6 +118,7 @@ mod tests {
     fn the_cipher_is_named() {
         for (recipient, clause) in [(Some("<a@b.test>"), "\r\n\tfor <a@b.test>"), (None, "")] {
             let received = Received {
+                peer_name: None,
                 from_helo: "client.test",
                 peer: "192.0.2.1".parse().unwrap(),
                 by: "mx.test",
@@ -127,6 +136,25 @@ mod tests {
             );
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
+    }
+
+    /// RFC 5321 §4.4: the name stands in front of the address.
+    #[test]
+    fn the_name_of_the_address_is_told() {
+        let received = Received {
+            from_helo: "client.test",
+            peer_name: Some("host.test"),
+            peer: "192.0.2.1".parse().unwrap(),
+            by: "mx.test",
+            protocol: "SMTP",
+            id: "00a1",
+            recipient: None,
+            tls_cipher: None,
+            unix_seconds: 0,
+        };
+        let mut out = Vec::new();
+        received.write(&mut out);
+        assert!(out.starts_with(b"Received: from client.test (host.test [192.0.2.1])\r\n\tby "));
     }
 
     #[test]

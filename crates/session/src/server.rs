@@ -15,6 +15,7 @@ mod stats;
 mod stress;
 mod tls;
 mod transaction;
+mod xclient;
 
 pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
@@ -22,3 +23,4 @@ pub use session::ServerSession;
 pub use stats::{ServerLimit, ServerStats, TransactionRefusal};
 pub use stress::StressLimits;
 pub use tls::{TlsInfo, TlsPolicy, TlsVersion};
+pub use xclient::NamedClient;

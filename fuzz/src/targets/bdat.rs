@@ -255,6 +255,7 @@ fn run(flags: u8, way: u8, wire: &[u8]) -> Result<Trace, String> {
                         session.message_accepted(now, "q");
                     }
                     ServerEvent::StartTls => return Err("TLS that nobody asked for".into()),
+                    ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
                     ServerEvent::Closed(reason) => trace.closed = Some(reason),
                 }
             }

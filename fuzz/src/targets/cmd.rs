@@ -7,9 +7,12 @@ use std::fmt::Write as _;
 use ringpost_protocol::address::Syntax;
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::hold::Hold;
-use ringpost_protocol::limits::{CHUNK_SIZE_MAX, COMMAND_LINE_MAX, DOMAIN_MAX, PATH_MAX};
+use ringpost_protocol::limits::{
+    CHUNK_SIZE_MAX, COMMAND_LINE_MAX, DOMAIN_MAX, PATH_MAX, XCLIENT_LOGIN_MAX,
+};
 use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::time::write_rfc3339;
+use ringpost_protocol::xclient::ClientAttributes;
 
 use super::{is_plain, seed};
 use crate::input::Input;
@@ -33,6 +36,9 @@ pub const TARGET: Target = Target {
         "VRFY ",
         "EXPN ",
         "XCLIENT",
+        " ADDR=",
+        " LOGIN=",
+        "[UNAVAILABLE]",
         "BDAT ",
         "AUTH ",
         "STARTTLS",
@@ -89,6 +95,8 @@ fn seeds() -> Vec<Vec<u8>> {
         "VRFY a",
         "EXPN a",
         "XCLIENT NAME=a",
+        "XCLIENT ADDR=IPV6:2001:db8::1 NAME=a.test HELO=[192.0.2.1] PROTO=ESMTP LOGIN=a+20b PORT=25",
+        "XCLIENT ADDR=192.0.2.1 DESTADDR=[UNAVAILABLE] DESTPORT=[TEMPUNAVAIL]",
         "BDAT 10 LAST",
         "GET / HTTP/1.1",
         "Subject: a",
@@ -131,6 +139,26 @@ fn recased(line: &[u8], syntax: Syntax, parse: Parse) -> bool {
     parse(&line, syntax).is_ok()
 }
 
+/// What a gateway says of its client can go to a log and a trace field.
+fn check_client(attributes: &str) -> Verdict {
+    let Some(told) = ClientAttributes::parse(attributes) else { return Ok(()) };
+    let login = told.login.or_known(None).unwrap_or_default();
+    must!(is_plain(&login) && login.len() <= XCLIENT_LOGIN_MAX, "{login:?}");
+    let helo = told.helo.or_known(None).unwrap_or_default();
+    let is_name = helo.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b));
+    must!(is_name && helo.len() <= DOMAIN_MAX, "{helo:?}");
+    let count = attributes.split(' ').count();
+    must!((1..=8).contains(&count), "{count} attributes of eight");
+    let twice = format!("{attributes} {attributes}");
+    must!(ClientAttributes::parse(&twice).is_none(), "{attributes:?} twice");
+    let small = attributes.to_ascii_lowercase();
+    must!(
+        small.contains('+') || ClientAttributes::parse(&small).is_some(),
+        "{attributes:?} not in the other case"
+    );
+    Ok(())
+}
+
 /// What was understood can be said again, and is understood the same.
 fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict {
     let (again, path) = match command {
@@ -152,6 +180,7 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
             let last = if chunk.is_last { " LAST" } else { "" };
             (format!("BDAT {}{last}", chunk.size), String::new())
         }
+        Command::Xclient(attributes) => return check_client(attributes),
         _ => return Ok(()),
     };
     must!(is_plain(&path), "{path:?} cannot go to a log");

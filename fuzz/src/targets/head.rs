@@ -223,6 +223,7 @@ fn check_received(input: &mut Input<'_>) -> Verdict {
     }
     let mut field = Vec::new();
     Received {
+        peer_name: None,
         from_helo: helo,
         peer: IpAddr::V6(Ipv6Addr::from(address)),
         by: "mx.test",

@@ -242,6 +242,7 @@ impl Driver {
                     must!(self.session.helo().is_none(), "a name from before TLS");
                     must!(self.session.envelope().is_none(), "a transaction from before TLS");
                 }
+                ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
                 ServerEvent::Closed(reason) => self.trace.closed = Some(reason),
             }
         }

@@ -120,6 +120,7 @@ fn records_of_different_things_have_different_names() {
         size: 1,
         client: &"",
         proxy: None,
+        login: None,
         helo: &"",
         protocol: "internal",
         listener: None,
@@ -158,6 +159,7 @@ proptest! {
             size: numbers[1],
             client: &"2001:db8::1",
             proxy: if is_held { Some(&"192.0.2.9") } else { None },
+            login: if is_held { Some(&text) } else { None },
             helo: &helo,
             protocol: "ESMTP",
             listener: is_held.then_some("main"),
@@ -174,6 +176,7 @@ proptest! {
         let cipher = is_held.then_some("TLS_AES_256_GCM_SHA384");
         prop_assert_eq!(value.get("tls_cipher").and_then(Value::as_str), cipher);
         prop_assert_eq!(value.get("proxy").and_then(Value::as_str), is_held.then_some("192.0.2.9"));
+        prop_assert_eq!(value.get("login").and_then(Value::as_str), is_held.then_some(&*text));
         prop_assert_eq!(value.get("listener").and_then(Value::as_str), is_held.then_some("main"));
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);

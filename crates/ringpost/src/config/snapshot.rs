@@ -134,7 +134,14 @@ impl ConfigSnapshot {
 impl ListenerSection {
     /// Tells whether a client may relay.
     pub fn may_relay(&self, client: IpAddr) -> bool {
-        self.relay_networks.iter().any(|network| network.contains(client))
+        // What has no address is nobody.
+        !client.is_unspecified()
+            && self.relay_networks.iter().any(|network| network.contains(client))
+    }
+
+    /// Tells whether a client may say for whom it speaks, by XCLIENT.
+    pub fn names_clients(&self, client: IpAddr) -> bool {
+        self.xclient_from.iter().any(|network| network.contains(client))
     }
 
     /// Tells whether a peer has to say by the PROXY protocol whom it speaks for.

@@ -14,7 +14,7 @@ use ringpost_metrics::{
     event::{Event, EventRecord, Reception},
     label::SessionEnd,
 };
-use ringpost_protocol::trace::Received;
+use ringpost_protocol::{address::Domain, trace::Received};
 use ringpost_queue::{AppendError, BatchNumber, Committed, MessageId, NewMessage};
 use ringpost_session::server::{
     CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats, TransactionRefusal,
@@ -58,6 +58,7 @@ pub(super) async fn serve<R: Runtime>(
     let now = shard.runtime.now();
     let mut session = ServerSession::new(now, admitted.listener.server_config(), peer);
     session.set_stress(now, shard.stress.is_crowded());
+    session.set_names_clients(admitted.names_clients());
     let lifetime = admitted.listener.lifetime();
     let mut inbound = Inbound {
         session,
@@ -71,6 +72,7 @@ pub(super) async fn serve<R: Runtime>(
         heard: Heard::default(),
         published: ServerStats::default(),
         listener: Rc::clone(&admitted.listener),
+        admitted,
         shard: Rc::clone(&shard),
     };
     let end = inbound.serve().await;
@@ -97,6 +99,7 @@ struct Receiving {
 struct Inbound<R: Runtime> {
     shard: Rc<Shard<R>>,
     listener: Rc<ListenerContext>,
+    admitted: Admitted,
     session: ServerSession,
     stream: Transport<R::Stream>,
     /// Whether `Received` fields say how the session is encrypted.
@@ -145,6 +148,7 @@ impl<R: Runtime> Inbound<R> {
                     ServerEvent::MessageReceived { .. } => self.finish_message().await,
                     ServerEvent::TransactionAborted => self.abort_message(),
                     ServerEvent::StartTls => self.start_tls().await,
+                    ServerEvent::ClientNamed { ip } => self.name_client(ip),
                     ServerEvent::Closed(reason) => {
                         self.close(reason).await;
                         return session_end(reason);
@@ -177,6 +181,24 @@ impl<R: Runtime> Inbound<R> {
         let admission = self.shard.decide_admission().await;
         self.session.set_admission(admission);
         self.session.resume(self.shard.runtime.now());
+    }
+
+    /// Takes the client that the other end speaks for.
+    fn name_client(&mut self, client: IpAddr) {
+        let now = self.shard.runtime.now();
+        self.listener.metrics().clients_named.increment(1);
+        let peer = match self.admitted.name_client(now, Some(client)) {
+            Ok(()) => {
+                self.proxy = Some(self.admitted.peer);
+                Some(Peer { ip: client, may_relay: self.admitted.may_relay })
+            }
+            Err(limit) => {
+                self.listener.metrics().sessions_refused.increment(1);
+                self.shard.metrics.limit_hits.increment(limit);
+                None
+            }
+        };
+        self.session.handle_client(now, peer);
     }
 
     fn count_transaction(&mut self) {
@@ -289,6 +311,11 @@ impl<R: Runtime> Inbound<R> {
         let config = shard.config();
         Received {
             from_helo: self.session.helo().unwrap_or_default(),
+            peer_name: self
+                .session
+                .named_client()
+                .and_then(|named| named.name.as_ref())
+                .map(Domain::as_str),
             peer: self.session.peer().ip,
             by: config.hostname(),
             protocol: self.session.protocol(),
@@ -409,6 +436,11 @@ impl<R: Runtime> Inbound<R> {
                 proxy: self.proxy.as_ref().map(|proxy| proxy as _),
                 helo: &self.session.helo().unwrap_or_default(),
                 protocol: self.session.protocol(),
+                login: self
+                    .session
+                    .named_client()
+                    .and_then(|named| named.login.as_ref())
+                    .map(|login| login as _),
                 listener: Some(self.listener.name()),
                 tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
@@ -532,6 +564,7 @@ fn session_end(reason: CloseReason) -> SessionEnd {
         CloseReason::PeerClosed => SessionEnd::Eof,
         CloseReason::TimedOut => SessionEnd::Timeout,
         CloseReason::TooManyErrors
+        | CloseReason::TooManyConnections
         | CloseReason::TooManyJunkCommands
         | CloseReason::TooManyTransactions
         | CloseReason::SessionTooLong

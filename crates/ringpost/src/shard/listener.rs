@@ -208,6 +208,11 @@ impl Admitted {
         self.is_proxied
     }
 
+    /// Whether the client may say for whom it speaks, by XCLIENT.
+    pub(super) fn names_clients(&self) -> bool {
+        self.listener.section.borrow().names_clients(self.client)
+    }
+
     /// Takes the fact whose connection it is, the peer's own if not another's; counts it for that
     /// client, unless a limit stands against it.
     pub(super) fn name_client(

@@ -341,6 +341,7 @@ impl<R: Runtime> Shard<R> {
                 size: report.content.len() as u64,
                 client: &"",
                 proxy: None,
+                login: None,
                 helo: &"",
                 protocol: "internal",
                 listener: None,

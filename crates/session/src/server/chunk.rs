@@ -13,7 +13,7 @@ use ringpost_protocol::limits::CHUNK_SIZE_USEFUL;
 use ringpost_protocol::reply::FixedReply;
 use ringpost_protocol::time::decimal;
 
-use super::content::Pace;
+use super::content::{Content, Pace};
 use super::event::{CloseReason, ServerEvent};
 use super::replies;
 use super::session::{ServerSession, State};
@@ -42,6 +42,11 @@ enum ChunkRefusal {
 }
 
 impl ServerSession {
+    /// Content that comes by BDAT, if some has come.
+    pub(super) fn chunked_content(&self) -> Option<&Content> {
+        self.transaction.as_ref()?.chunks.as_deref()
+    }
+
     pub(super) fn handle_bdat(&mut self, now: Instant, chunk: Chunk) {
         if !self.config.extensions.contains(Extension::Chunking) {
             // The client has been offered nothing, and sends content now: it is not to be taken for

@@ -54,6 +54,7 @@ impl ServerSession {
             Command::Noop => self.push_junk(now, replies::OK),
             Command::Help(topic) => self.handle_help(now, topic),
             Command::Vrfy(_) => self.push_junk(now, replies::CANNOT_VERIFY),
+            Command::Xclient(attributes) => self.handle_xclient(now, attributes, is_last),
             Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
             Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
             // Commands that the grammar may come to know before this machine does.
@@ -104,6 +105,7 @@ impl ServerSession {
             size_max: self.config.size_max,
             hold: self.hold_offer(),
             starttls: self.offers_starttls(),
+            xclient: self.offers_xclient(),
             limits: Some(SessionLimits {
                 transactions_max: self.config.transactions_max,
                 recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),

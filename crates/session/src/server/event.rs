@@ -1,6 +1,7 @@
 //! What a server session and its driver tell each other.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ringpost_protocol::reply::FixedReply;
 
@@ -29,6 +30,12 @@ pub enum ServerEvent {
     /// then no input is taken. What it had read before is not part of the handshake, and there is
     /// nothing of it. Later input and output pass through TLS.
     StartTls,
+    /// The client speaks for another one, at `ip`; 0.0.0.0 when it does not know where. The driver says
+    /// at once what that one may do, by `handle_client`; until then no input is taken.
+    ClientNamed {
+        /// The address of that client, or the one that was known if nothing was said of it.
+        ip: IpAddr,
+    },
     /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
     /// or did not come to its end. Why is counted in
     /// [`ServerSession::stats`](super::ServerSession::stats).
@@ -61,6 +68,8 @@ pub enum CloseReason {
     TooManyErrors,
     /// Too many commands came without a message.
     TooManyJunkCommands,
+    /// The client that it was said to be for has too many sessions.
+    TooManyConnections,
     /// The session has had its share of transactions.
     TooManyTransactions,
     /// The session has lasted as long as one may.
@@ -86,6 +95,7 @@ impl CloseReason {
             Self::TlsFailed => "tls_failed",
             Self::TooManyErrors => "too_many_errors",
             Self::TooManyJunkCommands => "too_many_junk_commands",
+            Self::TooManyConnections => "too_many_connections",
             Self::TooManyTransactions => "too_many_transactions",
             Self::SessionTooLong => "session_too_long",
             Self::TooLarge => "too_large",

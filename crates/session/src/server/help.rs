@@ -20,7 +20,7 @@ const fn topic(name: &'static str, lines: &'static [&'static str]) -> Topic {
     Topic { name, extension: None, lines }
 }
 
-const TOPICS: [Topic; 12] = [
+const TOPICS: [Topic; 13] = [
     topic("EHLO", &["EHLO name", "Says who you are; the reply lists the extensions."]),
     topic("HELO", &["HELO name", "Says who you are, and asks for no extensions."]),
     Topic {
@@ -61,6 +61,14 @@ const TOPICS: [Topic; 12] = [
         ],
     },
     topic("RSET", &["RSET", "Forgets the message that was begun."]),
+    Topic {
+        name: "XCLIENT",
+        extension: Some(Extension::XClient),
+        lines: &[
+            "XCLIENT attribute=value ...",
+            "Says for whom you speak; the session begins anew.",
+        ],
+    },
     topic("VRFY", &["VRFY text", "Confirms nothing; send mail to find out."]),
     topic("NOOP", &["NOOP [text]", "Does nothing."]),
     topic("HELP", &["HELP [command]", "Says this."]),

@@ -20,6 +20,10 @@ pub(super) const TLS_REQUIRED: FixedReply = FixedReply::new("530 5.7.0 STARTTLS 
 pub(super) const TLS_IS_ACTIVE: FixedReply = FixedReply::new("554 5.5.1 TLS is active already");
 pub(super) const TLS_IN_TRANSACTION: FixedReply =
     FixedReply::new("503 5.5.1 STARTTLS is not for within a transaction");
+pub(super) const XCLIENT_IN_TRANSACTION: FixedReply =
+    FixedReply::new("503 5.5.1 XCLIENT is not for within a transaction");
+pub(super) const TOO_MANY_CONNECTIONS: FixedReply =
+    FixedReply::new("421 4.7.0 Too many connections, try again later");
 
 pub(super) const SEND_HELO: FixedReply = FixedReply::new("503 5.5.1 Send EHLO or HELO first");
 pub(super) const NESTED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Nested MAIL command");

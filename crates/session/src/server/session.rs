@@ -8,6 +8,7 @@ use ringpost_protocol::error::LineError;
 use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
+use ringpost_protocol::xclient::ClientAttributes;
 
 use super::admission::HeldMail;
 use super::chunk::ChunkInput;
@@ -19,6 +20,7 @@ use super::replies;
 use super::stats::{ServerLimit, ServerStats};
 use super::tls::{TlsInfo, TlsPolicy};
 use super::transaction::Transaction;
+use super::xclient::NamedClient;
 use crate::timer::{Timer, TimerTable};
 
 /// Capacity of an output buffer that an idle session may keep.
@@ -36,6 +38,8 @@ pub(super) enum State {
     Command,
     /// The end of a TLS handshake.
     StartingTls,
+    /// What the client may do that another one speaks for.
+    NamingClient(Box<ClientAttributes>),
     /// Whether MAIL may go on.
     AwaitingAdmission(Box<HeldMail>),
     /// The rest of the content that follows DATA.
@@ -63,12 +67,13 @@ pub(super) struct Helo {
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
-///   [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`stats`](Self::stats).
+///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
-///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).
+///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure),
+///   [`handle_client`](Self::handle_client).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
-///   [`set_tls_available`](Self::set_tls_available), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
@@ -80,6 +85,7 @@ pub(super) struct Helo {
 ///                |   \-> Chunk -> Command, or AwaitingVerdict behind the last one
 ///                 \-> AwaitingAdmission -> Command, while MAIL waits for the driver
 /// Command -> StartingTls -> Command, by STARTTLS
+/// Command -> NamingClient -> Command, by XCLIENT
 /// StartingTls -> Greeting, on a listener with TLS from the first octet
 /// any state -> Closed
 /// ```
@@ -108,6 +114,9 @@ pub struct ServerSession {
     pub(super) is_stressed: bool,
     pub(super) tls: Option<Box<TlsInfo>>,
     pub(super) tls_available: bool,
+    /// The client may say for whom it speaks.
+    pub(super) names_clients: bool,
+    pub(super) named_client: Option<Box<NamedClient>>,
     /// What the driver last said the wall clock shows.
     pub(super) unix_ms: u64,
     /// A message failed by one of its chunks, and others may be in the pipeline.
@@ -148,6 +157,8 @@ impl ServerSession {
             is_stressed: false,
             tls: None,
             tls_available: true,
+            names_clients: false,
+            named_client: None,
             unix_ms: 0,
             chunks_failed: false,
             skipped: 0,
@@ -174,9 +185,7 @@ impl ServerSession {
     pub(super) fn greet(&mut self, now: Instant) {
         self.timers.set(Timer::Command, now + self.command_timeout());
         self.timers.set(Timer::Output, now + self.config.output_timeout);
-        for part in ["220 ", &self.config.hostname, " ESMTP\r\n"] {
-            self.output.extend_from_slice(part.as_bytes());
-        }
+        self.write_greeting();
         self.state = State::Greeting;
         self.set_admission(self.admission);
     }
@@ -187,6 +196,7 @@ impl ServerSession {
             State::Greeting => "greeting",
             State::Command => "command",
             State::StartingTls => "tls",
+            State::NamingClient(_) => "client",
             State::AwaitingAdmission(_) => "admission",
             State::Content(_) => "content",
             State::Chunk(_) => "chunk",
@@ -262,6 +272,7 @@ impl ServerSession {
                 State::Chunk(_) => self.handle_chunk(now, rest, content),
                 State::AwaitingAdmission(_)
                 | State::StartingTls
+                | State::NamingClient(_)
                 | State::AwaitingVerdict
                 | State::Closed => break,
             };
@@ -486,11 +497,6 @@ impl ServerSession {
         if matches!(self.output.get(replies_start), Some(b'4' | b'5')) {
             self.stats.count_command_error(is_rcpt(line));
         }
-    }
-
-    /// Content that comes by BDAT, if some has come.
-    pub(super) fn chunked_content(&self) -> Option<&Content> {
-        self.transaction.as_ref()?.chunks.as_deref()
     }
 
     /// A message has got its reply.

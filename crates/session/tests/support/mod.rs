@@ -25,6 +25,9 @@ use ringpost_session::server::{
 pub(crate) const TRUSTED: Peer =
     Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), may_relay: true };
 
+/// A client of which another one speaks, and which has too many sessions.
+pub(crate) const CROWDED: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
 /// What the wall clock shows when a message comes in: 2023-11-14T22:13:20Z.
 pub(crate) const UNIX_MS: u64 = 1_700_000_000_000;
 
@@ -153,6 +156,12 @@ impl Server {
                     self.content.clear();
                 }
                 ServerEvent::StartTls => self.starts_tls = true,
+                // As a driver with one client that may relay, and one that has too many sessions.
+                ServerEvent::ClientNamed { ip } => {
+                    let peer = Peer { ip, may_relay: ip == TRUSTED.ip };
+                    let peer = Some(peer).filter(|_| ip != CROWDED);
+                    self.session.handle_client(self.now, peer);
+                }
                 ServerEvent::Closed(reason) => self.closed = Some(reason),
             }
         }

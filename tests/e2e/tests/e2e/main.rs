@@ -32,6 +32,7 @@ mod times;
 mod tls;
 mod tools;
 mod watermarks;
+mod xclient;
 
 use std::env;
 

@@ -64,9 +64,12 @@ fn check_listener(
             found.add(&place, format!("{network} would let anyone relay"));
         }
     }
-    for (index, network) in listener.proxy_protocol_from.iter().enumerate() {
-        if network.is_everything() {
-            let place = [section[0], section[1], "proxy_protocol_from", &index.to_string()];
+    for (key, networks) in [
+        ("proxy_protocol_from", &listener.proxy_protocol_from),
+        ("xclient_from", &listener.xclient_from),
+    ] {
+        for (index, network) in networks.iter().enumerate().filter(|(_, it)| it.is_everything()) {
+            let place = [section[0], section[1], key, &index.to_string()];
             found.add(&place, format!("{network} would let anyone say that he is somebody else"));
         }
     }

@@ -39,6 +39,8 @@ pub struct ListenerSection {
     /// How long a proxy may take to say it. Default: 10 s.
     #[serde(deserialize_with = "units::duration")]
     pub proxy_timeout: Duration,
+    /// Gateways that may say by XCLIENT for whom they speak. Default: none.
+    pub xclient_from: Vec<Network>,
     /// Extensions that are not offered. Default: none.
     #[serde(deserialize_with = "extensions")]
     pub extensions_off: Vec<Extension>,
@@ -118,6 +120,7 @@ impl Default for ListenerSection {
             relay_networks: units::loopback(),
             proxy_protocol_from: Vec::new(),
             proxy_timeout: Duration::from_secs(10),
+            xclient_from: Vec::new(),
             extensions_off: Vec::new(),
             message_size_max: 50 << 20,
             recipients_max: 1000,

@@ -83,6 +83,10 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.proxy_protocol_from.0: ::/0 would let anyone say that he is somebody else",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], xclient_from = ['::1', '0.0.0.0/0'] }",
+        "listener.a.xclient_from.1: 0.0.0.0/0 would let anyone say that he is somebody else",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], proxy_timeout = '0s' }",
         "listener.a.proxy_timeout: must not be zero",
     ),
