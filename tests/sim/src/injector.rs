@@ -6,6 +6,7 @@
 
 mod chunks;
 mod content;
+mod tls;
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use ringpost_protocol::notify::Notify;
 use self::content::Words;
 use crate::ledger::{Key, SharedLedger};
 use crate::random::Random;
+use crate::tls::Trust;
 use crate::wire::{Gone, Wire};
 
 /// How long it waits for a connection.
@@ -46,6 +48,8 @@ pub struct Ways {
     pub eight_bit_percent: u8,
     /// Messages whose content it sends by BDAT, where that is offered.
     pub chunk_percent: u8,
+    /// Sessions that it goes on with over TLS, where that is offered.
+    pub tls_percent: u8,
     /// Messages that are to be held for some seconds.
     pub hold_percent: u8,
     /// Recipients of whom it asks to be told one thing or another, or nothing.
@@ -74,6 +78,7 @@ impl Default for Ways {
             null_percent: 0,
             eight_bit_percent: 0,
             chunk_percent: 0,
+            tls_percent: 0,
             hold_percent: 0,
             notify_percent: 0,
             drop_percent: 0,
@@ -108,6 +113,7 @@ impl Ways {
             // Last, so that what was drawn before is what it was without it.
             notify_percent: some(random, 40, 100),
             chunk_percent: some(random, 40, 100),
+            tls_percent: some(&mut random.fork("tls"), 40, 100),
         }
     }
 }
@@ -162,6 +168,8 @@ pub struct Application {
     pub opening: Option<Duration>,
     /// Whether everybody behaves.
     pub calm: Rc<Cell<bool>>,
+    /// Whom it speaks TLS with.
+    pub trust: Trust,
     /// What is left to do.
     pub quota: Rc<Quota>,
 }
@@ -211,6 +219,7 @@ struct Offers {
     chunking: bool,
     hold: bool,
     dsn: bool,
+    starttls: bool,
     size: Option<u64>,
 }
 
@@ -263,9 +272,11 @@ impl<R: Runtime> Session<'_, R> {
         self.expect_good().await?;
         self.wire.set_patience(patience);
         if self.application.ways.is_extended {
-            self.write("EHLO app.test\r\n").await?;
-            let reply = self.expect_good().await?;
-            self.offers = Offers::read(&reply.text);
+            self.hello().await?;
+            let is_private = self.random.fork("tls").percent(self.application.ways.tls_percent);
+            if is_private && self.offers.starttls {
+                self.start_tls().await?;
+            }
         } else {
             self.write("HELO app.test\r\n").await?;
             self.expect_good().await?;
@@ -283,6 +294,13 @@ impl<R: Runtime> Session<'_, R> {
         }
         self.write("QUIT\r\n").await?;
         self.expect_good().await?;
+        Ok(())
+    }
+
+    async fn hello(&mut self) -> Result<(), Over> {
+        self.write("EHLO app.test\r\n").await?;
+        let reply = self.expect_good().await?;
+        self.offers = Offers::read(&reply.text);
         Ok(())
     }
 
@@ -508,6 +526,7 @@ impl Offers {
             chunking: has("CHUNKING"),
             hold: has("FUTURERELEASE"),
             dsn: has("DSN"),
+            starttls: has("STARTTLS"),
             size,
         }
     }
@@ -548,6 +567,7 @@ mod tests {
             patience: Duration::from_secs(10),
             opening,
             calm: Rc::default(),
+            trust: Trust::new().unwrap(),
             quota: Quota::new(1),
         };
         let runtime = world.host(&[address(2)]);

@@ -27,5 +27,6 @@ pub mod runtime;
 pub mod scenario;
 pub mod server;
 pub mod time;
+pub mod tls;
 pub mod wire;
 pub mod world;

@@ -120,14 +120,15 @@ fn main() -> ExitCode {
     let real = began.elapsed().as_secs_f64();
     let simulated = totals.simulated.as_secs_f64();
     println!(
-        "{} runs, {} with violations; {} messages sent, {} acknowledged, {} taken, {} lives of the \
-         server, {} looks at its disk, {} flipped bits; {simulated:.0} s simulated in {real:.1} s: {:.0} times as \
+        "{} runs, {} with violations; {} messages sent, {} acknowledged, {} taken, {} TLS \
+         handshakes, {} lives of the server, {} looks at its disk, {} flipped bits; {simulated:.0} s simulated in {real:.1} s: {:.0} times as \
          fast, {:.0} messages/s",
         totals.runs,
         totals.failed,
         totals.sent,
         totals.acked,
         totals.taken,
+        totals.handshakes,
         totals.lives,
         totals.looks,
         totals.flips,
@@ -146,6 +147,7 @@ struct Totals {
     sent: u64,
     acked: u64,
     taken: u64,
+    handshakes: u64,
     lives: u64,
     looks: u64,
     flips: u64,
@@ -162,6 +164,7 @@ impl Totals {
         self.sent += report.figures.sent;
         self.acked += report.figures.acked;
         self.taken += report.figures.taken;
+        self.handshakes += report.figures.handshakes;
         self.lives += report.figures.lives;
         self.looks += report.figures.looks;
         self.flips += report.figures.flips;

@@ -58,6 +58,8 @@ pub struct Figures {
     pub looks: u64,
     /// Bits that were flipped in a copy of a log.
     pub flips: u64,
+    /// TLS handshakes that the server counted as good.
+    pub handshakes: u64,
     /// Polls of tasks.
     pub polls: u64,
 }
@@ -77,7 +79,7 @@ impl fmt::Display for Report {
             f,
             "seed {}: {} sent, {} acked, {} taken, {delivered} delivered, {deferred} deferred, \
              {bounced} bounced, {expired} expired, {} removed, {} reports, {} lives, {} looks, {} flips, \
-             {} polls, {:.1} s simulated, trace {:016x}",
+             {} handshakes, {} polls, {:.1} s simulated, trace {:016x}",
             self.seed,
             figures.sent,
             figures.acked,
@@ -87,6 +89,7 @@ impl fmt::Display for Report {
             figures.lives,
             figures.looks,
             figures.flips,
+            figures.handshakes,
             figures.polls,
             self.simulated.as_secs_f64(),
             self.trace

@@ -354,7 +354,7 @@ impl Server {
             name_servers: Vec::new(),
             memory: None,
         };
-        let snapshot = config::parse(config, &facts).map_err(|problems| {
+        let snapshot = config::parse_with_certificates(config, &facts).map_err(|problems| {
             let lines =
                 problems.iter().map(|problem| format!("{}: {}", problem.line, problem.reason));
             anyhow::Error::msg(lines.collect::<Vec<_>>().join("; "))

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use ringpost::runtime::{Read, Runtime, Stream};
 
+use crate::tls::{Tls, Trust};
+
 /// Octets that are read at a time.
 const BLOCK_SIZE: usize = 16 * 1024;
 
@@ -27,6 +29,7 @@ pub enum Gone {
 pub struct Wire<R: Runtime> {
     runtime: R,
     stream: R::Stream,
+    tls: Option<Box<Tls>>,
     buffer: Vec<u8>,
     /// Used octets at the front of the buffer.
     used: usize,
@@ -36,7 +39,22 @@ pub struct Wire<R: Runtime> {
 impl<R: Runtime> Wire<R> {
     /// Wraps a stream; each wait for the other side may take as long as `patience`.
     pub fn new(runtime: R, stream: R::Stream, patience: Duration) -> Self {
-        Self { runtime, stream, buffer: Vec::new(), used: 0, patience }
+        Self { runtime, stream, tls: None, buffer: Vec::new(), used: 0, patience }
+    }
+
+    /// Speaks TLS from here on.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] before the handshake was over.
+    pub async fn start_tls(&mut self, trust: &Trust) -> Result<(), Gone> {
+        self.tls = Some(Box::new(Tls::new(trust).map_err(|_| Gone::Broken)?));
+        self.write(&[]).await.map_err(|_| Gone::Broken)?;
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.more().await?;
+            self.write(&[]).await.map_err(|_| Gone::Broken)?;
+        }
+        Ok(())
     }
 
     /// What has been read and not used.
@@ -54,10 +72,33 @@ impl<R: Runtime> Wire<R> {
         self.used = 0;
         let deadline = self.runtime.now() + self.patience;
         self.stream.watch().set_deadline(Some(deadline));
-        let len = self.buffer.len();
-        if len > BUFFER_MAX {
+        if self.buffer.len() > BUFFER_MAX {
             return Err(Gone::Broken);
         }
+        if let Some(mut tls) = self.tls.take() {
+            let more = self.more_tls(&mut tls).await;
+            self.tls = Some(tls);
+            return more;
+        }
+        self.read().await
+    }
+
+    /// Reads some TLS, of which there may be nothing to take yet.
+    async fn more_tls(&mut self, tls: &mut Tls) -> Result<(), Gone> {
+        let plain = std::mem::take(&mut self.buffer);
+        let read = self.read().await;
+        let octets = std::mem::replace(&mut self.buffer, plain);
+        read?;
+        match tls.take(&octets, &mut self.buffer) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Gone::Closed),
+            Err(_) => Err(Gone::Broken),
+        }
+    }
+
+    /// Reads from the stream.
+    async fn read(&mut self) -> Result<(), Gone> {
+        let len = self.buffer.len();
         self.buffer.resize(len + BLOCK_SIZE, 0);
         let result = loop {
             let block = self.buffer.get_mut(len..).unwrap_or_default();
@@ -134,7 +175,10 @@ impl<R: Runtime> Wire<R> {
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let deadline = self.runtime.now() + self.patience;
         self.stream.watch().set_deadline(Some(deadline));
-        self.stream.write_all(bytes).await
+        match &mut self.tls {
+            Some(tls) => self.stream.write_all(&tls.give(bytes)?).await,
+            None => self.stream.write_all(bytes).await,
+        }
     }
 
     /// When the other side has to have said something.
@@ -149,6 +193,10 @@ impl<R: Runtime> Wire<R> {
 
     /// Closes our side, and waits until the other one has closed too.
     pub async fn close(mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.end();
+            let _ = self.write(&[]).await;
+        }
         let _ = self.stream.shut_down_write().await;
         while self.more().await.is_ok() {
             self.used = self.buffer.len();

@@ -20,6 +20,19 @@ fn without_faults_all_mail_arrives() {
 }
 
 #[test]
+fn sessions_over_tls_are_sound_and_repeatable() {
+    let mut plan = Plan::draw(7, MESSAGES);
+    plan.settings.tls = true;
+    for ways in &mut plan.applications {
+        (ways.is_extended, ways.tls_percent) = (true, 90);
+    }
+    let (first, again) = (scenario::run(&plan), scenario::run(&plan));
+    assert_sound(&first);
+    assert!(first.figures.handshakes > 0, "{first}");
+    assert_eq!(first, again);
+}
+
+#[test]
 fn one_seed_is_one_run() {
     let run = |seed| scenario::run(&Plan::draw(seed, MESSAGES));
     let (first, again, other) = (run(3), run(3), run(4));

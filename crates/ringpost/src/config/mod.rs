@@ -95,12 +95,24 @@ pub fn load_with_certificates(
     path: &Path,
     facts: &SystemFacts,
 ) -> Result<Arc<ConfigSnapshot>, ConfigError> {
-    let mut snapshot = load(path, facts)?;
-    if let Err(found) = Arc::make_mut(&mut snapshot).load_certificates() {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let problems = located(&text, found);
-        return Err(ConfigError::Invalid { path: path.to_path_buf(), problems });
-    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
+    parse_with_certificates(&text, facts)
+        .map(Arc::new)
+        .map_err(|problems| ConfigError::Invalid { path: path.to_path_buf(), problems })
+}
+
+/// Checks the text of a configuration file, and reads the certificates that it names.
+///
+/// # Errors
+///
+/// As [`parse`]; and certificates and keys that cannot be used.
+pub fn parse_with_certificates(
+    text: &str,
+    facts: &SystemFacts,
+) -> Result<ConfigSnapshot, Vec<Problem>> {
+    let mut snapshot = parse(text, facts)?;
+    snapshot.load_certificates().map_err(|found| located(text, found))?;
     Ok(snapshot)
 }
 

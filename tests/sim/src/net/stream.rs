@@ -33,6 +33,9 @@ pub(super) struct Connection {
     is_cut: [Cell<bool>; 2],
 }
 
+/// How a record of a TLS handshake begins (RFC 8446 section 5.1), and no command, reply or line of text.
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
+
 /// Octets on their way from one side to the other.
 #[derive(Default)]
 struct Pipe {
@@ -47,6 +50,8 @@ struct Pipe {
     reset: Option<(u64, bool)>,
     /// Nobody will read any more.
     is_unread: bool,
+    /// What is written is encrypted, by keys that no seed has made.
+    is_tls: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -220,7 +225,12 @@ impl SimStream {
         for part in parts {
             octets.extend_from_slice(&part[..part.len().min(count - octets.len())]);
         }
-        net.trace.note_octets(&octets);
+        pipe.is_tls |= octets.starts_with(&TLS_HANDSHAKE);
+        if pipe.is_tls {
+            net.trace.note(count as u64);
+        } else {
+            net.trace.note_octets(&octets);
+        }
         let mut arrives = now + net.latency(link);
         if net.draw(|random| random.ppm(link.stall_ppm)) {
             net.count(|stats| stats.stalls += 1);

@@ -12,6 +12,7 @@ use crate::injector::{self, Application, Quota};
 use crate::ledger::SharedLedger;
 use crate::net::Link;
 use crate::remote::{self, RemoteHost};
+use crate::tls::Trust;
 use crate::world::World;
 
 /// Where the server listens.
@@ -100,6 +101,7 @@ pub(super) fn build(
     for (number, kind) in plan.domains.iter().enumerate() {
         set_domain(&zone, number, kind);
     }
+    let trust = Trust::new().map_err(std::io::Error::other)?;
     let quota = Quota::new(plan.messages);
     let domains: Vec<String> = (0..plan.domains.len()).map(domain_name).collect();
     for (number, ways) in plan.applications.iter().enumerate() {
@@ -116,6 +118,7 @@ pub(super) fn build(
             patience: plan.reply_bound(),
             opening: plan.opening_bound(),
             calm: calm.clone(),
+            trust: trust.clone(),
             quota: Rc::clone(&quota),
         };
         let random = world.random("injector").fork_number("application", number as u64);

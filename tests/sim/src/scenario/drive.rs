@@ -529,6 +529,7 @@ impl<'a> Drive<'a> {
             lives: u64::from(ledger.life()),
             looks: self.looks,
             flips: self.flips,
+            handshakes: self.server.counter("ringpost_tls_handshakes_total"),
             polls: self.world.executor().polls(),
         };
         let of_world = self.world.violations().into_iter().map(|violation| violation.to_string());

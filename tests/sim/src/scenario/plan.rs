@@ -12,6 +12,7 @@ use crate::injector::Ways;
 use crate::net::Link;
 use crate::random::Random;
 use crate::remote::Habits;
+use crate::tls;
 
 /// The configuration, as far as it is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Settings {
     pub pipelining: bool,
     /// Whether all mail goes to one host.
     pub smarthost: bool,
+    /// Whether it has a certificate.
+    pub tls: bool,
 }
 
 impl Settings {
@@ -78,6 +81,7 @@ impl Settings {
             timeout: Duration::from_secs(random.within(2..=60)),
             pipelining: !random.percent(20),
             smarthost: random.percent(10),
+            tls: random.fork("tls").percent(70),
         }
     }
 
@@ -100,6 +104,7 @@ impl Settings {
             timeout: Duration::from_mins(1),
             pipelining: true,
             smarthost: false,
+            tls: true,
         }
     }
 
@@ -107,11 +112,17 @@ impl Settings {
     pub fn text(&self, listener: &str, name_servers: &[String], smarthost: &str) -> String {
         let seconds = |duration: Duration| format!("{}s", duration.as_secs());
         let mut text = String::new();
+        let certificates = if self.tls {
+            format!("{{ chain = \"{}\", key = \"{}\" }}", tls::CHAIN, tls::KEY)
+        } else {
+            String::new()
+        };
         let _ = write!(
             text,
             "[server]\nhostname = \"mta.test\"\n\
              [listener.main]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
              message_size_max = \"{}B\"\nrecipients_max = {}\ntransactions_max = {}\n\
+             certificates = [{certificates}]\n\
              [queue]\nsegment_size = \"{}B\"\nsize_max = \"{}B\"\ncheckpoint_interval = \"{}B\"\n\
              content_cache_size_max = \"{}B\"\nlifetime = \"{}\"\nbounce_lifetime = \"{}\"\n\
              delay_warning = \"{}\"\n",
