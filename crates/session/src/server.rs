@@ -15,6 +15,7 @@ mod stats;
 mod stress;
 mod tls;
 mod transaction;
+mod vrfy;
 mod xclient;
 
 pub use config::{Peer, ServerConfig};

@@ -48,6 +48,7 @@ impl ConfigSnapshot {
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
             binary_mime: listener.binary_mime,
             postmaster: listener.postmaster.clone(),
+            vrfy: listener.vrfy,
             address_literals: listener.address_literals,
             stress: self.config().stress.limits(),
             lenient: listener.lenient,

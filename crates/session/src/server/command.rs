@@ -53,7 +53,7 @@ impl ServerSession {
             Command::Quit => self.close_with(now, replies::BYE, CloseReason::Quit),
             Command::Noop => self.push_junk(now, replies::OK),
             Command::Help(topic) => self.handle_help(now, topic),
-            Command::Vrfy(_) => self.push_junk(now, replies::CANNOT_VERIFY),
+            Command::Vrfy(text) => self.handle_vrfy(now, text),
             Command::Xclient(attributes) => self.handle_xclient(now, attributes, is_last),
             Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
             Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
@@ -70,7 +70,7 @@ impl ServerSession {
         self.chunks_failed = false;
     }
 
-    fn push_junk(&mut self, now: Instant, reply: FixedReply) {
+    pub(super) fn push_junk(&mut self, now: Instant, reply: FixedReply) {
         if self.count_junk(now) {
             self.push(reply);
         }

@@ -16,6 +16,7 @@ use super::tls::TlsPolicy;
 
 /// What the sessions of a listener have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct ServerConfig {
     /// Our name in the greeting and the reply to EHLO.
     pub hostname: Box<str>,
@@ -68,6 +69,9 @@ pub struct ServerConfig {
     pub binary_mime: bool,
     /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
     pub postmaster: Option<Mailbox>,
+    /// Whether VRFY tells clients that may relay what RCPT would say (RFC 5321 §3.5); to others it
+    /// confirms nothing. Default no.
+    pub vrfy: bool,
     /// Whether recipients at address literals are taken. Default no.
     pub address_literals: bool,
     /// What holds while the server is short of something.
@@ -104,6 +108,7 @@ impl Default for ServerConfig {
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             binary_mime: false,
             postmaster: None,
+            vrfy: false,
             address_literals: false,
             stress: StressLimits::default(),
             lenient: false,

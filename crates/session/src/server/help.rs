@@ -69,7 +69,7 @@ const TOPICS: [Topic; 13] = [
             "Says for whom you speak; the session begins anew.",
         ],
     },
-    topic("VRFY", &["VRFY text", "Confirms nothing; send mail to find out."]),
+    topic("VRFY", &["VRFY text", "Says what RCPT would where you may ask; else confirms nothing."]),
     topic("NOOP", &["NOOP [text]", "Does nothing."]),
     topic("HELP", &["HELP [command]", "Says this."]),
     topic("QUIT", &["QUIT", "Ends the session; a message that is not complete is forgotten."]),

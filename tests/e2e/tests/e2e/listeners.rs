@@ -58,3 +58,29 @@ fn each_listener_has_its_rules_and_its_name() -> Result<()> {
     assert_eq!(received, ["main", "main", "other"]);
     Ok(())
 }
+
+#[test]
+fn a_listener_lets_its_clients_ask_by_vrfy() -> Result<()> {
+    let sink = Sink::start()?;
+    let mut server = Server::prepare()?;
+    let other = ports::reserve()?;
+    server.config.route("*", sink.address());
+    server.config.set("listener.main", "vrfy", "true").set(
+        "listener.other",
+        "addresses",
+        &format!("[\"{other}\"]"),
+    );
+    server.start()?;
+    let mut client = Client::connect(server.smtp())?;
+    client.expect("EHLO c.test", 250)?;
+    assert!(client.expect("VRFY <b@b.test>", 252)?.text.contains("<b@b.test>"));
+    client.expect("VRFY b..c@b.test", 553)?;
+    client.expect("VRFY someone", 550)?;
+    // The twin: a listener that does not tell.
+    let mut client = Client::connect(other)?;
+    client.expect("EHLO c.test", 250)?;
+    for text in ["<b@b.test>", "b..c@b.test", "someone"] {
+        client.expect(&format!("VRFY {text}"), 252)?;
+    }
+    Ok(())
+}

@@ -101,6 +101,8 @@ pub struct ListenerSection {
     /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
     #[serde(deserialize_with = "mailbox")]
     pub postmaster: Option<Mailbox>,
+    /// Whether VRFY tells clients that may relay what RCPT would say. Default: no.
+    pub vrfy: bool,
     /// Whether recipients at address literals are taken. Default: no.
     pub address_literals: bool,
     /// Whether common deviations from the grammar are accepted. Default: no.
@@ -144,6 +146,7 @@ impl Default for ListenerSection {
             not_before_header: String::new(),
             lifetime: None,
             postmaster: None,
+            vrfy: false,
             address_literals: false,
             lenient: false,
         }
