@@ -47,6 +47,11 @@ pub(crate) fn is_plain(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b' '..=b'~'))
 }
 
+/// Whether an address can: UTF-8 without what ends a line, or controls a terminal.
+pub(crate) fn is_text(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

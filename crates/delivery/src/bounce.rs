@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use ringpost_protocol::dsn::{Action, DeliveryReport, DsnRecipient, Returned};
-use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::notify::Return;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::status::EnhancedStatusCode;
@@ -115,11 +115,17 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         envelope_id: context.envelope.dsn.envelope_id(),
         recipients: &recipients,
         returned,
+        smtputf8: context.envelope.utf8.is_marked(),
     }
     .write(&mut content);
     let body = if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
     let to = ForwardPath::Mailbox(originator.clone());
-    Some((Envelope::new(ReversePath::Null, vec![to], body), content))
+    let mut envelope = Envelope::new(ReversePath::Null, vec![to], body);
+    if !originator.is_ascii() {
+        // The field that names them is the one of the header that is not ASCII.
+        envelope.utf8 = Utf8::Header;
+    }
+    Some((envelope, content))
 }
 
 /// What the originator is told about a recipient.
@@ -358,6 +364,22 @@ mod tests {
             assert!(
                 content.contains(&format!("\r\nContent-Type: {part}\r\n\r\nSubject: hello\r\n"))
             );
+        }
+    }
+
+    /// RFC 6531 §3.2: what is written to an address outside of ASCII needs SMTPUTF8, and nothing else does.
+    #[test]
+    fn a_report_needs_smtputf8_when_its_reader_does() {
+        for (from, expected) in
+            [("<me@origin.test>", Utf8::Unmarked), ("<mé@origin.test>", Utf8::Header)]
+        {
+            let mut envelope = envelope(from);
+            envelope.forward_paths[1] = ForwardPath::parse("<ü@b.test>").unwrap();
+            envelope.utf8 = Utf8::Marked;
+            let (report, content) = written(&envelope, all_dispositions()).unwrap();
+            assert_eq!((report.utf8, report.body), (expected, BodyType::EightBitMime));
+            let status = DeliveryStatus::parse(content.as_bytes()).unwrap();
+            assert_eq!(status.recipients[0].final_recipient, "ü@b.test");
         }
     }
 

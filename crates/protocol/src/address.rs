@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use crate::error::AddressError;
 use crate::limits::{DOMAIN_MAX, LABEL_MAX, LOCAL_PART_MAX};
+use crate::notify::utf8::is_text;
 
+mod idn;
 #[cfg(test)]
 mod tests;
 
@@ -215,11 +217,15 @@ impl fmt::Display for Host {
 /// An address `local-part@host`.
 ///
 /// The local-part is kept octet by octet as it came, its quotes included, because only the host to
-/// the right may give it a meaning (RFC 5321 §2.3.11). It has ASCII only, and no control characters.
+/// the right may give it a meaning (RFC 5321 §2.3.11). It may have any UTF-8 (RFC 6531 §3.3) but
+/// control characters and the separators of lines and paragraphs. A domain outside of ASCII is looked
+/// up, routed and compared by its A-labels (RFC 5890), and written as it came; nothing is normalised.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mailbox {
     local_part: Box<str>,
     host: Host,
+    /// The domain as it came, unless that was in ASCII.
+    spelling: Option<Box<str>>,
 }
 
 impl Mailbox {
@@ -241,20 +247,30 @@ impl Mailbox {
         if text.is_empty() {
             return Err(AddressError::Empty);
         }
-        if !text.is_ascii() {
-            return Err(AddressError::NonAscii);
-        }
         let end = local_part_len(text.as_bytes(), syntax)?;
         let (local_part, rest) = text.split_at_checked(end).ok_or(AddressError::LocalPartSyntax)?;
         if local_part.len() > LOCAL_PART_MAX {
             return Err(AddressError::LocalPartTooLong);
         }
-        let host = match rest.strip_prefix('@') {
-            Some(host) => Host::parse_with(host, syntax)?,
+        // The grammar has those characters that are outside of ASCII; no address has them.
+        if !local_part.is_ascii() && !is_text(local_part) {
+            return Err(AddressError::LocalPartSyntax);
+        }
+        let (host, spelling) = match rest.strip_prefix('@') {
+            Some(host) if host.is_ascii() => (Host::parse_with(host, syntax)?, None),
+            Some(host) => {
+                let ascii = idn::to_ascii(host)?;
+                (Host::Domain(Domain::parse_with(&ascii, syntax)?), Some(host.into()))
+            }
             None if rest.is_empty() => return Err(AddressError::NoDomain),
             None => return Err(AddressError::LocalPartSyntax),
         };
-        Ok(Self { local_part: local_part.into(), host })
+        Ok(Self { local_part: local_part.into(), host, spelling })
+    }
+
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.spelling.is_none() && self.local_part.is_ascii()
     }
 
     /// The local-part as it goes on the wire, quotes included.
@@ -262,12 +278,12 @@ impl Mailbox {
         &self.local_part
     }
 
-    /// What stands to the right of the `@`.
+    /// What stands to the right of the `@`; a domain outside of ASCII by its A-labels.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The domain name to the right of the `@`, if it is one.
+    /// The domain name to the right of the `@`, if it is one; by its A-labels.
     pub fn domain(&self) -> Option<&Domain> {
         self.host.domain()
     }
@@ -275,7 +291,10 @@ impl Mailbox {
 
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.local_part, self.host)
+        match &self.spelling {
+            None => write!(f, "{}@{}", self.local_part, self.host),
+            Some(spelling) => write!(f, "{}@{spelling}", self.local_part),
+        }
     }
 }
 
@@ -310,7 +329,8 @@ fn local_part_len(text: &[u8], syntax: Syntax) -> Result<usize, AddressError> {
 pub(crate) fn quoted_string_len(text: &[u8]) -> Option<usize> {
     let mut escaped = false;
     for (index, &b) in text.iter().enumerate().skip(1) {
-        if !(b' '..=b'~').contains(&b) {
+        // RFC 6531 §3.3: what is quoted by a backslash is in ASCII.
+        if !(b' '..=b'~').contains(&b) && (b.is_ascii() || escaped) {
             return None;
         }
         match b {
@@ -323,7 +343,7 @@ pub(crate) fn quoted_string_len(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// RFC 5322 §3.2.3.
+/// RFC 5322 §3.2.3, and RFC 6531 §3.3.
 fn is_atext(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b)
+    b.is_ascii_alphanumeric() || !b.is_ascii() || b"!#$%&'*+-/=?^_`{|}~".contains(&b)
 }

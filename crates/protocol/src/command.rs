@@ -23,14 +23,14 @@ pub enum Command<'a> {
     Helo(&'a str),
     /// MAIL FROM.
     Mail {
-        /// Where reports of failure go.
+        /// Where reports of failure go; outside of ASCII only with `SMTPUTF8`.
         path: ReversePath,
         /// SIZE, BODY, how long to hold it, and what to tell of it.
         parameters: MailParameters,
     },
     /// RCPT TO.
     Rcpt {
-        /// The recipient.
+        /// The recipient; one outside of ASCII is for messages with `SMTPUTF8` only.
         path: ForwardPath,
         /// Of what to tell, and whom the originator has written to.
         parameters: RcptParameters,
@@ -111,9 +111,12 @@ impl CommandError {
             }
             Self::Argument => FixedReply::new("501 5.5.4 Syntax error in the argument"),
             Self::HeloName => FixedReply::new("501 5.5.4 A domain or address literal is needed"),
-            Self::ReversePath(AddressError::NonAscii)
-            | Self::ForwardPath(AddressError::NonAscii) => {
-                FixedReply::new("553 5.6.7 SMTPUTF8 is not offered")
+            // RFC 6531 §3.5.
+            Self::ReversePath(AddressError::NonAscii) => {
+                FixedReply::new("550 5.6.7 The address needs SMTPUTF8")
+            }
+            Self::ForwardPath(AddressError::NonAscii) => {
+                FixedReply::new("553 5.6.7 The address needs SMTPUTF8")
             }
             Self::ReversePath(AddressError::Brackets)
             | Self::ForwardPath(AddressError::Brackets) => {
@@ -205,6 +208,9 @@ impl<'a> Command<'a> {
             split_path(argument, syntax).map_err(CommandError::ReversePath)?;
         let path = ReversePath::from_inner(inner, syntax).map_err(CommandError::ReversePath)?;
         let parameters = MailParameters::parse(parameters)?;
+        if !path.is_ascii() && !parameters.smtputf8 {
+            return Err(CommandError::ReversePath(AddressError::NonAscii));
+        }
         Ok(Self::Mail { path, parameters })
     }
 
@@ -254,10 +260,7 @@ fn after_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Result<&'a [u8], Com
 
 /// Splits `<path> parameters` into what stands in the brackets and what stands behind them.
 fn split_path(argument: &[u8], syntax: Syntax) -> Result<(&str, &str), AddressError> {
-    let argument = std::str::from_utf8(argument).map_err(|_| AddressError::NonAscii)?;
-    if !argument.is_ascii() {
-        return Err(AddressError::NonAscii);
-    }
+    let argument = std::str::from_utf8(argument).map_err(|_| AddressError::NotUtf8)?;
     let argument = match syntax {
         Syntax::Strict => argument,
         Syntax::Lenient => argument.trim_ascii(),

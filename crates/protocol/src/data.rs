@@ -166,6 +166,9 @@ pub struct ContentDecoder {
     violation_line: u64,
     header: HeaderScan,
     eight_bit: bool,
+    /// An octet above 127 in the header section, and in the line that is walked.
+    header_eight_bit: bool,
+    line_eight_bit: bool,
     /// Octets of content so far.
     size: u64,
     /// Lines that have ended so far.
@@ -185,6 +188,8 @@ impl ContentDecoder {
             violation_line: 0,
             header: HeaderScan::default(),
             eight_bit: false,
+            header_eight_bit: false,
+            line_eight_bit: false,
             size: 0,
             lines: 0,
             line_size: 0,
@@ -199,6 +204,11 @@ impl ContentDecoder {
     /// Whether an octet above 127 has been seen.
     pub fn is_eight_bit(&self) -> bool {
         self.eight_bit
+    }
+
+    /// Whether an octet above 127 has been seen in the header section.
+    pub fn is_header_eight_bit(&self) -> bool {
+        self.header_eight_bit
     }
 
     /// `Received` fields in the header section.
@@ -353,6 +363,7 @@ impl ContentDecoder {
         let (line, end) = rest.split_at(length);
         if self.header.is_open() {
             self.header.scan(line);
+            self.line_eight_bit = self.line_eight_bit || !line.is_ascii();
         }
         self.line_size += length;
         match end {
@@ -406,10 +417,13 @@ impl ContentDecoder {
     #[inline]
     fn end_line(&mut self) {
         self.check_line();
-        if self.header.is_open()
-            && let Err(violation) = self.header.end_line(self.line_size, &self.limits)
-        {
-            self.note(violation);
+        if self.header.is_open() {
+            if let Err(violation) = self.header.end_line(self.line_size, &self.limits) {
+                self.note(violation);
+            }
+            // The line that ends the section may be one of the body.
+            let in_header = std::mem::take(&mut self.line_eight_bit) && self.header.is_open();
+            self.header_eight_bit = self.header_eight_bit || in_header;
         }
         let begins_body = self.line_size == 0 && self.framing == Framing::BinaryChunks;
         self.lines += 1;

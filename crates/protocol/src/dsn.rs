@@ -101,22 +101,35 @@ pub struct DeliveryReport<'a> {
     pub recipients: &'a [DsnRecipient<'a>],
     /// What it returns.
     pub returned: Returned<'a>,
+    /// Whether the message had `SMTPUTF8` (RFC 6531): its header may have UTF-8.
+    pub smtputf8: bool,
 }
 
 impl DeliveryReport<'_> {
     /// Appends the report as the content of a message: lines end with CRLF and have at most 998
-    /// octets, no octet is above 127 but those of what it returns, and dots are not stuffed.
+    /// octets, and dots are not stuffed. No octet is above 127 but those of what it returns, and those
+    /// of addresses: the report is one of RFC 6533 then. Its header section has such octets only when the
+    /// reverse-path has.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (content_type, original) = match self.returned {
-            Returned::Header(content) => ("text/rfc822-headers", original_header(content)),
-            Returned::Message(content) => ("message/rfc822", content),
+        let (header, original) = match self.returned {
+            Returned::Header(content) => (original_header(content), original_header(content)),
+            Returned::Message(content) => (original_header(content), content),
+        };
+        let is_global = self.smtputf8 && !header.is_ascii();
+        let content_type = match (self.returned, is_global) {
+            (Returned::Header(_), false) => "text/rfc822-headers",
+            (Returned::Header(_), true) => "message/global-headers",
+            (Returned::Message(_), false) => "message/rfc822",
+            (Returned::Message(_), true) => "message/global",
         };
         let boundary = self.boundary(original);
-        self.write_header(&boundary, original.is_ascii(), out);
-        open_part(&boundary, "text/plain; charset=utf-8", out);
+        let has_utf8 = self.has_utf8();
+        self.write_header(&boundary, original.is_ascii() && !has_utf8, out);
+        open_part(&boundary, "text/plain; charset=utf-8", has_utf8, out);
         self.write_explanation(out);
-        open_part(&boundary, "message/delivery-status", out);
-        self.write_status(out);
+        let status = if has_utf8 { "global-delivery-status" } else { "delivery-status" };
+        open_part(&boundary, &format!("message/{status}"), has_utf8, out);
+        self.write_status(has_utf8, out);
         line(out, format_args!("\r\n--{boundary}"));
         if !original.is_ascii() {
             line(out, "Content-Transfer-Encoding: 8bit");
@@ -124,6 +137,12 @@ impl DeliveryReport<'_> {
         line(out, format_args!("Content-Type: {content_type}\r\n"));
         out.extend_from_slice(original);
         line(out, format_args!("\r\n--{boundary}--"));
+    }
+
+    /// Whether an address in it is not ASCII. Whoever wrote to or from such a one takes reports of RFC 6533.
+    fn has_utf8(&self) -> bool {
+        let mut paths = self.recipients.iter().map(|one| one.forward_path);
+        !self.reverse_path.is_ascii() || paths.any(|path| !path.is_ascii())
     }
 
     /// A text that is nowhere in what is returned. Id and time make it our own, but
@@ -215,7 +234,7 @@ impl DeliveryReport<'_> {
     }
 
     /// RFC 3464 §2.2 and §2.3.
-    fn write_status(&self, out: &mut Vec<u8>) {
+    fn write_status(&self, has_utf8: bool, out: &mut Vec<u8>) {
         if let Some(id) = self.envelope_id {
             line(out, format_args!("Original-Envelope-Id: {}", id.decoded()));
         }
@@ -225,10 +244,12 @@ impl DeliveryReport<'_> {
         for recipient in self.recipients {
             line(out, "");
             if let Some(original) = recipient.original {
-                let (kind, address) = (original.address_type(), original.address());
+                let kind = original.report_type();
+                let address = if has_utf8 { original.address() } else { original.ascii_address() };
                 line(out, format_args!("Original-Recipient: {kind}; {address}"));
             }
-            line(out, format_args!("Final-Recipient: rfc822; {}", recipient.forward_path.bare()));
+            let kind = if recipient.forward_path.is_ascii() { "rfc822" } else { "utf-8" };
+            line(out, format_args!("Final-Recipient: {kind}; {}", recipient.forward_path.bare()));
             line(out, format_args!("Action: {}", recipient.action.keyword()));
             line(out, format_args!("Status: {}", recipient.status));
             if let Some(host) = recipient.remote_mta {
@@ -260,8 +281,11 @@ fn date(out: &mut Vec<u8>, name: &str, unix_seconds: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn open_part(boundary: &str, content_type: &str, out: &mut Vec<u8>) {
+fn open_part(boundary: &str, content_type: &str, eight_bit: bool, out: &mut Vec<u8>) {
     line(out, format_args!("\r\n--{boundary}"));
+    if eight_bit {
+        line(out, "Content-Transfer-Encoding: 8bit");
+    }
     line(out, format_args!("Content-Type: {content_type}\r\n"));
 }
 

@@ -43,6 +43,25 @@ impl fmt::Display for BodyType {
     }
 }
 
+/// What is known of UTF-8 in a message outside of its body (RFC 6531).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Utf8 {
+    /// Nobody has said that there may be some. The default.
+    #[default]
+    Unmarked,
+    /// MAIL had `SMTPUTF8`, but the header section is in ASCII.
+    Marked,
+    /// MAIL had `SMTPUTF8`, and the header section has octets above 127.
+    Header,
+}
+
+impl Utf8 {
+    /// Whether MAIL had `SMTPUTF8`.
+    pub fn is_marked(self) -> bool {
+        self != Self::Unmarked
+    }
+}
+
 /// What the commands MAIL and RCPT have said about a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -55,12 +74,15 @@ pub struct Envelope {
     pub body: BodyType,
     /// What the client wants to be told of it (RFC 3461); nothing by default.
     pub dsn: DsnParameters,
+    /// Whether it came by SMTPUTF8, and what for; not by default.
+    pub utf8: Utf8,
 }
 
 impl Envelope {
-    /// Makes an envelope without parameters of the DSN extension.
+    /// Makes an envelope without parameters of other extensions.
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
-        Self { reverse_path, forward_paths, body, dsn: DsnParameters::default() }
+        let (dsn, utf8) = (DsnParameters::default(), Utf8::default());
+        Self { reverse_path, forward_paths, body, dsn, utf8 }
     }
 }
 

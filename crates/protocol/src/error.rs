@@ -30,6 +30,9 @@ pub enum AddressError {
     /// The address has octets above 127, which need SMTPUTF8.
     #[error("address is not ASCII")]
     NonAscii,
+    /// The address has octets above 127 that are not UTF-8.
+    #[error("address is not UTF-8")]
+    NotUtf8,
     /// The path has a source route (RFC 5321 appendix C).
     #[error("source route in a path")]
     SourceRoute,

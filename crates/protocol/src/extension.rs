@@ -104,6 +104,8 @@ pub enum Extension {
     Chunking,
     /// BINARYMIME (RFC 3030 §3); only with CHUNKING.
     BinaryMime,
+    /// SMTPUTF8 (RFC 6531); only with 8BITMIME.
+    SmtpUtf8,
     /// STARTTLS (RFC 3207).
     StartTls,
     /// DSN (RFC 3461).
@@ -120,12 +122,13 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
         Self::Chunking,
         Self::BinaryMime,
+        Self::SmtpUtf8,
         Self::StartTls,
         Self::Dsn,
         Self::FutureRelease,
@@ -142,6 +145,7 @@ impl Extension {
             Self::EightBitMime => "8BITMIME",
             Self::Chunking => "CHUNKING",
             Self::BinaryMime => "BINARYMIME",
+            Self::SmtpUtf8 => "SMTPUTF8",
             Self::StartTls => "STARTTLS",
             Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
@@ -227,6 +231,8 @@ impl Offer {
     pub fn has(&self, extension: Extension) -> bool {
         let is_there = match extension {
             Extension::BinaryMime => self.binary_mime && self.has(Extension::Chunking),
+            // RFC 6531 §3.1: the one is announced with the other.
+            Extension::SmtpUtf8 => self.has(Extension::EightBitMime),
             Extension::StartTls => self.starttls,
             Extension::XClient => self.xclient,
             Extension::FutureRelease => self.hold.is_some(),
@@ -343,6 +349,7 @@ mod tests {
             enhanced_status_codes: true,
             dsn: true,
             chunking: true,
+            smtputf8: true,
             ..Extensions::default()
         };
         assert_eq!(parse(std::str::from_utf8(&out).unwrap()), expected);
@@ -397,8 +404,9 @@ mod tests {
         for kept in Extension::ALL {
             assert!(!write(ExtensionSet::ALL.without(kept)).contains(kept.keyword()));
             none = none.without(kept);
-            // RFC 3030 §3: there is no BINARYMIME without CHUNKING.
-            if kept == Extension::BinaryMime {
+            // RFC 3030 §3: there is no BINARYMIME without CHUNKING; RFC 6531 §3.1: and no SMTPUTF8
+            // without 8BITMIME.
+            if matches!(kept, Extension::BinaryMime | Extension::SmtpUtf8) {
                 continue;
             }
             let others = Extension::ALL.into_iter().filter(|other| *other != kept);

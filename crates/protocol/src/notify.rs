@@ -8,6 +8,7 @@ use crate::path::ForwardPath;
 #[cfg(test)]
 mod tests;
 mod text;
+pub(crate) mod utf8;
 
 pub use text::{EnvelopeId, OriginalRecipient, decode_xtext, encode_xtext};
 

@@ -19,6 +19,8 @@ pub struct MailParameters {
     pub ret: Option<Return>,
     /// `ENVID=` (RFC 3461).
     pub envelope_id: Option<EnvelopeId>,
+    /// `SMTPUTF8` (RFC 6531): addresses and header may have UTF-8.
+    pub smtputf8: bool,
 }
 
 impl MailParameters {
@@ -43,6 +45,12 @@ impl MailParameters {
                 set_once(&mut parameters.ret, read(value, Return::from_keyword)?)?;
             } else if keyword.eq_ignore_ascii_case("ENVID") {
                 set_once(&mut parameters.envelope_id, read(value, EnvelopeId::parse)?)?;
+            } else if keyword.eq_ignore_ascii_case("SMTPUTF8") {
+                // RFC 6531 §3.4: it has no value.
+                let is_first = !std::mem::replace(&mut parameters.smtputf8, true);
+                if value.is_some() || !is_first {
+                    return Err(CommandError::ParameterSyntax);
+                }
             } else {
                 return Err(unknown(keyword));
             }

@@ -41,6 +41,11 @@ impl ReversePath {
         matches!(self, Self::Null)
     }
 
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.mailbox().is_none_or(Mailbox::is_ascii)
+    }
+
     /// The mailbox, unless it is `<>`.
     pub fn mailbox(&self) -> Option<&Mailbox> {
         match self {
@@ -98,6 +103,11 @@ impl ForwardPath {
         mailbox(inner, syntax).map(Self::Mailbox)
     }
 
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.mailbox().is_none_or(Mailbox::is_ascii)
+    }
+
     /// The mailbox, unless it is the postmaster without a domain.
     pub fn mailbox(&self) -> Option<&Mailbox> {
         match self {
@@ -106,7 +116,7 @@ impl ForwardPath {
         }
     }
 
-    /// What stands to the right of the `@`.
+    /// What stands to the right of the `@`; a domain outside of ASCII by its A-labels.
     pub fn host(&self) -> Option<&Host> {
         self.mailbox().map(Mailbox::host)
     }

@@ -21,7 +21,8 @@
 //!     32     4  number of chunks
 //!     36     2  number of recipients
 //!     38     2  length of the reverse-path
-//!     40     1  length of the body type; 128 more if the message has DSN parameters
+//!     40     1  length of the body type; 128 more if the message has DSN parameters, 64 more if it
+//!               has options
 //!     41        body type as its keyword, reverse-path in wire form;
 //!               then for each recipient:
 //!               8 due, in milliseconds of Unix time; 2 attempts;
@@ -29,6 +30,7 @@
 //!               the originator has been told of the delay;
 //!               2 length of the forward-path; forward-path in wire form;
 //!               then, if the message has DSN parameters, 4 length of them; the parameters;
+//!               then, if it has options, 1 length of them; the options;
 //!               then the content that is in no chunk, to the end of the body
 //!
 //! offset  size  DSN parameters (RFC 3461)
@@ -39,6 +41,12 @@
 //!               2 recipient index;
 //!               1 NOTIFY: 0 none, otherwise 128 and of 1 SUCCESS, 2 FAILURE, 4 DELAY those it has;
 //!               2 length of the ORCPT, 0 if there is none; ORCPT as it came
+//!
+//! offset  size  options, in the order of their numbers
+//!      0     1  number
+//!      1     1  length of the value
+//!      2        value, by number:
+//!               1 SMTPUTF8 (RFC 6531): 1 whether the header section has octets above 127, 0 or 1
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
@@ -84,8 +92,10 @@ pub const RECORD_HEADER_SIZE: usize = 12;
 pub const CHUNK_OVERHEAD: usize = RECORD_HEADER_SIZE + 12;
 
 mod dsn;
+mod options;
 
 pub(crate) use dsn::encode as encode_dsn;
+pub(crate) use options::encode as encode_options;
 
 pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
@@ -101,6 +111,9 @@ pub(crate) const EVENT_MARK_SIZE: usize = RECORD_HEADER_SIZE + 8;
 const STATUS_WARNED: u8 = 0x80;
 /// Set in the length of the body type of a message that has DSN parameters.
 const BODY_HAS_DSN: u8 = 0x80;
+
+/// Set in the length of the body type of a message that has options.
+const BODY_HAS_OPTIONS: u8 = 0x40;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -118,7 +131,7 @@ pub enum RecordError {
     /// A field has a value that it cannot have.
     #[error("a field of the record has an impossible value")]
     Field,
-    /// A path, the body type or a DSN parameter cannot be read.
+    /// A path, the body type, a DSN parameter or an option cannot be read.
     #[error("the envelope in the record cannot be read")]
     Envelope,
 }
@@ -179,6 +192,8 @@ pub struct MessageRecord<'a> {
     pub recipients: Vec<(&'a str, RecipientState)>,
     /// The DSN parameters as they are stored; empty for nearly all messages.
     pub dsn: &'a [u8],
+    /// The options as they are stored; empty for most messages.
+    pub options: &'a [u8],
     /// The content that is in no chunk.
     pub content: &'a [u8],
 }
@@ -188,7 +203,7 @@ impl MessageRecord<'_> {
     ///
     /// # Errors
     ///
-    /// [`RecordError::Envelope`] when a path, the body type or a DSN parameter is none.
+    /// [`RecordError::Envelope`] when a path, the body type, a DSN parameter or an option is none.
     pub fn envelope(&self) -> Result<Envelope, RecordError> {
         let forward_paths = self.recipients.iter().map(|(path, _)| ForwardPath::parse(path));
         let mut envelope = Envelope::new(
@@ -197,8 +212,18 @@ impl MessageRecord<'_> {
             BodyType::from_keyword(self.body).ok_or(RecordError::Envelope)?,
         );
         envelope.dsn = dsn::decode(self.dsn, self.recipients.len()).ok_or(RecordError::Envelope)?;
+        options::decode(self.options, &mut envelope).ok_or(RecordError::Envelope)?;
         Ok(envelope)
     }
+}
+
+/// The parts of a message record that most messages do not have, each empty then.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras<'a> {
+    /// What [`encode_dsn`] gave.
+    pub(crate) dsn: &'a [u8],
+    /// What [`encode_options`] gave.
+    pub(crate) options: &'a [u8],
 }
 
 /// Appends a chunk record to `out`.
@@ -220,7 +245,7 @@ pub(crate) fn encode_message<P: Display>(
     body: &str,
     reverse_path: &dyn Display,
     recipients: impl ExactSizeIterator<Item = (P, RecipientState)>,
-    dsn: &[u8],
+    extras: Extras<'_>,
     content: &[u8],
 ) {
     let start = begin(out, KIND_MESSAGE);
@@ -230,8 +255,10 @@ pub(crate) fn encode_message<P: Display>(
     out.extend_from_slice(&head.chunks.to_le_bytes());
     out.extend_from_slice(&(recipients.len() as u16).to_le_bytes());
     let length_at = out.len();
+    let Extras { dsn, options } = extras;
     let has_dsn = if dsn.is_empty() { 0 } else { BODY_HAS_DSN };
-    out.extend_from_slice(&[0, 0, body.len() as u8 | has_dsn]);
+    let has_options = if options.is_empty() { 0 } else { BODY_HAS_OPTIONS };
+    out.extend_from_slice(&[0, 0, body.len() as u8 | has_dsn | has_options]);
     out.extend_from_slice(body.as_bytes());
     encode_text(out, length_at, reverse_path);
     for (path, state) in recipients {
@@ -245,6 +272,10 @@ pub(crate) fn encode_message<P: Display>(
     if !dsn.is_empty() {
         out.extend_from_slice(&(dsn.len() as u32).to_le_bytes());
         out.extend_from_slice(dsn);
+    }
+    if !options.is_empty() {
+        out.push(options.len() as u8);
+        out.extend_from_slice(options);
     }
     out.extend_from_slice(content);
     finish(out, start);
@@ -390,7 +421,7 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     let count = usize::from(fields.u16()?);
     let reverse_path_len = usize::from(fields.u16()?);
     let body_len = fields.u8()?;
-    let body = fields.text(usize::from(body_len & !BODY_HAS_DSN))?;
+    let body = fields.text(usize::from(body_len & !(BODY_HAS_DSN | BODY_HAS_OPTIONS)))?;
     let reverse_path = fields.text(reverse_path_len)?;
     let mut recipients = Vec::with_capacity(count);
     for _ in 0..count {
@@ -405,7 +436,13 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
         let len = fields.u32()?;
         dsn = fields.bytes(len as usize)?;
     }
-    Some(MessageRecord { head, body, reverse_path, recipients, dsn, content: fields.rest() })
+    let mut options: &[u8] = &[];
+    if body_len & BODY_HAS_OPTIONS != 0 {
+        let len = fields.u8()?;
+        options = fields.bytes(usize::from(len))?;
+    }
+    let content = fields.rest();
+    Some(MessageRecord { head, body, reverse_path, recipients, dsn, options, content })
 }
 
 fn decode_outcome(body: &[u8]) -> Option<Outcome> {

@@ -15,6 +15,7 @@ mod stats;
 mod stress;
 mod tls;
 mod transaction;
+mod utf8;
 mod vrfy;
 mod xclient;
 

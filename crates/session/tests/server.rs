@@ -62,7 +62,7 @@ fn the_offer_is_complete() {
     let said = String::from_utf8(server.said).unwrap();
     assert_eq!(
         said,
-        "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-DSN\r\n\
+        "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n250-DSN\r\n\
          250-FUTURERELEASE 604800 2023-11-21T22:13:20Z\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n250 ENHANCEDSTATUSCODES\r\n"
     );
 }

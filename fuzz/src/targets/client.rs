@@ -192,6 +192,7 @@ impl Driver {
                 true => BodyType::SevenBit,
                 false => BodyType::EightBitMime,
             },
+            utf8: ringpost_protocol::envelope::Utf8::Unmarked,
             dsn: None,
         };
         self.dot_at = None;

@@ -14,7 +14,7 @@ use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::time::write_rfc3339;
 use ringpost_protocol::xclient::ClientAttributes;
 
-use super::{is_plain, seed};
+use super::{is_plain, is_text, seed};
 use crate::input::Input;
 use crate::{Target, Verdict, must};
 
@@ -164,6 +164,7 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
     let (again, path) = match command {
         Command::Mail { path, parameters } => {
             must!(path.is_null() == (path.to_string() == "<>"), "null and not null");
+            must!(path.is_ascii() || parameters.smtputf8, "{path} without SMTPUTF8");
             (format!("MAIL FROM:{path}{}", written(parameters)), path.to_string())
         }
         Command::Rcpt { path, parameters } => {
@@ -183,7 +184,7 @@ fn check_command(command: &Command<'_>, syntax: Syntax, parse: Parse) -> Verdict
         Command::Xclient(attributes) => return check_client(attributes),
         _ => return Ok(()),
     };
-    must!(is_plain(&path), "{path:?} cannot go to a log");
+    must!(is_text(&path), "{path:?} cannot go to a log");
     must!(path.len() <= PATH_MAX, "a path of {} octets", path.len());
     must!(parse(again.as_bytes(), syntax).as_ref() == Ok(command), "{again:?} means another thing");
     Ok(())
@@ -224,6 +225,7 @@ fn written(parameters: &MailParameters) -> String {
     if let Some(id) = &parameters.envelope_id {
         let _ = write!(text, " ENVID={id}");
     }
+    text.push_str(if parameters.smtputf8 { " SMTPUTF8" } else { "" });
     text
 }
 

@@ -13,7 +13,7 @@ use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::{Reply, ReplyCode};
 use ringpost_protocol::status::EnhancedStatusCode;
 
-use super::{is_plain, seed};
+use super::{is_text, seed};
 use crate::input::{Input, expanded};
 use crate::{Target, Verdict, must};
 
@@ -81,6 +81,7 @@ fn seeds() -> Vec<Vec<u8>> {
         seed(&[1, HAS_REPLY | IS_RELAYED | HAS_ORIGINAL], format!("{one}{header}")),
         seed(&[2, HAS_ORIGINAL], format!("{two}{one}{header}")),
         seed(&[0, 0], header),
+        seed(&[2, HAS_ORIGINAL], format!("ü@c.test\0\0\0ö@c.test\0{two}{header}")),
     ]
 }
 
@@ -117,10 +118,12 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
         envelope_id: envelope_id.as_ref(),
         recipients: &recipients,
         returned: Returned::Header(&original),
+        smtputf8: false,
     };
     let mut content = Vec::new();
     write(&report, &mut content);
-    check_content(&content, original.is_ascii())?;
+    let is_global = told.iter().any(|one| !one.path.is_ascii());
+    check_content(&content, original.is_ascii() && !is_global)?;
     for told in &told {
         // What is written as xtext is read as what it was, if it may be read at all.
         let mut text = String::new();
@@ -130,7 +133,7 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
         must!(read == is_printable.then(|| told.reason.clone()), "{text:?} is read as {read:?}");
     }
     let parts = parts(&content)?;
-    check_status(parts[1], &told, envelope_id.is_some())?;
+    check_status(parts[1], &told, envelope_id.is_some(), is_global)?;
     check_original(parts[2], &original)?;
     // Nothing is said of what we are told by others, but it must not stop us.
     let _ = DeliveryStatus::parse(&original);
@@ -139,7 +142,10 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
     for (read, told) in status.recipients.iter().zip(&told) {
         must!(read.final_recipient == told.path.bare().to_string(), "{read:?} is another");
         let action = told.recipient().action.keyword();
-        let named = told.original.as_ref().map(|original| original.address().trim().to_owned());
+        let named = told.original.as_ref().map(|original| {
+            let address = if is_global { original.address() } else { original.ascii_address() };
+            address.trim().to_owned()
+        });
         must!(read.original_recipient == named, "{read:?} is not {named:?}");
         must!(read.action == action, "{read:?} is not {action}");
     }
@@ -270,8 +276,13 @@ fn body<'a>(part: &'a [u8], content_type: &str) -> Result<&'a [u8], String> {
 }
 
 /// RFC 3464 §2.1: groups of fields, one for the message and one for each recipient.
-fn check_status(part: &[u8], told: &[Told], has_id: bool) -> Verdict {
-    let text = std::str::from_utf8(body(part, "message/delivery-status")?).map_err(|_| "8-bit")?;
+fn check_status(part: &[u8], told: &[Told], has_id: bool, is_global: bool) -> Verdict {
+    let encoding = b"Content-Transfer-Encoding: 8bit\r\n";
+    let part = part.strip_prefix(encoding).unwrap_or(part);
+    let kind = if is_global { "global-delivery-status" } else { "delivery-status" };
+    let fields = body(part, &format!("message/{kind}"))?;
+    must!(fields.is_ascii() || is_global, "8-bit fields");
+    let text = std::str::from_utf8(fields).map_err(|_| "not UTF-8")?;
     // What stands in front of a delimiter belongs to it: one line end. The other ends the last field.
     let text = text.strip_suffix("\r\n\r\n").ok_or("the last field has no end")?;
     let groups: Vec<&str> = text.split("\r\n\r\n").collect();
@@ -294,7 +305,7 @@ fn check_status(part: &[u8], told: &[Told], has_id: bool) -> Verdict {
 fn check_group(group: &str, names: &[&str]) -> Verdict {
     let mut found = Vec::new();
     for line in group.split("\r\n") {
-        must!(is_plain(line) && !line.trim().is_empty(), "{line:?} is no line of a field");
+        must!(is_text(line) && !line.trim().is_empty(), "{line:?} is no line of a field");
         must!(line.len() <= TEXT_LINE_MAX, "a line of {} octets", line.len());
         if !line.starts_with(' ') {
             found.push(line.split(':').next().unwrap_or_default());

@@ -14,7 +14,7 @@ use ringpost_protocol::path::ForwardPath;
 use ringpost_protocol::time::{parse_rfc3339, parse_rfc5322, write_rfc3339, write_rfc5322};
 use ringpost_protocol::trace::Received;
 
-use super::{is_plain, seed};
+use super::{is_plain, is_text, seed};
 use crate::input::{Input, expanded, pieces};
 use crate::{Target, Verdict, must};
 
@@ -238,7 +238,7 @@ fn check_received(input: &mut Input<'_>) -> Verdict {
     let mut lines = text.strip_suffix("\r\n").ok_or("the field has no end")?.split("\r\n");
     must!(lines.next().is_some_and(|first| first.starts_with("Received: from ")), "{text:?}");
     must!(lines.clone().all(|line| line.starts_with('\t')), "{text:?} is not one field");
-    let is_line = |line: &str| line.len() <= TEXT_LINE_MAX && is_plain(&line.replace('\t', ""));
+    let is_line = |line: &str| line.len() <= TEXT_LINE_MAX && is_text(&line.replace('\t', ""));
     must!(text.trim_end().split("\r\n").all(is_line), "{text:?} has a line that is none");
     let mut decoder = ContentDecoder::new(ContentLimits::default(), Framing::Dots);
     let whole = [&field[..], b"\r\n.\r\n"].concat();

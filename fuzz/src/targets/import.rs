@@ -7,7 +7,7 @@ use ringpost::queue_tools::envelope::{Sheet, State};
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_queue::{RecipientState, RecipientStatus};
 
-use super::{is_plain, seed};
+use super::{is_text, seed};
 use crate::input::Input;
 use crate::{Target, Verdict, must};
 
@@ -129,11 +129,11 @@ fn judge(sheet: &Sheet, content: &[u8], recipients_max: usize, queued: &Queued) 
         "{} states",
         states.len()
     );
-    must!(is_plain(&envelope.reverse_path.to_string()), "{:?}", envelope.reverse_path);
+    must!(is_text(&envelope.reverse_path.to_string()), "{:?}", envelope.reverse_path);
     must!(is_binary == (envelope.body == BodyType::BinaryMime), "{:?}", envelope.body);
     must!(content.is_ascii() || envelope.body != BodyType::SevenBit, "8-bit content as 7BIT");
     for ((one, path), state) in waiting.iter().zip(&envelope.forward_paths).zip(states) {
-        must!(is_plain(&path.to_string()), "{path:?}");
+        must!(is_text(&path.to_string()), "{path:?}");
         must!(state.status == RecipientStatus::Queued, "{path} is {:?}", state.status);
         must!(state.attempts == one.attempts && state.warned == one.warned, "{path}: {state:?}");
         must!(

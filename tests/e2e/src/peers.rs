@@ -298,7 +298,9 @@ impl Exim {
                  daemon_smtp_ports = {listen_port}\nhost_lookup =\nrfc1413_query_timeout = 0s\n\
                  smtp_accept_max = 100\nsmtp_accept_queue_per_connection = 0\n\
                  deliver_drop_privilege\ntls_advertise_hosts =\nacl_smtp_rcpt = accept\n\
-                 acl_smtp_data = accept\ndsn_advertise_hosts = *\nbegin routers\nall:\n  driver = manualroute\n  \
+                 acl_smtp_data = accept\ndsn_advertise_hosts = *\n\
+                 .ifdef _OPT_MAIN_SMTPUTF8_ADVERTISE_HOSTS\nsmtputf8_advertise_hosts = *\n.endif\n\
+                 begin routers\nall:\n  driver = manualroute\n  \
                  domains = *\n  transport = remote\n  route_list = * {next_ip}::{next_port} byname\n  \
                  self = send\nbegin transports\nremote:\n  driver = smtp\n{transport}begin retry\n* * F,2h,1s\n",
                 binary = binary.display(),

@@ -102,7 +102,7 @@ fn commands_are_understood() {
 fn bad_lines_get_their_replies() {
     let long_name = format!("EHLO {}", "a".repeat(300));
     let long_local_part = format!("RCPT TO:<{}@b.test>", "a".repeat(65));
-    let table: [(&[u8], &str); 72] = [
+    let table: [(&[u8], &str); 79] = [
         (b"", "500 5.5.2"),
         (b" ", "500 5.5.2"),
         (b"   NOOP", "500 5.5.2"),
@@ -138,7 +138,9 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<a>", "501 5.1.7"),
         (b"MAIL FROM:<;for i in x;do true;done;@a>", "501 5.1.7"),
         (b"MAIL FROM:<a@b.test> FOO=bar", "555 5.5.4"),
-        (b"MAIL FROM:<a@b.test> SMTPUTF8", "555 5.5.4"),
+        (b"MAIL FROM:<a@b.test> SMTPUTF8=1", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> SMTPUTF8 SMTPUTF8", "501 5.5.4"),
+        (b"RCPT TO:<a@b.test> SMTPUTF8", "555 5.5.4"),
         (b"MAIL FROM:<a@b.test> BODY=9BIT", "501 5.5.4"),
         (b"BDAT", "501 5.5.4"),
         (b"BDAT 5 FIRST", "501 5.5.4"),
@@ -164,8 +166,11 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<a@b.test> HOLDUNTIL=1700000000", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> HOLDUNTIL=2038-01-19T03:14:08", "501 5.5.4"),
         (b"RCPT TO:<a@b.test> HOLDFOR=1", "555 5.5.4"),
-        (b"MAIL FROM:<\xc3\xbc@b.test>", "553 5.6.7"),
-        (b"MAIL FROM:<\xff@b.test>", "553 5.6.7"),
+        (b"MAIL FROM:<\xc3\xbc@b.test>", "550 5.6.7"),
+        (b"MAIL FROM:<\xc3\xbc@b.test> SIZE=1", "550 5.6.7"),
+        (b"MAIL FROM:<\xff@b.test> SMTPUTF8", "501 5.1.7"),
+        (b"MAIL FROM:<\xc0\x80@b.test> SMTPUTF8", "501 5.1.7"),
+        (b"MAIL FROM:<\xed\xa0\x80@b.test> SMTPUTF8", "501 5.1.7"),
         (b"RCPT TO:<>", "501 5.1.3"),
         (b"RCPT TO:<bob>", "501 5.1.3"),
         (b"RCPT TO:<@x,@y:b@b.test>", "501 5.1.3"),
@@ -174,7 +179,9 @@ fn bad_lines_get_their_replies() {
         (b"RCPT TO:<a@b@c.test>", "501 5.1.3"),
         (long_local_part.as_bytes(), "501 5.1.3"),
         (b"RCPT TO:<a@b.test> SIZE=1", "555 5.5.4"),
-        (b"RCPT TO:<\xc3\xbc@b.test>", "553 5.6.7"),
+        (b"RCPT TO:<\xff@b.test>", "501 5.1.3"),
+        (b"RCPT TO:<a@b.test> ORCPT=rfc822;\xc3\xbc@b.test", "501 5.5.4"),
+        (b"RCPT TO:<a@b.test> ORCPT=utf-8;\xff@b.test", "501 5.1.3"),
     ];
     for (line, reply) in table {
         let shown = String::from_utf8_lossy(line);

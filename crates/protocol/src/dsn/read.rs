@@ -33,7 +33,8 @@ pub struct RecipientStatus {
 }
 
 impl DeliveryStatus {
-    /// Finds and reads the `message/delivery-status` part in the content of a report.
+    /// Finds and reads the `message/delivery-status` part in the content of a report, or the
+    /// `message/global-delivery-status` part (RFC 6533).
     ///
     /// `None` when there is no such part. Only the first is read, and only reports whose part
     /// headers have the type on one line.
@@ -43,7 +44,9 @@ impl DeliveryStatus {
         lines.find(|line| {
             let line = line.to_ascii_lowercase();
             line.strip_prefix("content-type:")
-                .is_some_and(|value| value.trim_start().starts_with("message/delivery-status"))
+                .and_then(|value| value.trim_start().strip_prefix("message/"))
+                .map(|value| value.strip_prefix("global-").unwrap_or(value))
+                .is_some_and(|value| value.starts_with("delivery-status"))
         })?;
         // The rest of the part's header section.
         lines.find(|line| line.is_empty())?;

@@ -19,6 +19,7 @@ fn report(recipients: &[DsnRecipient<'_>], original_header: &[u8]) -> String {
         envelope_id: None,
         recipients,
         returned: Returned::Header(original_header),
+        smtputf8: false,
     };
     let mut out = Vec::new();
     report.write(&mut out);
@@ -150,6 +151,7 @@ fn a_report_tells_of_what_was_handed_over_and_names_what_the_client_named() {
         envelope_id: Some(&envelope_id),
         recipients: &[relayed],
         returned: Returned::Message(content),
+        smtputf8: false,
     }
     .write(&mut out);
     let at = memmem::find(&out, b"Content-Type: message/rfc822\r\n\r\n").unwrap();
@@ -172,6 +174,83 @@ fn a_report_tells_of_what_was_handed_over_and_names_what_the_client_named() {
         (&*one.action, one.original_recipient.as_deref()),
         ("relayed", Some("\"al i\"@a.test"))
     );
+}
+
+/// RFC 6533: reports of messages that are not all in ASCII.
+#[test]
+fn a_report_has_utf8_where_it_is_taken() {
+    let ascii = ("<b@b.test>", "<a@a.test>");
+    let utf8_to = ("<ü@bücher.test>", "<a@a.test>");
+    let utf8_from = ("<b@b.test>", "<ä@a.test>");
+    let subject = "Subject: ü\r\n";
+    let table = [
+        (ascii, true, "Subject: u\r\n", "message/delivery-status", "text/rfc822-headers"),
+        (ascii, true, subject, "message/delivery-status", "message/global-headers"),
+        (ascii, false, subject, "message/delivery-status", "text/rfc822-headers"),
+        (utf8_to, true, subject, "message/global-delivery-status", "message/global-headers"),
+        (utf8_to, true, "a: b\r\n", "message/global-delivery-status", "text/rfc822-headers"),
+        (utf8_from, true, "a: b\r\n", "message/global-delivery-status", "text/rfc822-headers"),
+    ];
+    for ((to, from), smtputf8, header, status_type, original_type) in table {
+        let path = ForwardPath::parse(to).unwrap();
+        let original = OriginalRecipient::parse("utf-8;\\x{FC}@old.test").unwrap();
+        let recipient = DsnRecipient {
+            forward_path: &path,
+            original: Some(&original),
+            action: Action::Failed,
+            status: EnhancedStatusCode::new(5, 6, 7),
+            remote_mta: None,
+            diagnostic: None,
+            reason: "no",
+            last_attempt_unix_seconds: None,
+            will_retry_until_unix_seconds: None,
+        };
+        for is_whole in [false, true] {
+            let whole = format!("{header}\r\nbody\r\n");
+            let mut out = Vec::new();
+            DeliveryReport {
+                reporting_mta: "mx.test",
+                queue_id: "00a1",
+                report_id: "00a2",
+                unix_seconds: 1_700_000_000,
+                arrival_unix_seconds: 1_699_990_000,
+                reverse_path: &ReversePath::parse(from).unwrap(),
+                envelope_id: None,
+                recipients: &[recipient],
+                returned: if is_whole {
+                    Returned::Message(whole.as_bytes())
+                } else {
+                    Returned::Header(header.as_bytes())
+                },
+                smtputf8,
+            }
+            .write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            check_lines(&text);
+            let original_type = match (original_type, is_whole) {
+                ("text/rfc822-headers", true) => "message/rfc822",
+                (_, true) => "message/global",
+                (other, false) => other,
+            };
+            assert!(text.contains(&format!("\r\nContent-Type: {status_type}\r\n\r\n")), "{text}");
+            assert!(text.contains(&format!("\r\nContent-Type: {original_type}\r\n\r\n")), "{text}");
+            let (head, _) = text.split_once("\r\n\r\n").unwrap();
+            assert_eq!(head.is_ascii(), from.is_ascii(), "{head}");
+            assert_eq!(head.contains("Encoding: 8bit"), !text.is_ascii(), "{head}");
+            // Each part that is not ASCII says so.
+            for part in text.split("\r\n--=_").skip(1) {
+                assert!(part.contains("Encoding: 8bit") || part.is_ascii(), "{part}");
+            }
+            let status = DeliveryStatus::parse(text.as_bytes()).unwrap();
+            let one = &status.recipients[0];
+            assert_eq!(format!("<{}>", one.final_recipient), to);
+            let is_global = status_type.contains("global");
+            let named = if is_global { "ü@old.test" } else { "\\x{FC}@old.test" };
+            assert_eq!(one.original_recipient.as_deref(), Some(named));
+            let kind = if to.is_ascii() { "rfc822" } else { "utf-8" };
+            assert!(text.contains(&format!("\r\nFinal-Recipient: {kind}; ")), "{text}");
+        }
+    }
 }
 
 #[test]

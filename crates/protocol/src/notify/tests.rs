@@ -114,6 +114,32 @@ fn original_recipients_have_a_type_and_an_address() {
     assert_eq!(one.to_string(), "X-Foo+1;a+2Bb;c@d.test");
 }
 
+/// RFC 6533 §3, and what Postfix sends.
+#[test]
+fn original_recipients_may_be_outside_of_ascii() {
+    for (text, address, in_report) in [
+        ("utf-8;ü@b.test", "ü@b.test", "utf-8 \\x{FC}@b.test"),
+        ("UTF-8;\\x{FC}@b.test", "ü@b.test", "utf-8 \\x{FC}@b.test"),
+        ("utf-8;a@b.test", "a@b.test", "utf-8 a@b.test"),
+        ("rfc822;+C3+BC@b.test", "ü@b.test", "utf-8 \\x{FC}@b.test"),
+    ] {
+        let one = OriginalRecipient::parse(text).unwrap();
+        assert_eq!((one.as_str(), &*one.address()), (text, address));
+        assert_eq!(format!("{} {}", one.report_type(), one.ascii_address()), in_report);
+        let ascii = one.to_ascii().unwrap().into_owned();
+        assert!(ascii.is_ascii());
+        assert_eq!(ascii.address(), address);
+        assert_eq!(one.is_ascii(), ascii == one);
+    }
+    for bad in ["rfc822;ü@b.test", "rfc822;+C3", "rfc822;+C2+85", "utf-8;a b", "utf-8;+C3+BC"] {
+        assert_eq!(OriginalRecipient::parse(bad), None, "{bad:?}");
+    }
+    assert_eq!(EnvelopeId::parse("+C3+BC"), None);
+    // In ASCII it may be too long to be sent on.
+    let long = OriginalRecipient::parse(&format!("utf-8;{}", "ü".repeat(200))).unwrap();
+    assert_eq!(long.to_ascii(), None);
+}
+
 #[test]
 fn any_path_makes_an_original_recipient() {
     for (path, expected) in [

@@ -1,7 +1,9 @@
 //! Texts in the parameters of RFC 3461: `xtext` (§4), envelope ids and original recipients.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use super::utf8::{self, Form};
 use crate::limits::{ENVELOPE_ID_MAX, ORIGINAL_RECIPIENT_MAX};
 use crate::path::ForwardPath;
 
@@ -26,7 +28,12 @@ pub fn encode_xtext(text: &str, out: &mut String) {
 ///
 /// Hexadecimal digits are in upper case, as the grammar has them.
 pub fn decode_xtext(text: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(text.len());
+    decode_octets(text).filter(|decoded| decoded.is_ascii())
+}
+
+/// As [`decode_xtext`], with UTF-8 beyond ASCII.
+fn decode_octets(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
     let mut octets = text.bytes();
     while let Some(octet) = octets.next() {
         let octet = if octet == b'+' {
@@ -36,12 +43,12 @@ pub fn decode_xtext(text: &str) -> Option<String> {
         } else {
             return None;
         };
-        if !matches!(octet, b' '..=b'~') {
+        if !matches!(octet, b' '..=b'~' | 0x80..) {
             return None;
         }
-        decoded.push(char::from(octet));
+        decoded.push(octet);
     }
-    Some(decoded)
+    String::from_utf8(decoded).ok().filter(|text| utf8::is_text(text))
 }
 
 fn is_xchar(octet: u8) -> bool {
@@ -89,7 +96,8 @@ impl fmt::Display for EnvelopeId {
 
 /// Whom the originator has written to: the value of `ORCPT=`, as it came.
 ///
-/// The type of an address, `;`, and the address in `xtext`; at most [`ORIGINAL_RECIPIENT_MAX`] octets.
+/// The type of an address, `;`, and the address: in `xtext`, or for the type `utf-8` in either form of
+/// RFC 6533 §3. At most [`ORIGINAL_RECIPIENT_MAX`] octets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OriginalRecipient(Box<str>);
 
@@ -103,32 +111,79 @@ impl OriginalRecipient {
             && !kind.is_empty()
             && kind.bytes().all(is_atom)
             && !address.is_empty()
-            && decode_xtext(address).is_some();
+            && decode(kind, address).is_some();
         is_one.then(|| Self(text.into()))
     }
 
     /// The one that RCPT named.
     pub fn of(path: &ForwardPath) -> Self {
-        let mut text = String::from("rfc822;");
-        encode_xtext(&path.bare().to_string(), &mut text);
+        let bare = path.bare().to_string();
+        if path.is_ascii() {
+            let mut text = String::from("rfc822;");
+            encode_xtext(&bare, &mut text);
+            return Self(text.into());
+        }
+        let mut text = String::from("utf-8;");
+        utf8::encode(&bare, Form::Unitext, &mut text);
         Self(text.into())
     }
 
-    /// As it came, the address in `xtext`.
+    /// As it came, the address encoded.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The type of the address; `rfc822` for what mail has.
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
+    }
+
+    /// The same in ASCII (RFC 6533 §3); `None` when it has too many octets then.
+    pub fn to_ascii(&self) -> Option<Cow<'_, Self>> {
+        if self.is_ascii() {
+            return Some(Cow::Borrowed(self));
+        }
+        let text = format!("{};{}", self.address_type(), self.ascii_address());
+        (text.len() <= ORIGINAL_RECIPIENT_MAX).then(|| Cow::Owned(Self(text.into())))
+    }
+
+    /// The address as reports in ASCII have it: what it stands for, or for one that is not ASCII the form
+    /// with `\x{HEX}` (RFC 6533 §3).
+    pub fn ascii_address(&self) -> String {
+        let address = self.address();
+        if address.is_ascii() && !is_utf8(self.address_type()) {
+            return address;
+        }
+        let mut text = String::new();
+        utf8::encode(&address, Form::Xtext, &mut text);
+        text
+    }
+
+    /// The type of the address; `rfc822`, or `utf-8` (RFC 6533), for what mail has.
     pub fn address_type(&self) -> &str {
         self.0.split_once(';').map_or("", |(kind, _)| kind)
     }
 
-    /// The address that it stands for: printable ASCII and spaces.
-    pub fn address(&self) -> String {
-        let address = self.0.split_once(';').map_or("", |(_, address)| address);
-        decode_xtext(address).unwrap_or_default()
+    /// The type of the address as reports have it: `utf-8` for what is not ASCII, whatever came.
+    pub fn report_type(&self) -> &str {
+        if self.address().is_ascii() { self.address_type() } else { "utf-8" }
     }
+
+    /// The address that it stands for: printable ASCII, spaces, and UTF-8 without control characters.
+    pub fn address(&self) -> String {
+        let (kind, address) = self.0.split_once(';').unwrap_or_default();
+        decode(kind, address).unwrap_or_default()
+    }
+}
+
+fn is_utf8(kind: &str) -> bool {
+    kind.eq_ignore_ascii_case("utf-8")
+}
+
+/// Addresses that are not ASCII have the type `utf-8` and forms of their own (RFC 6533 §3). Postfix 3.7
+/// puts them in `xtext` all the same, with the type `rfc822`.
+fn decode(kind: &str, address: &str) -> Option<String> {
+    if is_utf8(kind) { utf8::decode(address) } else { decode_octets(address) }
 }
 
 /// As it came.

@@ -276,6 +276,8 @@ impl Queue {
         let envelope = message.envelope;
         // What cannot be encoded is found when the record is read back.
         let dsn = record::encode_dsn(&envelope.dsn).unwrap_or_default();
+        let options = record::encode_options(envelope);
+        let extras = record::Extras { dsn: &dsn, options: &options };
         let start = batch.frame.len();
         place(batch, message.id, Piece::Message, |out| {
             record::encode_message(
@@ -284,7 +286,7 @@ impl Queue {
                 envelope.body.keyword(),
                 &envelope.reverse_path,
                 envelope.forward_paths.iter().enumerate().map(|(at, path)| (path, state(at))),
-                &dsn,
+                extras,
                 message.content,
             );
         });

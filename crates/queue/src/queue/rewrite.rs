@@ -146,7 +146,7 @@ impl Queue {
                         .collect::<Vec<_>>()
                         .into_iter()
                         .zip(states.iter().map(RecipientEntry::state)),
-                    message.dsn,
+                    record::Extras { dsn: message.dsn, options: message.options },
                     message.content,
                 );
             }

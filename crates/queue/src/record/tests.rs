@@ -3,6 +3,8 @@ use ringpost_protocol::notify::{
     DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return,
 };
 
+use ringpost_protocol::envelope::Utf8;
+
 use super::*;
 use crate::id::ShardId;
 
@@ -16,7 +18,13 @@ fn status() -> impl Strategy<Value = RecipientStatus> {
 
 fn recipients() -> impl Strategy<Value = Vec<(String, RecipientState)>> {
     prop::collection::vec(
-        ("<[a-z]{1,20}@[a-z]{1,20}\\.test>", any::<u64>(), any::<u16>(), status(), any::<bool>())
+        (
+            "<[a-zü例]{1,20}@[a-z]{1,20}\\.test>",
+            any::<u64>(),
+            any::<u16>(),
+            status(),
+            any::<bool>(),
+        )
             .prop_map(|(path, due_unix_ms, attempts, status, warned)| {
                 (path, RecipientState { due_unix_ms, attempts, status, warned })
             }),
@@ -60,7 +68,7 @@ fn some_records() -> Vec<u8> {
     let head =
         MessageHead { id: id(7), received_unix_ms: 1, expiry_unix_ms: 2, size: 9, chunks: 4 };
     let states = [("<a@b.test>", RecipientState::default())];
-    encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), b"", b"rest");
+    encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), Extras::default(), b"rest");
     let recipients = vec![(RecipientIndex(0), Disposition::Delivered)];
     encode_outcome(&mut out, &Outcome { id: id(7), recipients });
     encode_events(&mut out, EventRecords { count: 2, octets: b"one\ntwo\n" });
@@ -97,12 +105,16 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
         let dsn_octets = encode_dsn(&dsn).unwrap_or_default();
         prop_assert_eq!(dsn_octets.is_empty(), dsn.is_empty());
+        let mut options_of = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
+        options_of.utf8 = [Utf8::Unmarked, Utf8::Marked, Utf8::Header][utf8];
+        let options = encode_options(&options_of);
+        let extras = Extras { dsn: &dsn_octets, options: &options };
         let head = MessageHead {
             id: MessageId::from_u64(numbers[0]),
             received_unix_ms: numbers[1],
@@ -112,7 +124,7 @@ proptest! {
         };
         let mut out = Vec::new();
         let states = recipients.iter().map(|(path, state)| (path, *state));
-        encode_message(&mut out, &head, "8BITMIME", &"<s@x.test>", states, &dsn_octets, &content);
+        encode_message(&mut out, &head, "8BITMIME", &"<s@x.test>", states, extras, &content);
         let (Record::Message(message), len) = decode(&out).unwrap() else { panic!("kind") };
         prop_assert_eq!(len, out.len());
         prop_assert_eq!(message.head, head);
@@ -121,6 +133,7 @@ proptest! {
         prop_assert_eq!(envelope.reverse_path.to_string(), "<s@x.test>");
         prop_assert_eq!(envelope.body, BodyType::EightBitMime);
         prop_assert_eq!(envelope.dsn, dsn);
+        prop_assert_eq!(envelope.utf8, options_of.utf8);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
             prop_assert_eq!(message.recipients[place].1, *state);
@@ -194,7 +207,7 @@ fn a_path_that_is_none_is_an_error_and_not_a_panic() {
     {
         let mut out = Vec::new();
         let states = [(forward, RecipientState::default())];
-        encode_message(&mut out, &head, body, &reverse, states.into_iter(), b"", b"");
+        encode_message(&mut out, &head, body, &reverse, states.into_iter(), Extras::default(), b"");
         let (Record::Message(message), _) = decode(&out).unwrap() else { panic!("kind") };
         assert_eq!(message.envelope(), Err(RecordError::Envelope), "{body} {reverse} {forward}");
     }
@@ -238,7 +251,15 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
     let encoded = |dsn: &[u8]| {
         let states = [("<a@b.test>", RecipientState::default())];
         let mut out = Vec::new();
-        encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), dsn, b"rest");
+        encode_message(
+            &mut out,
+            &head,
+            "7BIT",
+            &"<>",
+            states.into_iter(),
+            Extras { dsn, options: b"" },
+            b"rest",
+        );
         out
     };
     assert_eq!(encoded(&better).len(), encoded(b"").len() + 4 + better.len());
@@ -246,4 +267,24 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
     let (Record::Message(message), _) = decode(&with).unwrap() else { panic!("kind") };
     assert_eq!(message.envelope(), Err(RecordError::Envelope));
     assert_eq!(message.content, b"rest");
+}
+
+#[test]
+fn options_that_cannot_have_been_written_are_not_read() {
+    let mut envelope = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
+    for octets in [
+        &[1][..],
+        &[1, 1],
+        &[1, 0],
+        &[1, 1, 2],
+        &[1, 2, 0, 0],
+        &[1, 1, 0, 1, 1, 0],
+        &[0, 0],
+        &[99, 0],
+    ] {
+        assert_eq!(options::decode(octets, &mut envelope), None, "{octets:?}");
+    }
+    assert_eq!(encode_options(&envelope.clone()).len(), 3 * usize::from(envelope.utf8.is_marked()));
+    let plain = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
+    assert_eq!(encode_options(&plain), b"", "most messages have none");
 }

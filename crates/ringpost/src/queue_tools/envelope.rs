@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use ringpost_protocol::{
-    envelope::{BodyType, Envelope},
+    envelope::{BodyType, Envelope, Utf8},
     notify::{DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return},
     path::{ForwardPath, ReversePath},
 };
@@ -28,6 +28,9 @@ pub struct Sheet {
     pub reverse_path: String,
     /// The keyword of the body type.
     pub body: String,
+    /// Whether it came by SMTPUTF8. Default no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub smtputf8: bool,
     /// What `RET=` has asked for, `FULL` or `HDRS`. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ret: Option<String>,
@@ -122,6 +125,7 @@ impl Sheet {
             id: view.id.to_string(),
             reverse_path: envelope.reverse_path.to_string(),
             body: envelope.body.keyword().to_owned(),
+            smtputf8: envelope.utf8.is_marked(),
             ret: dsn.ret().map(|ret| ret.to_string()),
             envelope_id: dsn.envelope_id().map(ToString::to_string),
             size: view.size,
@@ -211,8 +215,17 @@ impl Sheet {
         );
         let mut envelope = Envelope::new(reverse_path, paths, body);
         envelope.dsn = dsn;
+        if self.smtputf8 {
+            let is_ascii = header_section(content).is_ascii();
+            envelope.utf8 = if is_ascii { Utf8::Marked } else { Utf8::Header };
+        }
         Ok((count > 0).then_some((envelope, states)))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Reads a DSN parameter, if there is one.
@@ -294,6 +307,23 @@ mod tests {
         for key in ["ret", "envelope_id", "notify", "original_recipient"] {
             assert!(!text.contains(&format!("\"{key}\"")), "{text}");
         }
+    }
+
+    #[test]
+    fn what_came_by_smtputf8_is_marked_with_what_it_needs() {
+        for (content, expected) in
+            [(&b"a:b\r\n"[..], Utf8::Marked), (b"a:\xC3\xBC\r\n", Utf8::Header)]
+        {
+            let sheet = SHEET.replacen("\"size\": 5", "\"smtputf8\": true, \"size\": ", 1);
+            let sheet = sheet.replacen("\"size\": ", &format!("\"size\": {}", content.len()), 1);
+            let sheet = sheet.replace("<b@two.test>", "<ü@zwei.test>");
+            let sheet = Sheet::read(sheet.as_bytes()).unwrap();
+            let (envelope, _) = sheet.to_queue(content, 9).unwrap().unwrap();
+            assert_eq!(envelope.utf8, expected);
+            assert_eq!(envelope.forward_paths[0].to_string(), "<ü@zwei.test>");
+        }
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        assert!(!text.contains("smtputf8"), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ringpost_metrics::{
     event::{Event, EventRecord, Reception},
     label::SessionEnd,
 };
-use ringpost_protocol::{address::Domain, trace::Received};
+use ringpost_protocol::{address::Domain, envelope::Envelope, path::ForwardPath, trace::Received};
 use ringpost_queue::{AppendError, BatchNumber, Committed, MessageId, NewMessage};
 use ringpost_session::server::{
     CloseReason, Peer, Refusal, ServerEvent, ServerSession, ServerStats, TransactionRefusal,
@@ -83,6 +83,8 @@ pub(super) async fn serve<R: Runtime>(
 /// A message whose content is coming in.
 struct Receiving {
     id: MessageId,
+    /// How it comes, for the trace field and the event.
+    protocol: &'static str,
     received_unix_ms: u64,
     /// Octets of content in the log already, as chunks.
     streamed_size: u64,
@@ -304,10 +306,8 @@ impl<R: Runtime> Inbound<R> {
         let id = shard.with_queue_lazily(ringpost_queue::Queue::next_id);
         let received_unix_ms = shard.runtime.unix_ms();
         self.buffers.expect_content(self.session.declared_size().unwrap_or(0));
-        let recipient = match self.session.envelope().map(|envelope| &*envelope.forward_paths) {
-            Some([path]) => Some(path.to_string()),
-            _ => None,
-        };
+        let recipient = self.session.envelope().and_then(only_recipient).map(ToString::to_string);
+        let protocol = self.session.protocol();
         let config = shard.config();
         Received {
             from_helo: self.session.helo().unwrap_or_default(),
@@ -318,7 +318,7 @@ impl<R: Runtime> Inbound<R> {
                 .map(Domain::as_str),
             peer: self.session.peer().ip,
             by: config.hostname(),
-            protocol: self.session.protocol(),
+            protocol,
             id: &id.to_string(),
             recipient: recipient.as_deref(),
             tls_cipher: self.session.tls().filter(|_| self.tells_tls).map(|tls| tls.cipher),
@@ -327,6 +327,7 @@ impl<R: Runtime> Inbound<R> {
         .write(&mut self.buffers.content);
         self.receiving = Some(Receiving {
             id,
+            protocol,
             received_unix_ms,
             streamed_size: 0,
             kept: Vec::new(),
@@ -404,7 +405,7 @@ impl<R: Runtime> Inbound<R> {
     async fn commit(
         &self,
         receiving: Receiving,
-        envelope: ringpost_protocol::envelope::Envelope,
+        envelope: Envelope,
         content: Vec<u8>,
         ended: Instant,
     ) -> Result<Committed, Refusal> {
@@ -435,7 +436,7 @@ impl<R: Runtime> Inbound<R> {
                 client: &self.session.peer().ip,
                 proxy: self.proxy.as_ref().map(|proxy| proxy as _),
                 helo: &self.session.helo().unwrap_or_default(),
-                protocol: self.session.protocol(),
+                protocol: receiving.protocol,
                 login: self
                     .session
                     .named_client()
@@ -555,6 +556,15 @@ fn refusal(error: AppendError) -> Refusal {
             tracing::error!(%error, "a message could not be stored");
             Refusal::Unavailable
         }
+    }
+}
+
+/// The recipient that the trace field may name: the only one, so as not to tell recipients of each other
+/// (RFC 5321 §7.2). One outside of ASCII is for messages that came by SMTPUTF8 (RFC 6531 §3.7.3).
+fn only_recipient(envelope: &Envelope) -> Option<&ForwardPath> {
+    match &*envelope.forward_paths {
+        [path] if path.is_ascii() || envelope.utf8.is_marked() => Some(path),
+        _ => None,
     }
 }
 

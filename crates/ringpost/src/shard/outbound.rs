@@ -367,6 +367,7 @@ impl<R: Runtime> Outbound<R> {
             forward_paths: &paths,
             size: message.content_size(),
             body: message.envelope.body,
+            utf8: message.envelope.utf8,
             dsn: (!parameters.is_empty()).then_some(dsn),
         };
         let is_started = paths.len() == job.recipients.len()

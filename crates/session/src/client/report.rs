@@ -154,6 +154,10 @@ pub enum LocalRefusal {
     NeedsEightBitMime,
     /// The content is binary, and the server lacks BINARYMIME or CHUNKING.
     NeedsBinaryMime,
+    /// An address is not ASCII, and the server lacks SMTPUTF8.
+    NeedsUtf8Address,
+    /// The header section is not ASCII, by SMTPUTF8, and the server lacks that.
+    NeedsUtf8Header,
 }
 
 impl LocalRefusal {
@@ -163,6 +167,9 @@ impl LocalRefusal {
             Self::TooLarge => EnhancedStatusCode::new(5, 3, 4),
             // RFC 3463 §3.7: conversion is required, and not supported.
             Self::NeedsEightBitMime | Self::NeedsBinaryMime => EnhancedStatusCode::new(5, 6, 3),
+            // RFC 6531 §4.2.
+            Self::NeedsUtf8Address => EnhancedStatusCode::new(5, 6, 7),
+            Self::NeedsUtf8Header => EnhancedStatusCode::new(5, 6, 9),
         }
     }
 
@@ -175,6 +182,12 @@ impl LocalRefusal {
             }
             Self::NeedsBinaryMime => {
                 "the message has binary content, which the receiving server does not take"
+            }
+            Self::NeedsUtf8Address => {
+                "an address is not in ASCII, which the receiving server does not take"
+            }
+            Self::NeedsUtf8Header => {
+                "the header of the message is not in ASCII, which the receiving server does not take"
             }
         }
     }
@@ -201,6 +214,11 @@ pub struct RecipientReport {
 }
 
 impl RecipientReport {
+    /// Of a recipient that was not named to the server.
+    pub(super) fn refused(refusal: LocalRefusal) -> Self {
+        Self { stage: Stage::Idle, verdict: Verdict::Refused(refusal) }
+    }
+
     /// Whether the server has taken the message for this recipient.
     pub fn is_delivered(&self) -> bool {
         match &self.verdict {

@@ -227,8 +227,11 @@ impl ClientSession {
             return Ok(());
         }
         let pipelined = self.config.pipelining && self.extensions.pipelining;
-        let dsn_offered = self.extensions.dsn;
-        let transaction = Transaction::new(request, pipelined, self.needs_reset, dsn_offered);
+        let transaction = Transaction::new(request, &self.extensions, pipelined, self.needs_reset);
+        if !transaction.is_open() {
+            self.events.push_back(ClientEvent::TransactionDone(transaction.into_report()));
+            return Ok(());
+        }
         let out = if pipelined { &mut self.output } else { &mut self.script };
         if self.needs_reset {
             out.extend_from_slice(b"RSET\r\n");

@@ -1,8 +1,9 @@
 //! One transaction of a client session: what is asked, and what has been answered.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
-use ringpost_protocol::envelope::BodyType;
+use ringpost_protocol::envelope::{BodyType, Utf8};
 use ringpost_protocol::extension::{Extensions, SizeLimit};
 use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
@@ -25,6 +26,8 @@ pub struct TransactionRequest<'a> {
     /// How the content is encoded. [`BodyType::EightBitMime`] when it has octets above 127;
     /// [`BodyType::BinaryMime`] when it may have CR or LF alone, or NUL: it goes by BDAT then.
     pub body: BodyType,
+    /// Whether the message came by SMTPUTF8, and what for.
+    pub utf8: Utf8,
     /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
     /// DSN.
     pub dsn: Option<TransactionDsn<'a>>,
@@ -49,13 +52,16 @@ impl TransactionDsn<'_> {
         }
     }
 
-    fn write_rcpt(self, at: usize, path: &ForwardPath, out: &mut Vec<u8>) {
+    fn write_rcpt(self, at: usize, path: &ForwardPath, utf8: bool, out: &mut Vec<u8>) {
         let recipient = self.places.get(at).and_then(|place| self.parameters.recipient(*place));
         let Some(recipient) = recipient else { return };
         if let Some(notify) = recipient.notify {
             let _ = write!(out, " NOTIFY={notify}");
         }
-        if let Some(original) = recipient.original_for(path) {
+        let Some(original) = recipient.original_for(path) else { return };
+        // RFC 6533 §3: without SMTPUTF8 it is in ASCII.
+        let original = if utf8 { Some(Cow::Borrowed(&*original)) } else { original.to_ascii() };
+        if let Some(original) = original {
             let _ = write!(out, " ORCPT={original}");
         }
     }
@@ -74,8 +80,29 @@ impl TransactionRequest<'_> {
             BodyType::BinaryMime if !(extensions.chunking && extensions.binary_mime) => {
                 Some(LocalRefusal::NeedsBinaryMime)
             }
-            _ => None,
+            _ => self.utf8_refusal(extensions),
         }
+    }
+
+    /// Why the message as a whole cannot be offered for its UTF-8 (RFC 6531 §3.2).
+    fn utf8_refusal(&self, extensions: &Extensions) -> Option<LocalRefusal> {
+        if extensions.smtputf8 {
+            return None;
+        }
+        if !self.reverse_path.is_ascii() {
+            return Some(LocalRefusal::NeedsUtf8Address);
+        }
+        (self.utf8 == Utf8::Header).then_some(LocalRefusal::NeedsUtf8Header)
+    }
+
+    /// Whether MAIL has SMTPUTF8. RFC 6531 §3.4: what needs it has it, and what is known not to need it
+    /// has not. Of fields in the body nothing is known, so 8-bit content that came with it goes with it.
+    fn is_utf8(&self, extensions: &Extensions) -> bool {
+        extensions.smtputf8
+            && (self.utf8 == Utf8::Header
+                || (self.utf8.is_marked() && self.body != BodyType::SevenBit)
+                || !self.reverse_path.is_ascii()
+                || self.forward_paths.iter().any(|path| !path.is_ascii()))
     }
 
     /// Whether the content goes by BDAT. What can go by DATA does: every server has it.
@@ -93,18 +120,30 @@ impl TransactionRequest<'_> {
         if self.body != BodyType::SevenBit {
             let _ = write!(out, " BODY={}", self.body);
         }
+        let utf8 = self.is_utf8(extensions);
+        if utf8 {
+            out.extend_from_slice(b" SMTPUTF8");
+        }
         let dsn = self.dsn.filter(|_| extensions.dsn);
         if let Some(dsn) = dsn {
             dsn.write_mail(out);
         }
         for (at, forward_path) in self.forward_paths.iter().enumerate() {
+            if recipient_refusal(extensions, forward_path).is_some() {
+                continue;
+            }
             let _ = write!(out, "\r\nRCPT TO:{forward_path}");
             if let Some(dsn) = dsn {
-                dsn.write_rcpt(at, forward_path, out);
+                dsn.write_rcpt(at, forward_path, utf8, out);
             }
         }
         out.extend_from_slice(if self.is_chunked() { b"\r\n" } else { b"\r\nDATA\r\n" });
     }
+}
+
+/// Why a recipient cannot be named to a server with these extensions, though the message can be offered.
+fn recipient_refusal(extensions: &Extensions, path: &ForwardPath) -> Option<LocalRefusal> {
+    (!extensions.smtputf8 && !path.is_ascii()).then_some(LocalRefusal::NeedsUtf8Address)
 }
 
 /// The reply that is waited for.
@@ -168,27 +207,34 @@ pub(super) struct Transaction {
 impl Transaction {
     pub(super) fn new(
         request: &TransactionRequest<'_>,
+        extensions: &Extensions,
         pipelined: bool,
         reset_first: bool,
-        dsn_offered: bool,
     ) -> Self {
-        let recipients = request.forward_paths.len();
+        let refused =
+            |path: &&ForwardPath| recipient_refusal(extensions, path).map(RecipientReport::refused);
+        let recipients: Vec<_> = request.forward_paths.iter().map(refused).collect();
+        let open = recipients.iter().filter(|report| report.is_none()).count();
         Self {
             expect: if reset_first { Expect::Reset } else { Expect::Mail },
-            recipients: vec![None; recipients],
-            open: recipients,
+            recipients,
+            open,
             is_answered: false,
             pipelined,
-            dsn_offered,
+            dsn_offered: extensions.dsn,
             chunk_size: request.is_chunked().then_some(request.size),
         }
     }
 
+    /// Whether there is anybody to name to the server.
+    pub(super) fn is_open(&self) -> bool {
+        self.open > 0
+    }
+
     /// A report on a message that is not offered.
     pub(super) fn refused(recipients: usize, refusal: LocalRefusal) -> TransactionReport {
-        let report = RecipientReport { stage: Stage::Idle, verdict: Verdict::Refused(refusal) };
         TransactionReport {
-            recipients: vec![report; recipients],
+            recipients: vec![RecipientReport::refused(refusal); recipients],
             is_answered: false,
             session_usable: true,
             dsn_offered: false,
@@ -243,7 +289,13 @@ impl Transaction {
         Ok(self.expect_rcpt(index + 1))
     }
 
-    fn expect_rcpt(&mut self, index: usize) -> Step {
+    /// Goes on to the recipient at a place, or behind it: some are not named to the server.
+    fn expect_rcpt(&mut self, from: usize) -> Step {
+        let is_named = |one: &Option<RecipientReport>| {
+            one.as_ref().is_none_or(|report| report.stage != Stage::Idle)
+        };
+        let rest = self.recipients.iter().skip(from);
+        let index = from + rest.take_while(|one| !is_named(one)).count();
         let is_hopeless = self.open == 0;
         let has_more = index < self.recipients.len();
         if is_hopeless && !(self.pipelined && (has_more || self.chunk_size.is_none())) {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::{Command, CommandError};
-use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::extension::{Extension, Offer, SessionLimits, write_ehlo_reply};
 use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
@@ -121,7 +121,7 @@ impl ServerSession {
         if self.transaction.is_some() {
             return self.refuse(now, replies::NESTED_MAIL);
         }
-        if self.has_unoffered(&parameters) {
+        if self.has_unoffered(&parameters) || (parameters.smtputf8 && !self.offers_utf8()) {
             return self.refuse(now, CommandError::UnknownParameter.reply());
         }
         if self.admission == Admission::Pending {
@@ -171,6 +171,7 @@ impl ServerSession {
         self.transactions += 1;
         let mut envelope = Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default());
         envelope.dsn.set_message(parameters.ret, parameters.envelope_id);
+        envelope.utf8 = if parameters.smtputf8 { Utf8::Marked } else { Utf8::Unmarked };
         self.transaction = Some(Transaction {
             envelope,
             declared_size: parameters.size,
@@ -197,6 +198,10 @@ impl ServerSession {
         if !is_offered {
             transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
             return self.refuse(now, CommandError::UnknownParameter.reply());
+        }
+        if let Err(reply) = transaction.check_utf8(&path, &parameters) {
+            transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
+            return self.refuse(now, reply);
         }
         let (reply, refusal) = match path {
             ForwardPath::Mailbox(mailbox) => {

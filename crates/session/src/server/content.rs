@@ -124,6 +124,7 @@ impl ServerSession {
         let Content { decoder, not_before, .. } = content;
         let (mut size, eight_bit) = (decoder.size(), decoder.is_eight_bit());
         let received_fields = decoder.received_fields();
+        let header_eight_bit = decoder.is_header_eight_bit();
         // RFC 5321 §6.3.
         if received_fields > self.config.received_fields_max {
             self.aborted = true;
@@ -137,6 +138,9 @@ impl ServerSession {
             if let Err(reason) = self.hold_by_field(&field) {
                 return self.refuse_field(now, reason);
             }
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.settle_utf8(header_eight_bit);
         }
         if let Some(transaction) = &mut self.transaction
             && transaction.envelope.body != BodyType::BinaryMime

@@ -20,6 +20,7 @@ use super::replies;
 use super::stats::{ServerLimit, ServerStats};
 use super::tls::{TlsInfo, TlsPolicy};
 use super::transaction::Transaction;
+use super::utf8;
 use super::xclient::NamedClient;
 use crate::timer::{Timer, TimerTable};
 
@@ -210,13 +211,16 @@ impl ServerSession {
         self.helo.as_ref().map(|helo| &*helo.name)
     }
 
-    /// `ESMTP` after EHLO, `ESMTPS` over TLS, else `SMTP`, as the trace field wants it (RFC 3848).
+    /// `ESMTP` after EHLO, `ESMTPS` over TLS, else `SMTP`, as the trace field wants it (RFC 3848);
+    /// `UTF8SMTP` and `UTF8SMTPS` in a transaction with SMTPUTF8 (RFC 6531 §4.3).
     pub fn protocol(&self) -> &'static str {
-        match &self.helo {
+        let plain = match &self.helo {
             Some(Helo { extended: true, .. }) if self.tls.is_some() => "ESMTPS",
             Some(Helo { extended: true, .. }) => "ESMTP",
             _ => "SMTP",
-        }
+        };
+        let is_marked = self.envelope().is_some_and(|envelope| envelope.utf8.is_marked());
+        if is_marked { utf8::protocol(plain) } else { plain }
     }
 
     /// Who is at the other end.
@@ -225,7 +229,7 @@ impl ServerSession {
     }
 
     /// The envelope of the transaction so far. From [`ServerEvent::DataStarted`] on it is complete,
-    /// but for [`Envelope::body`], which is settled with the content.
+    /// but for [`Envelope::body`] and [`Envelope::utf8`], which are settled with the content.
     pub fn envelope(&self) -> Option<&Envelope> {
         self.transaction.as_ref().map(|transaction| &transaction.envelope)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
-use ringpost_protocol::envelope::{BodyType, Envelope};
+use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::ReplyDecoder;
@@ -217,6 +217,7 @@ pub(crate) struct Message {
     pub(crate) dsn: DsnParameters,
     /// How the content is encoded; `None` for what text is.
     pub(crate) body: Option<BodyType>,
+    pub(crate) utf8: Utf8,
 }
 
 impl Message {
@@ -227,6 +228,7 @@ impl Message {
             content: content.to_vec(),
             dsn: DsnParameters::default(),
             body: None,
+            utf8: Utf8::Unmarked,
         }
     }
 
@@ -285,6 +287,7 @@ impl Client {
             forward_paths: &forward_paths,
             size: message.content.len() as u64,
             body: message.body.unwrap_or(text),
+            utf8: message.utf8,
             dsn: (!message.dsn.is_empty()).then_some(dsn),
         };
         self.content.clone_from(&message.content);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use ringpost_e2e::injector::Client;
 use ringpost_e2e::ports;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::Sink;
+use ringpost_e2e::sink::{Answer, Sink, SinkOptions};
 use ringpost_e2e::tls::Certificate;
 use ringpost_e2e::tunnel::Tunnel;
 use ringpost_e2e::wait::{SOON, wait_until};
@@ -77,7 +77,9 @@ fn every_row_gets_its_replies_over_implicit_tls() -> Result<()> {
 }
 
 fn every_row(way: Way) -> Result<()> {
-    let sink = Sink::start()?;
+    let mut options = SinkOptions::default();
+    options.keywords.push("SMTPUTF8".to_owned());
+    let sink = Sink::with(ports::reserve()?, options, |_| Answer::Accept)?;
     let mut server = Server::prepare()?;
     let certificate = Certificate::make(server.directory(), "a", &["a.test"])?;
     server.config.route("*", sink.address());

@@ -31,6 +31,7 @@ mod syncs;
 mod times;
 mod tls;
 mod tools;
+mod utf8;
 mod watermarks;
 mod xclient;
 
