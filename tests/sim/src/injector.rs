@@ -216,6 +216,7 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
 struct Offers {
     pipelining: bool,
     eight_bit: bool,
+    utf8: bool,
     chunking: bool,
     hold: bool,
     dsn: bool,
@@ -399,10 +400,11 @@ impl<R: Runtime> Session<'_, R> {
         ledger.set_content(number, content);
         ledger.mail(number, self.runtime.now());
         let Some(message) = ledger.message(number) else { return Default::default() };
+        // What is marked and in ASCII has to reach hosts without it, too.
+        let utf8 = self.offers.utf8 && self.random.percent(ways.eight_bit_percent);
         let mut mail = format!("MAIL FROM:<{}>", message.reverse_path);
-        if message.eight_bit {
-            mail.push_str(" BODY=8BITMIME");
-        }
+        mail.push_str(if message.eight_bit { " BODY=8BITMIME" } else { "" });
+        mail.push_str(if utf8 { " SMTPUTF8" } else { "" });
         if self.offers.size.is_some() && self.random.coin() {
             let _ = write!(mail, " SIZE={}", content.len());
         }
@@ -428,6 +430,9 @@ impl<R: Runtime> Session<'_, R> {
             let seconds = self.random.within(1..=60);
             let _ = write!(mail, " HOLDFOR={seconds}");
             ledger.hold(number, self.runtime.now() + Duration::from_secs(seconds));
+        }
+        if utf8 && content::has_utf8_header(content) {
+            ledger.mark_utf8(number);
         }
         mail.push_str("\r\n");
         (number, mail, rcpts)
@@ -523,6 +528,7 @@ impl Offers {
         Self {
             pipelining: has("PIPELINING"),
             eight_bit: has("8BITMIME"),
+            utf8: has("SMTPUTF8"),
             chunking: has("CHUNKING"),
             hold: has("FUTURERELEASE"),
             dsn: has("DSN"),

@@ -159,6 +159,7 @@ impl Ledger {
             recipients,
             content: None,
             eight_bit: false,
+            utf8: false,
             begun: None,
             sent: None,
             not_before: None,
@@ -175,6 +176,13 @@ impl Ledger {
         if let Some(message) = self.message_mut(number) {
             message.content = Some(Fingerprint::of(content));
             message.eight_bit = !content.is_ascii();
+        }
+    }
+
+    /// Notes that a message has SMTPUTF8, and needs it.
+    pub fn mark_utf8(&mut self, number: u32) {
+        if let Some(message) = self.message_mut(number) {
+            message.utf8 = true;
         }
     }
 
@@ -269,6 +277,7 @@ impl Ledger {
             recipients: vec![Recipient { address, accepted: true, ..Recipient::default() }],
             content: None,
             eight_bit: false,
+            utf8: false,
             begun: None,
             sent: Some(now),
             not_before: None,

@@ -236,7 +236,9 @@ impl Ledger {
                 let least = causes.size_min.unwrap_or(usize::MAX);
                 let size = claim.record["size"].as_u64().unwrap_or_default();
                 let is_eight_bit = message.eight_bit || message.origin != Origin::Injector;
-                size > least as u64 || (is_eight_bit && causes.lacks_eight_bit)
+                size > least as u64
+                    || (is_eight_bit && causes.lacks_eight_bit)
+                    || (message.utf8 && causes.lacks_utf8)
             }
             (_, None) => causes.has_no_way(recipient.domain()),
         }

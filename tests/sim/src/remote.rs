@@ -90,6 +90,7 @@ pub fn serve<R: Runtime>(
                 answered: None,
                 may_pipeline: false,
                 reports: false,
+                takes_utf8: false,
                 is_confused: false,
                 messages: 0,
             };
@@ -115,6 +116,7 @@ impl From<Gone> for Over {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "what has been offered, and what has happened")]
 struct Session<R: Runtime> {
     runtime: R,
     wire: Wire<R>,
@@ -127,6 +129,8 @@ struct Session<R: Runtime> {
     may_pipeline: bool,
     /// Whether DSN was offered.
     reports: bool,
+    /// Whether it has offered SMTPUTF8.
+    takes_utf8: bool,
     /// Whether there were more replies than commands, so that any may be taken for another.
     is_confused: bool,
     messages: u32,
@@ -186,11 +190,13 @@ impl<R: Runtime> Session<R> {
         self.transaction = None;
         self.may_pipeline = is_extended && habits.pipelining;
         self.reports = is_extended && habits.dsn;
+        self.takes_utf8 = is_extended && habits.utf8;
         let mut good = format!("250-{}\n250-HELP\n", self.host.name);
         if is_extended {
             for (is_offered, keyword) in [
                 (habits.pipelining, "PIPELINING"),
                 (habits.eight_bit, "8BITMIME"),
+                (habits.utf8, "SMTPUTF8"),
                 (habits.dsn, "DSN"),
             ] {
                 if is_offered {
@@ -205,6 +211,7 @@ impl<R: Runtime> Session<R> {
             let mut ledger = self.host.ledger.borrow_mut();
             let causes = ledger.causes();
             causes.lacks_eight_bit |= !is_extended || !habits.eight_bit;
+            causes.lacks_utf8 |= !is_extended || !habits.utf8;
             if let Some(size) = habits.size.filter(|_| is_extended) {
                 causes.size_min = Some(causes.size_min.map_or(size, |least| least.min(size)));
             }
@@ -223,9 +230,11 @@ impl<R: Runtime> Session<R> {
             return Err(Over::Close);
         }
         let reverse_path = path(line);
+        let utf8 = line.contains(" SMTPUTF8");
         let has_dsn = line.contains(" RET=") || line.contains(" ENVID=");
         if (!self.host.habits.eight_bit && line.contains("BODY=8BITMIME"))
             || (!self.reports && has_dsn)
+            || (!self.takes_utf8 && utf8)
         {
             self.violate("extension used that was not offered", line);
         }
@@ -235,7 +244,7 @@ impl<R: Runtime> Session<R> {
             ledger.refuse_sender(&reverse_path, code);
         }
         if told.is_some_and(|code| code / 100 == 2) {
-            self.transaction = Some(Transaction { reverse_path, ..Transaction::default() });
+            self.transaction = Some(Transaction { reverse_path, utf8, ..Transaction::default() });
         }
         Ok(())
     }

@@ -11,6 +11,14 @@ const LINE_MAX: u64 = 900;
 /// The field that most contents begin with.
 const HEADER: &[u8] = b"Subject: simulated\r\n\r\n";
 
+/// The same outside of ASCII, for messages with SMTPUTF8.
+const UTF8_HEADER: &str = "Subject: grüße\r\n\r\n";
+
+/// Whether content begins with a header section outside of ASCII.
+pub(super) fn has_utf8_header(content: &[u8]) -> bool {
+    content.starts_with(UTF8_HEADER.as_bytes())
+}
+
 /// A stock of octets to make contents of.
 #[derive(Debug)]
 pub(super) struct Words {
@@ -48,7 +56,8 @@ impl Words {
         let size = size.min(size_max.saturating_sub(64)) as usize;
         let mut content = Vec::with_capacity(size + 64);
         if size > 40 {
-            content.extend_from_slice(HEADER);
+            let is_utf8 = is_eight_bit && random.coin();
+            content.extend_from_slice(if is_utf8 { UTF8_HEADER.as_bytes() } else { HEADER });
         }
         let line_max = if size > 20_000 { LINE_MAX } else { 78 };
         while content.len() + 2 < size {

@@ -230,6 +230,8 @@ pub struct Message {
     pub content: Option<Fingerprint>,
     /// Whether it has octets above 127.
     pub eight_bit: bool,
+    /// Whether it came by SMTPUTF8 with a header section outside of ASCII.
+    pub utf8: bool,
     /// When the injector began with MAIL: its lifetime begins no earlier.
     pub begun: Option<Instant>,
     /// When the injector began to send the final dot.
@@ -287,6 +289,8 @@ pub struct Causes {
     pub reports: BTreeSet<(u32, Option<u16>)>,
     /// Whether a host did not offer 8BITMIME.
     pub lacks_eight_bit: bool,
+    /// Whether a host did not offer SMTPUTF8.
+    pub lacks_utf8: bool,
     /// The least SIZE that a host has offered.
     pub size_min: Option<usize>,
 }

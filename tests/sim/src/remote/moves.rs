@@ -101,6 +101,8 @@ pub struct Habits {
     pub pipelining: bool,
     /// Whether it offers 8BITMIME.
     pub eight_bit: bool,
+    /// Whether it offers SMTPUTF8.
+    pub utf8: bool,
     /// Whether it offers DSN.
     pub dsn: bool,
     /// The SIZE that it offers.
@@ -126,6 +128,7 @@ impl Default for Habits {
             knows_ehlo: true,
             pipelining: true,
             eight_bit: true,
+            utf8: true,
             dsn: false,
             size: None,
             recipients_max: 1000,
@@ -167,6 +170,7 @@ impl Habits {
             habits.patience = Duration::from_secs(random.within(1..=20));
         }
         habits.dsn = random.percent(30);
+        habits.utf8 = !random.percent(20);
         habits
     }
 

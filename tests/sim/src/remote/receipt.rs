@@ -11,6 +11,8 @@ use crate::wire::find;
 pub(super) struct Transaction {
     /// The argument of MAIL without brackets.
     pub(super) reverse_path: String,
+    /// Whether MAIL had SMTPUTF8.
+    pub(super) utf8: bool,
     /// Accepted recipients.
     pub(super) parties: Vec<(Party, String)>,
     /// When the content was asked for, and in which life of the server.
@@ -38,6 +40,9 @@ impl Transaction {
         for (party, address) in &self.parties {
             let key = match party {
                 Party::Recipient(key) => {
+                    if ledger.message(key.message).is_some_and(|one| one.utf8) && !self.utf8 {
+                        ledger.violate("UTF-8 in a header without SMTPUTF8", now, address.clone());
+                    }
                     self.check_message(ledger, *key, address, &content, now);
                     *key
                 }
@@ -200,8 +205,12 @@ mod tests {
         ledger.sent(0, now);
         ledger.begin(Some("home.test"), &["a.test"]);
         let parties = to.iter().map(|to| (Party::read(to).unwrap(), (*to).to_owned())).collect();
-        let transaction =
-            Transaction { reverse_path: reverse_path.to_owned(), parties, begun: None };
+        let transaction = Transaction {
+            reverse_path: reverse_path.to_owned(),
+            utf8: false,
+            parties,
+            begun: None,
+        };
         let receipt = transaction.examine(&mut ledger, content, now);
         let rules = ledger.violations().iter().map(|violation| violation.rule).collect();
         (rules, receipt.is_some())
