@@ -105,6 +105,8 @@ metric_table! {
         "From the 250 we gave to the 250 we got, for each delivered recipient.";
     transactions: Counter = "ringpost_transactions_total", Count,
         "Outbound transactions that ended.";
+    transactions_converted: Counter = "ringpost_transactions_converted_total", Count,
+        "Outbound transactions with content that was made 7-bit for a host without 8BITMIME.";
     transaction_duration: Histogram = "ringpost_transaction_duration_seconds", Seconds,
         "From MAIL to the last reply of an outbound transaction.";
     connections_opening: Gauge = "ringpost_connections_opening", Count,

@@ -34,6 +34,15 @@ pub const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// Octets behind the colon of a header field that is taken out, its folding and CRLF included.
 pub const TAKEN_FIELD_SIZE_MAX: usize = 256;
 
+/// Multiparts within each other in content that is made 7-bit.
+pub const MIME_DEPTH_MAX: usize = 20;
+
+/// Header sections in content that is made 7-bit: that of the message, and those of its parts.
+pub const MIME_PARTS_MAX: usize = 1000;
+
+/// Octets in a line of content that is made 7-bit, its CRLF included.
+pub const MIME_LINE_MAX: usize = 64 * 1024;
+
 /// Fields in the header section of a message.
 pub const HEADER_FIELDS_MAX: usize = 1000;
 

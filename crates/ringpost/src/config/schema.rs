@@ -259,6 +259,8 @@ pub struct DeliverySection {
     pub retry: Retry,
     /// Random spread of each delay, in percent either way. Default: 10; at most 50.
     pub retry_jitter_percent: u8,
+    /// What is done with 8-bit content for a host without 8BITMIME. Default: convert.
+    pub eight_bit: EightBit,
     /// IP versions to deliver over. Default: any.
     pub address_family: AddressFamily,
     /// Whether hosts found by MX may have loopback or link-local addresses. Default: no.
@@ -287,11 +289,24 @@ impl Default for DeliverySection {
             pipelining: true,
             retry: Retry::default(),
             retry_jitter_percent: 10,
+            eight_bit: EightBit::Convert,
             address_family: AddressFamily::Any,
             allow_loopback: false,
             allow_private: true,
         }
     }
+}
+
+/// What is done with 8-bit content for a host without 8BITMIME (RFC 6152 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EightBit {
+    /// It is made 7-bit; what cannot be is bounced.
+    Convert,
+    /// It is bounced.
+    Bounce,
+    /// It is sent as it is, which no host has to understand.
+    SendAnyway,
 }
 
 /// IP versions to deliver over.

@@ -10,6 +10,7 @@ mod cache;
 mod checkpoint;
 mod commit;
 mod events;
+mod fit;
 mod inbound;
 mod intake;
 mod listener;

@@ -140,6 +140,8 @@ fn classify(error: &io::Error) -> (ConnectFailure, ConnectFailureLabel) {
 /// A job being carried out.
 struct InHand {
     message: Rc<CachedMessage>,
+    /// The message as the remote can take it, which is sent.
+    fitted: Rc<CachedMessage>,
     started: Instant,
 }
 
@@ -325,7 +327,10 @@ impl<R: Runtime> Outbound<R> {
                 self.session.quit(self.shard.runtime.now());
                 true
             }
-            Ok(message) => self.start(job, message),
+            Ok(message) => {
+                let fitted = self.shard.fitted(&message, self.session.extensions()).await;
+                self.start(job, message, fitted)
+            }
             Err(error) => {
                 tracing::error!(id = %job.id, %error, "cannot read a queued message");
                 self.fail_job();
@@ -348,7 +353,7 @@ impl<R: Runtime> Outbound<R> {
         Some(Job { recipients, ..job.clone() })
     }
 
-    fn start(&mut self, job: &Job, message: Rc<CachedMessage>) -> bool {
+    fn start(&mut self, job: &Job, message: Rc<CachedMessage>, fitted: Rc<CachedMessage>) -> bool {
         let now = self.shard.runtime.now();
         let paths: Vec<&ForwardPath> = job
             .recipients
@@ -365,8 +370,8 @@ impl<R: Runtime> Outbound<R> {
         let request = TransactionRequest {
             reverse_path: &message.envelope.reverse_path,
             forward_paths: &paths,
-            size: message.content_size(),
-            body: message.envelope.body,
+            size: fitted.content_size(),
+            body: fitted.envelope.body,
             utf8: message.envelope.utf8,
             dsn: (!parameters.is_empty()).then_some(dsn),
         };
@@ -374,7 +379,7 @@ impl<R: Runtime> Outbound<R> {
             && self.session.start_transaction(now, &request).is_ok();
         drop(paths);
         if is_started {
-            self.in_hand = Some(InHand { message, started: now });
+            self.in_hand = Some(InHand { message, fitted, started: now });
         } else {
             tracing::error!(id = %job.id, "a job does not fit its message or its session");
             self.fail_job();
@@ -408,7 +413,7 @@ impl<R: Runtime> Outbound<R> {
     async fn send_content(&mut self) -> io::Result<()> {
         self.flush().await?;
         let Some(job) = &self.in_hand else { return Ok(()) };
-        let message = Rc::clone(&job.message);
+        let message = Rc::clone(&job.fitted);
         let mut state = StuffState::default();
         let mut stuffed = Vec::new();
         let mut parts = message.content.iter().filter(|part| !part.is_empty()).peekable();
@@ -435,7 +440,7 @@ impl<R: Runtime> Outbound<R> {
     async fn send_chunk(&mut self) -> io::Result<()> {
         self.flush().await?;
         let Some(job) = &self.in_hand else { return Ok(()) };
-        let message = Rc::clone(&job.message);
+        let message = Rc::clone(&job.fitted);
         for part in message.content.iter().filter(|part| !part.is_empty()) {
             self.send_part(part, &[]).await?;
         }

@@ -13,6 +13,7 @@ mod delivery;
 mod dialogue;
 mod dns;
 mod dsn;
+mod eight_bit;
 mod hold;
 mod isolation;
 mod kill;

@@ -141,7 +141,7 @@ impl Settings {
         let timeout = seconds(self.timeout);
         let _ = write!(
             text,
-            "[delivery]\nretry = [{}]\npipelining = {}\nconnections_per_site_per_core_max = {}\n\
+            "[delivery]\neight_bit = \"bounce\"\nretry = [{}]\npipelining = {}\nconnections_per_site_per_core_max = {}\n\
              recipients_per_transaction_max = {}\ntransactions_per_connection_max = {}\n",
             retry.join(", "),
             self.pipelining,
