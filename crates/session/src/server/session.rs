@@ -219,8 +219,7 @@ impl ServerSession {
             Some(Helo { extended: true, .. }) => "ESMTP",
             _ => "SMTP",
         };
-        let is_marked = self.envelope().is_some_and(|envelope| envelope.utf8.is_marked());
-        if is_marked { utf8::protocol(plain) } else { plain }
+        utf8::protocol(plain, self.envelope())
     }
 
     /// Who is at the other end.

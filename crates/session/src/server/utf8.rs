@@ -1,7 +1,7 @@
 //! Addresses and headers outside of ASCII: the SMTPUTF8 extension (RFC 6531).
 
 use ringpost_protocol::command::CommandError;
-use ringpost_protocol::envelope::Utf8;
+use ringpost_protocol::envelope::{Envelope, Utf8};
 use ringpost_protocol::error::AddressError;
 use ringpost_protocol::extension::Extension;
 use ringpost_protocol::notify::OriginalRecipient;
@@ -46,9 +46,10 @@ impl Transaction {
     }
 }
 
-/// The keyword of the trace field for a message with SMTPUTF8 (RFC 6531 §4.3).
-pub(super) fn protocol(plain: &'static str) -> &'static str {
+/// The keyword of the trace field, for a message with SMTPUTF8 another one (RFC 6531 §4.3).
+pub(super) fn protocol(plain: &'static str, envelope: Option<&Envelope>) -> &'static str {
     match plain {
+        _ if envelope.is_none_or(|envelope| !envelope.utf8.is_marked()) => plain,
         "ESMTP" => "UTF8SMTP",
         "ESMTPS" => "UTF8SMTPS",
         "ESMTPA" => "UTF8SMTPA",
