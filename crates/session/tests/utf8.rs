@@ -104,6 +104,24 @@ fn a_mark_does_not_outlive_its_transaction() {
     }
 }
 
+/// RFC 6531 §3.7.4.2: no reply has UTF-8 but to a client that has said that it takes it.
+#[test]
+fn vrfy_says_an_address_outside_of_ascii_only_to_who_takes_it() {
+    let config = ServerConfig { vrfy: true, ..config() };
+    for (line, expected) in [
+        ("VRFY <ü@b.test>", "553 5.6.7"),
+        ("VRFY ü@b.test smtputf8", "252 2.1.5 <ü@b.test>"),
+        ("VRFY <ü@b.test> SMTPUTF8", "252 2.1.5 <ü@b.test>"),
+        ("VRFY a@b.test SMTPUTF8", "252 2.1.5 <a@b.test>"),
+        ("VRFY a@b.test", "252 2.1.5 <a@b.test>"),
+    ] {
+        let mut server = Server::introduced(config.clone(), TRUSTED);
+        server.send(format!("{line}\r\n").as_bytes());
+        let said = String::from_utf8(server.said.clone()).unwrap();
+        assert!(said.starts_with(expected), "{line}: {said}");
+    }
+}
+
 const OFFERS: &str = "250-mx.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n";
 const OFFERS_NOT: &str = "250-mx.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 DSN\r\n";
 

@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use ringpost_protocol::address::{Host, Mailbox};
+use ringpost_protocol::command::CommandError;
+use ringpost_protocol::error::AddressError;
 use ringpost_protocol::path::ForwardPath;
 
 use super::replies;
@@ -15,6 +17,13 @@ impl ServerSession {
         if !self.config.vrfy || !self.peer.may_relay {
             return self.push_junk(now, replies::CANNOT_VERIFY);
         }
+        // RFC 6531 §3.7.4.2: the word says that the reply may have UTF-8.
+        let (text, takes_utf8) = match text.rsplit_once(' ') {
+            Some((text, word)) if word.eq_ignore_ascii_case("SMTPUTF8") && self.offers_utf8() => {
+                (text.trim_ascii_end(), true)
+            }
+            _ => (text, false),
+        };
         let syntax = self.config.syntax();
         let path = if text.starts_with('<') {
             ForwardPath::parse(text).ok()
@@ -25,6 +34,9 @@ impl ServerSession {
         };
         let is_local = !text.contains('@');
         match path {
+            Some(path) if !path.is_ascii() && !takes_utf8 => {
+                self.refuse(now, CommandError::ForwardPath(AddressError::NonAscii).reply());
+            }
             None if is_local => self.refuse(now, replies::NO_SUCH_MAILBOX),
             None => self.refuse(now, replies::NOT_A_MAILBOX),
             Some(ForwardPath::Postmaster) => match self.config.postmaster.clone() {
