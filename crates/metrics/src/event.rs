@@ -108,6 +108,8 @@ pub struct Reception<'a> {
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
     pub protocol: &'a str,
+    /// The user that the client has shown to be, and its tenant, if it has one.
+    pub user: Option<(&'a str, Option<&'a str>)>,
     /// The listener it came in by; `None` for messages of our own.
     pub listener: Option<&'a str>,
     /// Version and cipher suite, if it came over TLS.
@@ -237,6 +239,12 @@ impl Reception<'_> {
         optional(object, "login", self.login);
         if let Some(listener) = self.listener {
             object.string("listener", &listener);
+        }
+        if let Some((user, tenant)) = self.user {
+            object.string("user", &user);
+            if let Some(tenant) = tenant {
+                object.string("tenant", &tenant);
+            }
         }
         if let Some((version, cipher)) = self.tls {
             object.string("tls_version", &version).string("tls_cipher", &cipher);

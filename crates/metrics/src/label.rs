@@ -82,6 +82,10 @@ closed_label! {
         Loop = "loop",
         /// To be held for longer than `future_release_max`, or until a time that cannot be read.
         Hold = "hold",
+        /// The user may not give that reverse-path.
+        ReversePath = "reverse_path",
+        /// The user has sent enough for now.
+        UserRate = "user_rate",
         /// The log of the shard is full.
         QueueFull = "queue_full",
         /// The shard is recovering, poisoned, or the commit failed.
@@ -154,6 +158,16 @@ closed_label! {
         V1_2 = "1.2",
         /// TLS 1.3.
         V1_3 = "1.3",
+    }
+
+    /// By what a client authenticates.
+    AuthMechanism as "mechanism" {
+        /// SCRAM-SHA-256 (RFC 7677).
+        ScramSha256 = "scram-sha-256",
+        /// PLAIN (RFC 4616).
+        Plain = "plain",
+        /// LOGIN.
+        Login = "login",
     }
 
     /// Why a TLS handshake failed.
@@ -246,6 +260,14 @@ closed_label! {
         ProxyTimeout = "proxy_timeout",
         /// The longest header of the PROXY protocol.
         ProxyHeader = "proxy_header",
+        /// `listener.auth_failures_max`
+        AuthFailures = "auth_failures_max",
+        /// The longest line of an authentication.
+        AuthLine = "auth_line",
+        /// `auth.password_queue_max`
+        PasswordQueue = "password_queue_max",
+        /// `rate` of a user.
+        UserRate = "user_rate",
         /// `listener.data_block_timeout`
         DataBlockTimeout = "data_block_timeout",
         /// `listener.data_rate_min`

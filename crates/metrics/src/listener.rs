@@ -4,7 +4,7 @@ use metrics::{Counter, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{ProxyHeader, TlsFailure, TlsVersion};
+use crate::label::{AuthMechanism, ProxyHeader, TlsFailure, TlsVersion};
 use crate::table::metric_table;
 
 metric_table! {
@@ -37,6 +37,13 @@ metric_table! {
         "How long completed TLS handshakes took, waits for the client included.";
     tls_breaks: Counter = "ringpost_tls_breaks_total", Count,
         "Sessions over TLS that ended by a bad record, or by an end without the alert that should announce it.";
+
+    auth_succeeded: Family<AuthMechanism, Counter> = "ringpost_auth_succeeded_total", Count,
+        "Authentications of clients that succeeded, by mechanism.";
+    auth_failed: Family<AuthMechanism, Counter> = "ringpost_auth_failed_total", Count,
+        "Authentications of clients that failed: an unknown user, or a wrong password.";
+    auth_put_off: Family<AuthMechanism, Counter> = "ringpost_auth_put_off_total", Count,
+        "Authentications of clients that were put off, because nobody could find out about them.";
 }
 
 impl ListenerMetrics {

@@ -20,6 +20,8 @@ metric_table! {
         "Inbound sessions open now.";
     sessions_closed: Family<SessionEnd, Counter> = "ringpost_sessions_closed_total", Count,
         "Inbound sessions that ended, by reason.";
+    auth_waiting: Gauge = "ringpost_auth_waiting", Count,
+        "Sessions that wait for their password to be compared.";
     accept_errors: Counter = "ringpost_accept_errors_total", Count,
         "Failed accepts of a connection, such as no free descriptors.";
     command_errors: Counter = "ringpost_command_errors_total", Count,

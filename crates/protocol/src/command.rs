@@ -9,6 +9,7 @@ use crate::limits::DOMAIN_MAX;
 use crate::parameter::{MailParameters, RcptParameters};
 use crate::path::{ForwardPath, ReversePath};
 use crate::reply::FixedReply;
+use crate::sasl::AuthCommand;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,8 @@ pub enum Command<'a> {
     Data,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// AUTH (RFC 4954).
+    Auth(AuthCommand<'a>),
     /// BDAT: so many octets of content follow the line (RFC 3030 §2).
     Bdat(Chunk),
     /// RSET.
@@ -176,6 +179,7 @@ impl<'a> Command<'a> {
             b"EHLO" => helo_name(rest).map(Self::Ehlo),
             b"HELO" => helo_name(rest).map(Self::Helo),
             b"STARTTLS" => no_argument(rest, Self::StartTls),
+            b"AUTH" => AuthCommand::parse(rest).map(Self::Auth),
             b"RSET" => no_argument(rest, Self::Rset),
             b"NOOP" => Ok(Self::Noop),
             b"QUIT" => Ok(Self::Quit),
@@ -184,8 +188,8 @@ impl<'a> Command<'a> {
             b"EXPN" => some_text(rest).map(Self::Expn),
             b"XCLIENT" => text(rest).map(Self::Xclient),
             b"XFORWARD" => Ok(Self::Privileged),
-            b"AUTH" | b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML"
-            | b"VERB" | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
+            b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" | b"VERB"
+            | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
             _ => Self::other_verb(verb),
         }
     }

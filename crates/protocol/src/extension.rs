@@ -2,6 +2,7 @@
 
 use crate::hold::HoldOffer;
 use crate::reply::Reply;
+use crate::sasl::MechanismSet;
 use crate::time::{decimal, write_rfc3339_seconds};
 use crate::xclient::XCLIENT_ATTRIBUTES;
 
@@ -108,6 +109,8 @@ pub enum Extension {
     SmtpUtf8,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// AUTH (RFC 4954); only with a mechanism.
+    Auth,
     /// DSN (RFC 3461).
     Dsn,
     /// FUTURERELEASE (RFC 4865).
@@ -122,7 +125,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -130,6 +133,7 @@ impl Extension {
         Self::BinaryMime,
         Self::SmtpUtf8,
         Self::StartTls,
+        Self::Auth,
         Self::Dsn,
         Self::FutureRelease,
         Self::Limits,
@@ -147,6 +151,7 @@ impl Extension {
             Self::BinaryMime => "BINARYMIME",
             Self::SmtpUtf8 => "SMTPUTF8",
             Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
             Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
             Self::Limits => "LIMITS",
@@ -202,6 +207,8 @@ pub struct Offer {
     pub starttls: bool,
     /// Whether XCLIENT is offered, with all its attributes.
     pub xclient: bool,
+    /// The mechanisms of AUTH (RFC 4954); without any it is not offered.
+    pub mechanisms: MechanismSet,
     /// LIMITS (RFC 9422), if it is offered.
     pub limits: Option<SessionLimits>,
 }
@@ -235,6 +242,7 @@ impl Offer {
             Extension::SmtpUtf8 => self.has(Extension::EightBitMime),
             Extension::StartTls => self.starttls,
             Extension::XClient => self.xclient,
+            Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
             Extension::Limits => self.limits.is_some_and(|limits| limits.said().next().is_some()),
             Extension::Pipelining
@@ -273,6 +281,12 @@ fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
             out.push(b' ');
             out.extend_from_slice(decimal(offer.size_max, &mut digits));
         }
+        Extension::Auth => {
+            for mechanism in offer.mechanisms.iter() {
+                out.push(b' ');
+                out.extend_from_slice(mechanism.name().as_bytes());
+            }
+        }
         Extension::FutureRelease => {
             if let Some(hold) = offer.hold {
                 out.push(b' ');
@@ -301,6 +315,7 @@ fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::reply::{ReplyCode, ReplyDecoder};
+    use crate::sasl::Mechanism;
     use proptest::prelude::*;
 
     fn parse(input: &str) -> Extensions {
@@ -394,6 +409,7 @@ mod tests {
                 binary_mime: true,
                 starttls: true,
                 xclient: true,
+                mechanisms: MechanismSet::NONE.with(Mechanism::Plain),
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),
             };
             let mut out = Vec::new();
@@ -417,6 +433,21 @@ mod tests {
             assert!(lines[1].starts_with(&format!("250 {}", kept.keyword())), "{text}");
         }
         assert_eq!(write(none), "250 mx.test\r\n");
+    }
+
+    #[test]
+    fn mechanisms_stand_behind_auth() {
+        for (mechanisms, said) in [
+            (MechanismSet::from_iter(Mechanism::ALL), "250-AUTH SCRAM-SHA-256 PLAIN LOGIN\r\n"),
+            (MechanismSet::NONE.with(Mechanism::Login), "250-AUTH LOGIN\r\n"),
+            (MechanismSet::NONE, ""),
+        ] {
+            let mut out = Vec::new();
+            write_ehlo_reply("mx.test", &Offer { mechanisms, ..Offer::default() }, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.matches("AUTH").count(), usize::from(!said.is_empty()), "{text}");
+            assert!(text.contains(&format!("\r\n{said}")), "{text}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@
 //!
 //! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
 //! - in front of it: [`proxy`]
-//! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`mod@line`], [`xclient`]
+//! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`sasl`], [`mod@line`], [`xclient`]
 //! - content: [`data`], [`chunking`], [`seven_bit`], [`trace`], [`dsn`], [`time`]
 
 #![forbid(unsafe_code)]
@@ -40,6 +40,7 @@ pub mod parameter;
 pub mod path;
 pub mod proxy;
 pub mod reply;
+pub mod sasl;
 pub mod seven_bit;
 pub mod status;
 pub mod time;

@@ -7,6 +7,21 @@
 /// for extensions.
 pub const COMMAND_LINE_MAX: usize = 2048;
 
+/// Octets in a line of an authentication, its CRLF included. RFC 4954 §4 asks for 12288.
+pub const AUTH_LINE_MAX: usize = 12_288;
+
+/// Octets in the name of a user.
+pub const AUTH_NAME_MAX: usize = 255;
+
+/// Octets in a password.
+pub const AUTH_PASSWORD_MAX: usize = 1024;
+
+/// Authentications that may fail in one session before it is closed.
+pub const AUTH_FAILURES_MAX: u32 = 3;
+
+/// Octets in the value of `AUTH=` of MAIL. RFC 4954 §5 adds 500 to the command line for it.
+pub const AUTH_PARAMETER_MAX: usize = 500;
+
 /// Octets without a CRLF after which a command line is given up and the session closed.
 pub const ENDLESS_LINE_MAX: usize = 64 * 1024;
 
@@ -114,5 +129,6 @@ pub const DSN_RETURN_SIZE_MAX: u64 = 256 * 1024;
 /// Octets of the original header section that a delivery status notification repeats.
 pub const DSN_HEADER_SIZE_MAX: usize = 50_000;
 
+const _: () = assert!(AUTH_LINE_MAX < ENDLESS_LINE_MAX);
 const _: () = assert!(COMMAND_LINE_MAX < ENDLESS_LINE_MAX);
 const _: () = assert!(REPLY_LINE_MAX <= REPLY_SIZE_MAX);

@@ -27,7 +27,8 @@ impl Line<'_> {
 /// Cuts command lines out of octets that come in any pieces.
 ///
 /// A line that came whole is borrowed from the input; only a line in pieces is copied. No more than
-/// [`COMMAND_LINE_MAX`] octets are held, and none between lines.
+/// [`COMMAND_LINE_MAX`] octets are held, or what [`decode_within`](Self::decode_within) is told, and none
+/// between lines.
 #[derive(Debug, Default)]
 pub struct LineDecoder {
     /// The start of a line whose end has not come; empty once the line is over-long.
@@ -54,20 +55,30 @@ impl LineDecoder {
     /// Without a line or an error all of `input` has been taken. After
     /// [`LineError::TooLong`] the next line can be read; after another error nothing can.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> (usize, Option<Result<Line<'a>, LineError>>) {
+        self.decode_within(input, COMMAND_LINE_MAX)
+    }
+
+    /// As [`decode`](Self::decode), for lines of up to `size_max` octets with their CRLF. The limit has to
+    /// be the same for all pieces of a line, and less than [`ENDLESS_LINE_MAX`].
+    pub fn decode_within<'a>(
+        &mut self,
+        input: &'a [u8],
+        size_max: usize,
+    ) -> (usize, Option<Result<Line<'a>, LineError>>) {
         if self.carriage_return {
             return match input.first() {
                 None => (0, None),
-                Some(b'\n') => (1, Some(self.finish(&[]))),
+                Some(b'\n') => (1, Some(self.finish(&[], size_max))),
                 Some(_) => (0, Some(Err(LineError::BareCarriageReturn))),
             };
         }
         let at = memchr::memchr2(b'\r', b'\n', input).unwrap_or(input.len());
         let (piece, rest) = input.split_at(at);
         match rest {
-            [b'\r', b'\n', ..] => (at + 2, Some(self.finish(piece))),
+            [b'\r', b'\n', ..] => (at + 2, Some(self.finish(piece, size_max))),
             [] | [b'\r'] => {
                 self.carriage_return = !rest.is_empty();
-                let kept = self.keep(piece);
+                let kept = self.keep(piece, size_max);
                 (input.len(), kept.err().map(Err))
             }
             [b'\n', ..] => (at, Some(Err(self.broken(piece, LineError::BareLineFeed)))),
@@ -76,9 +87,9 @@ impl LineDecoder {
     }
 
     /// Keeps the piece of a line, or gives the line up when it is over-long.
-    fn keep(&mut self, piece: &[u8]) -> Result<(), LineError> {
+    fn keep(&mut self, piece: &[u8], size_max: usize) -> Result<(), LineError> {
         self.length = self.length.saturating_add(piece.len());
-        if self.length + 2 <= COMMAND_LINE_MAX {
+        if self.length + 2 <= size_max {
             self.partial.extend_from_slice(piece);
         } else {
             self.partial = Vec::new();
@@ -86,13 +97,13 @@ impl LineDecoder {
         if self.length > ENDLESS_LINE_MAX { Err(LineError::Endless) } else { Ok(()) }
     }
 
-    fn finish<'a>(&mut self, piece: &'a [u8]) -> Result<Line<'a>, LineError> {
+    fn finish<'a>(&mut self, piece: &'a [u8], size_max: usize) -> Result<Line<'a>, LineError> {
         let Self { mut partial, length, .. } = mem::take(self);
         let length = length.saturating_add(piece.len());
         if length > ENDLESS_LINE_MAX {
             return Err(LineError::Endless);
         }
-        if length + 2 > COMMAND_LINE_MAX {
+        if length + 2 > size_max {
             return Err(LineError::TooLong);
         }
         if partial.is_empty() {

@@ -3,7 +3,8 @@
 use crate::command::CommandError;
 use crate::envelope::BodyType;
 use crate::hold::Hold;
-use crate::notify::{EnvelopeId, Notify, OriginalRecipient, Return};
+use crate::limits::AUTH_PARAMETER_MAX;
+use crate::notify::{EnvelopeId, Notify, OriginalRecipient, Return, decode_xtext};
 
 /// The parameters of MAIL that we offer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -21,6 +22,29 @@ pub struct MailParameters {
     pub envelope_id: Option<EnvelopeId>,
     /// `SMTPUTF8` (RFC 6531): addresses and header may have UTF-8.
     pub smtputf8: bool,
+    /// `AUTH=` (RFC 4954 §5): who is said to have submitted the message.
+    pub auth: Option<Submitter>,
+}
+
+/// Who is said to have submitted a message: the value of `AUTH=`, decoded. Empty for `<>`, nobody that
+/// the client vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Submitter(Box<str>);
+
+impl Submitter {
+    /// Reads the value of the parameter.
+    pub fn parse(value: &str) -> Option<Self> {
+        if value.is_empty() || value.len() > AUTH_PARAMETER_MAX {
+            return None;
+        }
+        let text = decode_xtext(value)?;
+        Some(Self(if text == "<>" { "" } else { &*text }.into()))
+    }
+
+    /// The name; empty for nobody.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl MailParameters {
@@ -51,6 +75,8 @@ impl MailParameters {
                 if value.is_some() || !is_first {
                     return Err(CommandError::ParameterSyntax);
                 }
+            } else if keyword.eq_ignore_ascii_case("AUTH") {
+                set_once(&mut parameters.auth, read(value, Submitter::parse)?)?;
             } else {
                 return Err(unknown(keyword));
             }

@@ -21,6 +21,7 @@ use signal_hook::{
 };
 
 use crate::{
+    auth::PasswordChecker,
     cli::EXIT_CONFIG,
     config::{self, ConfigSnapshot, Scheduling, SystemFacts},
     control::{
@@ -54,12 +55,12 @@ enum Happening {
 ///
 /// What is wrong, a line for each problem.
 pub fn check_config(path: &Path) -> anyhow::Result<String> {
-    Ok(config::load_with_certificates(path, &SystemFacts::read())?.summary())
+    Ok(config::load_with_files(path, &SystemFacts::read())?.summary())
 }
 
 /// Runs the server until it is told to stop; what the process is to exit with.
 pub fn run(path: &Path) -> ExitCode {
-    let config = match config::load_with_certificates(path, &SystemFacts::read()) {
+    let config = match config::load_with_files(path, &SystemFacts::read()) {
         Ok(config) => config,
         Err(error) => {
             // Nothing is configured yet that could log.
@@ -116,6 +117,8 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
             }
         }
     })?;
+    let passwords = PasswordChecker::start(config.config().auth.password_queue_max)
+        .context("cannot start the thread for passwords")?;
     let (report, reports) = unbounded();
     let listening = Arc::new(ListeningShards::new(usize::from(shards)));
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
@@ -127,12 +130,13 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         listening: Arc::clone(&listening),
         sessions_max,
         health: Arc::clone(&health),
+        passwords: passwords.clone(),
         events: events.for_shard(),
         inbox: inbox.clone(),
         reports: report.clone(),
     });
     start_executors(&config, shard_options.collect(), &happen)?;
-    drop(events);
+    drop((events, passwords));
 
     let mut server = Server {
         path,
@@ -312,8 +316,9 @@ impl Server<'_> {
     /// Takes a new configuration, whole or not at all.
     fn reload(&mut self) {
         self.control.reopen_events();
-        match config::load_with_certificates(self.path, &SystemFacts::read()) {
-            Ok(config) => {
+        match config::load_with_files(self.path, &SystemFacts::read()) {
+            Ok(mut config) => {
+                Arc::make_mut(&mut config).adopt_rates(&self.config);
                 for key in check::restart_keys(&self.config, &config) {
                     tracing::warn!("{key} has changed: this takes effect at the next start");
                 }

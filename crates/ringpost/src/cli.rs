@@ -45,6 +45,89 @@ pub enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// Keeps the file of users (auth.users).
+    User {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+}
+
+/// What to do with the file of users.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum UserCommand {
+    /// Adds a user; the password is a line of standard input, or typed.
+    Add {
+        /// The file of users. It is made when it is not there.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// The user.
+        #[command(flatten)]
+        user: NewUser,
+    },
+    /// Removes a user.
+    Remove {
+        /// The file of users.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// Lists the users.
+    List {
+        /// The file of users.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Says whether a line of standard input is a user's password; exits with 1 when it is not.
+    Check {
+        /// The file of users.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A user to be added.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct NewUser {
+    /// Its name, without white space.
+    pub name: String,
+    /// Keeps an argon2id hash of the password, for PLAIN and LOGIN. The default.
+    #[arg(long)]
+    pub argon2id: bool,
+    /// Keeps a verifier for SCRAM-SHA-256, which serves for PLAIN and LOGIN, too.
+    #[arg(long, conflicts_with = "argon2id")]
+    pub scram: bool,
+    /// On whose behalf it sends, for event records.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// A mailbox or domain that it may give as reverse-path; can be given more than once. Default: any.
+    #[arg(long, value_name = "PATH")]
+    pub reverse_path: Vec<String>,
+    /// How much it may send, such as "1000/1h". Default: no limit.
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
+    /// Gives a user that there is another password, and changes what else is given.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// What is kept of a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifierKind {
+    /// An argon2id hash.
+    Argon2id,
+    /// A verifier for SCRAM-SHA-256.
+    Scram,
+}
+
+impl NewUser {
+    /// What is to be kept of its password.
+    pub fn kind(&self) -> VerifierKind {
+        if self.scram { VerifierKind::Scram } else { VerifierKind::Argon2id }
+    }
 }
 
 /// What to do with the queue.
@@ -169,13 +252,33 @@ mod tests {
             let config = CONFIG_PATH.into();
             Command::Queue { command: QueueCommand::Check { config, shard, json } }
         };
-        let table: [(&[&str], Option<Command>); 23] = [
+        let table: [(&[&str], Option<Command>); 27] = [
             (
                 &["queue", "import", "--from", "d"],
                 Some(Command::Queue {
                     command: QueueCommand::Import { config: CONFIG_PATH.into(), from: "d".into() },
                 }),
             ),
+            (
+                &["user", "list", "--file", "u"],
+                Some(Command::User { command: UserCommand::List { file: "u".into() } }),
+            ),
+            (
+                &["user", "add", "--file", "u", "a", "--scram", "--reverse-path", "b.test"],
+                Some(Command::User {
+                    command: UserCommand::Add {
+                        file: "u".into(),
+                        user: NewUser {
+                            name: "a".into(),
+                            scram: true,
+                            reverse_path: vec!["b.test".into()],
+                            ..NewUser::default()
+                        },
+                    },
+                }),
+            ),
+            (&["user", "add", "--file", "u", "a", "--scram", "--argon2id"], None),
+            (&["user", "remove", "a"], None),
             (&["queue", "export"], None),
             (&["queue", "export", "--to", "d", "--id", "?"], None),
             (&["queue", "check"], Some(look(None, false))),

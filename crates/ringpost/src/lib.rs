@@ -4,6 +4,7 @@
 //! `ringpost-delivery`; this crate does their I/O, one shard a core.
 
 pub mod admin;
+pub mod auth;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
@@ -12,3 +13,4 @@ pub mod queue_tools;
 pub mod runtime;
 pub mod shard;
 pub mod tls;
+pub mod user_tools;

@@ -5,8 +5,8 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use ringpost::{
     admin, bootstrap,
-    cli::{Cli, Command, QueueCommand},
-    queue_tools,
+    cli::{Cli, Command, QueueCommand, UserCommand},
+    queue_tools, user_tools,
 };
 
 #[global_allocator]
@@ -33,6 +33,12 @@ fn main() -> ExitCode {
         Command::Queue { command: QueueCommand::Import { config, from } } => {
             queue_tools::import(&config, &from)
         }
+        Command::User { command } => show(match command {
+            UserCommand::Add { file, user } => user_tools::add(&file, &user),
+            UserCommand::Remove { file, name } => user_tools::remove(&file, &name),
+            UserCommand::List { file } => user_tools::list(&file),
+            UserCommand::Check { file, name } => user_tools::check(&file, &name),
+        }),
         Command::CheckConfig { file } => match bootstrap::check_config(&file) {
             Ok(summary) => {
                 let _ = writeln!(std::io::stdout(), "{}: ok: {summary}", file.display());

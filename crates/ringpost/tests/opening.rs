@@ -18,6 +18,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ringpost::{
+    auth::PasswordChecker,
     config::{self, SystemFacts},
     control::{EventSender, HealthState},
     runtime::{
@@ -190,6 +191,7 @@ impl TestShard {
             listening: Arc::new(ListeningShards::new(1)),
             sessions_max: 100,
             health: Arc::clone(&health),
+            passwords: PasswordChecker::inline(),
             events: EventSender::off(),
             inbox: messages,
             reports: sender,

@@ -1,6 +1,7 @@
 //! The end of a session that accepts mail.
 
 mod admission;
+mod auth;
 mod chunk;
 mod command;
 mod config;
@@ -19,6 +20,9 @@ mod utf8;
 mod vrfy;
 mod xclient;
 
+pub use auth::{
+    AuthPolicy, AuthQuestion, AuthRefusal, Password, ReversePathRule, ReversePaths, User,
+};
 pub use config::{Peer, ServerConfig};
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;

@@ -254,8 +254,10 @@ fn run(flags: u8, way: u8, wire: &[u8]) -> Result<Trace, String> {
                         trace.message = Some(Message { content, body, hold_until });
                         session.message_accepted(now, "q");
                     }
-                    ServerEvent::StartTls => return Err("TLS that nobody asked for".into()),
                     ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
+                    ServerEvent::StartTls | ServerEvent::Authenticate => {
+                        return Err("TLS or AUTH that is not offered".into());
+                    }
                     ServerEvent::Closed(reason) => trace.closed = Some(reason),
                 }
             }

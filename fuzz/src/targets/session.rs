@@ -10,9 +10,10 @@ use std::time::Instant;
 use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::limits::REPLY_OUTPUT_MAX;
+use ringpost_protocol::sasl::{Mechanism, MechanismSet};
 use ringpost_session::server::{
-    Admission, CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession, TlsInfo,
-    TlsPolicy, TlsVersion,
+    Admission, AuthPolicy, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths,
+    ServerConfig, ServerEvent, ServerSession, TlsInfo, TlsPolicy, TlsVersion, User,
 };
 
 use super::{is_plain, seed};
@@ -32,6 +33,15 @@ pub const TARGET: Target = Target {
         "RCPT TO:<b@b.test>\r\n",
         "RCPT TO:<postmaster>\r\n",
         "RCPT TO:<a@[192.0.2.1]>\r\n",
+        "AUTH PLAIN AHUAcA==\r\n",
+        "AUTH PLAIN AHgAcA==\r\n",
+        "AUTH LOGIN\r\n",
+        "AUTH SCRAM-SHA-256 =\r\n",
+        "dQ==\r\n",
+        "cA==\r\n",
+        "*\r\n",
+        " AUTH=<>",
+        "STARTTLS\r\n",
         "DATA\r\n",
         "BDAT 20\r\n",
         "BDAT 5 LAST\r\n",
@@ -64,6 +74,7 @@ const NOT_BEFORE: u8 = 4;
 const SMALL: u8 = 8;
 const PENDING: u8 = 16;
 const DEAF: u8 = 32;
+const AUTH: u8 = 64;
 
 /// A message that the driver has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +82,7 @@ struct Accepted {
     envelope: Envelope,
     content: Vec<u8>,
     hold_until: Option<u64>,
+    is_user: bool,
 }
 
 /// All that came of a session.
@@ -102,10 +114,19 @@ fn seeds() -> Vec<Vec<u8>> {
         "GET / HTTP/1.1\r\n".to_owned(),
         format!("EHLO c.test\r\n{mail}RSET\r\nSTARTTLS\r\n{mail}EHLO d.test\r\n{mail}QUIT\r\n"),
         "\x16\x03\x01".to_owned(),
+        format!("EHLO c.test\r\nAUTH PLAIN AHUAcA==\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
+        format!("EHLO c.test\r\nAUTH LOGIN\r\ndQ==\r\ncQ==\r\nAUTH LOGIN dQ==\r\n*\r\n{mail}QUIT\r\n"),
+        format!("EHLO c.test\r\nAUTH PLAIN\r\nAHUAcA==\r\nSTARTTLS\r\nEHLO c.test\r\n{mail}QUIT\r\n"),
         "EHLO c.test\r\nRCPT TO:<a@b.test>\r\nDATA\r\nMAIL FROM:<x>\r\nX\r\nY\r\nZ\r\nX\r\nY\r\n".to_owned(),
     ];
-    let choices =
-        [[0, 1, 0], [1, 0, 0], [1 | NOT_BEFORE, 7, 2], [SMALL, 1, 0], [1 | PENDING, 3, 5]];
+    let choices = [
+        [0, 1, 0],
+        [1, 0, 0],
+        [1 | NOT_BEFORE, 7, 2],
+        [SMALL, 1, 0],
+        [1 | PENDING, 3, 5],
+        [AUTH | STRANGER | SMALL, 1, 0],
+    ];
     texts.iter().flat_map(|text| choices.map(|choice| seed(&choice, text))).collect()
 }
 
@@ -138,6 +159,10 @@ fn config(flags: u8) -> ServerConfig {
     if flags & NOT_BEFORE != 0 {
         config.not_before_header = Some("X-Not-Before".into());
     }
+    if flags & AUTH != 0 {
+        let mechanisms = MechanismSet::from_iter(Mechanism::ALL);
+        config.auth = AuthPolicy { mechanisms, without_tls: true, ..AuthPolicy::default() };
+    }
     // What comes together with STARTTLS is refused by lenient listeners, too.
     if flags & (SMALL | LENIENT) == SMALL {
         config.tls = TlsPolicy::Optional;
@@ -167,6 +192,7 @@ fn run(flags: u8, way: u8, answers: u8, wire: &[u8]) -> Result<Trace, String> {
         content: Vec::new(),
         in_content: false,
         is_deaf: flags & DEAF != 0,
+        is_user: false,
         answers,
     };
     driver.session.set_unix_ms(UNIX_MS);
@@ -193,6 +219,8 @@ struct Driver {
     content: Vec<u8>,
     in_content: bool,
     is_deaf: bool,
+    /// Whether the client has shown to be one.
+    is_user: bool,
     answers: u8,
 }
 
@@ -241,8 +269,11 @@ impl Driver {
                     self.session.handle_tls(self.now, info);
                     must!(self.session.helo().is_none(), "a name from before TLS");
                     must!(self.session.envelope().is_none(), "a transaction from before TLS");
+                    must!(self.session.user().is_none(), "a user from before TLS");
+                    self.is_user = false;
                 }
                 ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
+                ServerEvent::Authenticate => self.authenticate()?,
                 ServerEvent::Closed(reason) => self.trace.closed = Some(reason),
             }
         }
@@ -258,7 +289,43 @@ impl Driver {
         Ok(any)
     }
 
+    /// The user `u` has the password `p`.
+    fn authenticate(&mut self) -> Verdict {
+        must!(self.session.user().is_none(), "a user authenticates again");
+        must!(self.session.envelope().is_none(), "AUTH within a transaction");
+        let question = self.session.take_auth_question().ok_or("a question that is none")?;
+        let (name, password) = match &question {
+            AuthQuestion::Password { name, password, .. } => (name, password),
+            // An exchange of three messages, of which the second is its end if it is `p`.
+            AuthQuestion::Response { is_first, message, .. } => {
+                if *is_first {
+                    self.session.auth_challenge(self.now, message);
+                } else if message == b"p" {
+                    let user =
+                        User { name: "u".into(), tenant: None, reverse_paths: ReversePaths::Any };
+                    self.session.auth_accepted(self.now, Arc::new(user));
+                    self.is_user = true;
+                } else {
+                    self.session.auth_refused(self.now, AuthRefusal::Malformed);
+                }
+                must!(self.session.user().is_some() == self.is_user, "who is a user?");
+                return Ok(());
+            }
+        };
+        must!(!name.is_empty() && !password.expose().is_empty(), "an empty name or password");
+        if (&**name, password.expose()) == ("u", b"p") {
+            let user = User { name: "u".into(), tenant: None, reverse_paths: ReversePaths::Any };
+            self.session.auth_accepted(self.now, Arc::new(user));
+            self.is_user = true;
+        } else {
+            self.session.auth_refused(self.now, AuthRefusal::Credentials);
+        }
+        must!(self.session.user().is_some() == self.is_user, "who is a user?");
+        Ok(())
+    }
+
     fn answer(&mut self) -> Verdict {
+        must!(self.session.user().is_some() == self.is_user, "who is a user?");
         let hold_until = self.session.hold_until(UNIX_MS);
         let envelope = self.session.take_envelope().ok_or("a message without an envelope")?;
         must!(!envelope.forward_paths.is_empty(), "a message without a recipient");
@@ -267,7 +334,8 @@ impl Driver {
             self.session.message_refused(self.now, Refusal::Full);
         } else {
             let content = std::mem::take(&mut self.content);
-            self.trace.accepted.push(Accepted { envelope, content, hold_until });
+            let is_user = self.is_user;
+            self.trace.accepted.push(Accepted { envelope, content, hold_until, is_user });
             let id = format!("q{}", self.trace.accepted.len());
             self.session.message_accepted(self.now, &id);
         }
@@ -316,7 +384,7 @@ fn judge(trace: &Trace, flags: u8, wire: &[u8]) -> Verdict {
 
 /// What was taken for a message stands in what was sent.
 fn check_message(accepted: &Accepted, flags: u8, wire: &[u8]) -> Verdict {
-    let Accepted { envelope, content, hold_until } = accepted;
+    let Accepted { envelope, content, hold_until, is_user } = accepted;
     must!(content.is_empty() || content.ends_with(b"\r\n"), "the last line is open");
     let stands = |text: &[u8]| text.is_empty() || wire.windows(text.len()).any(|part| part == text);
     // What comes in chunks is looked at by the target of these.
@@ -332,7 +400,7 @@ fn check_message(accepted: &Accepted, flags: u8, wire: &[u8]) -> Verdict {
     }
     must!(hold_until.is_none_or(|until| until > UNIX_MS), "held until {hold_until:?}");
     for path in &envelope.forward_paths {
-        must!(flags & STRANGER == 0, "relayed for a stranger: {path}");
+        must!(flags & STRANGER == 0 || *is_user, "relayed for a stranger: {path}");
         let Some(mailbox) = path.mailbox() else {
             return Err("a postmaster without a host".into());
         };

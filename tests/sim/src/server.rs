@@ -21,6 +21,7 @@ use std::{
 use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use ringpost::{
+    auth::PasswordChecker,
     config::{self, ConfigSnapshot, SystemFacts},
     control::{
         AdminRequest, EventSender, HealthReport, HealthState, admin::PurgeRequest, event_channel,
@@ -354,7 +355,7 @@ impl Server {
             name_servers: Vec::new(),
             memory: None,
         };
-        let snapshot = config::parse_with_certificates(config, &facts).map_err(|problems| {
+        let snapshot = config::parse_with_files(config, &facts).map_err(|problems| {
             let lines =
                 problems.iter().map(|problem| format!("{}: {}", problem.line, problem.reason));
             anyhow::Error::msg(lines.collect::<Vec<_>>().join("; "))
@@ -407,6 +408,7 @@ impl Server {
                 listening: Arc::clone(&listening),
                 sessions_max: SESSIONS_MAX,
                 health: Arc::clone(&health),
+                passwords: PasswordChecker::inline(),
                 events: events.for_shard(),
                 inbox: messages,
                 reports: reporter.clone(),

@@ -123,6 +123,7 @@ fn records_of_different_things_have_different_names() {
         login: None,
         helo: &"",
         protocol: "internal",
+        user: None,
         listener: None,
         tls: None,
         hold_until_unix_ms: None,
@@ -162,6 +163,7 @@ proptest! {
             login: if is_held { Some(&text) } else { None },
             helo: &helo,
             protocol: "ESMTP",
+            user: is_held.then_some((&*helo, Some(&*reverse_path))),
             listener: is_held.then_some("main"),
             tls: is_held.then_some(("1.3", "TLS_AES_256_GCM_SHA384")),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
@@ -178,6 +180,10 @@ proptest! {
         prop_assert_eq!(value.get("proxy").and_then(Value::as_str), is_held.then_some("192.0.2.9"));
         prop_assert_eq!(value.get("login").and_then(Value::as_str), is_held.then_some(&*text));
         prop_assert_eq!(value.get("listener").and_then(Value::as_str), is_held.then_some("main"));
+        let user = is_held.then_some(&*helo);
+        prop_assert_eq!(value.get("user").and_then(Value::as_str), user);
+        let tenant = is_held.then_some(&*reverse_path);
+        prop_assert_eq!(value.get("tenant").and_then(Value::as_str), tenant);
         prop_assert_eq!(&value["recipients"], numbers[0]);
         prop_assert_eq!(&value["size"], numbers[1]);
 

@@ -88,6 +88,10 @@ pub(super) fn restart_keys(old: &ConfigSnapshot, new: &ConfigSnapshot) -> Vec<&'
         ("listener addresses", addresses(old) != addresses(new)),
         ("queue.directory, shards, segment_size or size_max", queue(old) != queue(new)),
         ("control.listen", old_file.control.listen != new_file.control.listen),
+        (
+            "auth.password_queue_max",
+            old_file.auth.password_queue_max != new_file.auth.password_queue_max,
+        ),
         ("events.path", old_file.events != new_file.events),
         ("log", old_file.log != new_file.log),
     ];

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringpost_protocol::address::Domain;
 use tracing_subscriber::EnvFilter;
 
+use super::auth::check_auth;
 use super::retry::{Exponential, Retry};
 use super::schema::{Config, Cores, RouteDomain, RouteSection};
 use super::smarthost::SmarthostAddress;
@@ -58,16 +59,17 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     stress::check_stress(&mut found, &config.stress);
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);
+    check_auth(&mut found, config);
     found.list
 }
 
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     list: Vec<Contradiction>,
 }
 
 impl Findings {
-    fn add(&mut self, place: &[&str], reason: impl Into<String>) {
+    pub(super) fn add(&mut self, place: &[&str], reason: impl Into<String>) {
         self.add_at(place.iter().map(|part| (*part).to_owned()).collect(), reason);
     }
 
@@ -81,7 +83,7 @@ impl Findings {
         }
     }
 
-    fn not_zero(&mut self, section: &[&str], values: &[(&str, bool)]) {
+    pub(super) fn not_zero(&mut self, section: &[&str], values: &[(&str, bool)]) {
         for (key, is_zero) in values {
             if *is_zero {
                 let place: Vec<&str> = section.iter().copied().chain([*key]).collect();

@@ -7,9 +7,10 @@ use ringpost_delivery::{
 };
 use ringpost_protocol::extension::ExtensionSet;
 use ringpost_protocol::limits::DSN_PARAMETERS_SIZE_MAX;
+use ringpost_protocol::sasl::Mechanism;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::{ClientConfig, ClientTimeouts};
-use ringpost_session::server::ServerConfig;
+use ringpost_session::server::{AuthPolicy, ServerConfig};
 
 use super::retry::{Exponential, Retry};
 use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
@@ -32,6 +33,7 @@ impl ConfigSnapshot {
             transactions_max: listener.transactions_max,
             tls: listener.tls_policy(),
             tls_handshake_timeout: listener.tls_handshake_timeout,
+            auth: self.auth_policy(listener),
             command_timeout: listener.command_timeout,
             data_block_timeout: listener.data_block_timeout,
             data_rate_min: listener.data_rate_min,
@@ -53,6 +55,17 @@ impl ConfigSnapshot {
             stress: self.config().stress.limits(),
             lenient: listener.lenient,
         }
+    }
+
+    /// What the sessions of a listener make of AUTH. A client takes the best mechanism that is offered and
+    /// looks no further: what some users cannot use is not offered, unless the file says so.
+    fn auth_policy(&self, listener: &ListenerSection) -> AuthPolicy {
+        let mut policy = self.config().auth_policy(listener);
+        let have_scram = self.users().is_some_and(|users| users.have_scram());
+        if listener.auth.mechanisms.is_none() && !have_scram {
+            policy.mechanisms = policy.mechanisms.without(Mechanism::ScramSha256);
+        }
+        policy
     }
 
     /// Octets of DSN parameters that fit a record beside the envelope and the content, which have half

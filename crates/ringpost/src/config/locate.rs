@@ -3,7 +3,7 @@
 use toml::de::{DeTable, DeValue};
 
 /// The line, from 1, of a byte offset.
-pub(super) fn line_at(text: &str, offset: usize) -> usize {
+pub(crate) fn line_at(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
     1 + memchr::memchr_iter(b'\n', before).count()
 }

@@ -4,6 +4,7 @@
 //! [`ConfigSnapshot`] that the shards share. What the machine decides and the file does not (host name,
 //! cores, name servers) comes in as [`SystemFacts`]. Nothing here has an effect on the system.
 
+pub mod auth;
 mod check;
 mod convert;
 mod locate;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use locate::line_at;
 pub use retry::{Exponential, Retry};
 pub use schema::{AddressFamily, Config, Cores, LogFormat, Scheduling};
 pub use smarthost::{SmarthostAddress, SmarthostError};
@@ -86,33 +88,31 @@ pub fn load(path: &Path, facts: &SystemFacts) -> Result<Arc<ConfigSnapshot>, Con
         .map_err(|problems| ConfigError::Invalid { path: path.to_path_buf(), problems })
 }
 
-/// Reads and checks a configuration file, and the certificates that it names.
+/// Reads and checks a configuration file, and the certificates and users in the files that it names.
 ///
 /// # Errors
 ///
-/// As [`load`]; and certificates and keys that cannot be used, with the line that names them.
-pub fn load_with_certificates(
+/// As [`load`]; and files that cannot be used, with the line that names them.
+pub fn load_with_files(
     path: &Path,
     facts: &SystemFacts,
 ) -> Result<Arc<ConfigSnapshot>, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_path_buf(), source })?;
-    parse_with_certificates(&text, facts)
+    parse_with_files(&text, facts)
         .map(Arc::new)
         .map_err(|problems| ConfigError::Invalid { path: path.to_path_buf(), problems })
 }
 
-/// Checks the text of a configuration file, and reads the certificates that it names.
+/// Checks the text of a configuration file, and reads the certificates and users in the files that it
+/// names.
 ///
 /// # Errors
 ///
-/// As [`parse`]; and certificates and keys that cannot be used.
-pub fn parse_with_certificates(
-    text: &str,
-    facts: &SystemFacts,
-) -> Result<ConfigSnapshot, Vec<Problem>> {
+/// As [`parse`]; and files that cannot be used.
+pub fn parse_with_files(text: &str, facts: &SystemFacts) -> Result<ConfigSnapshot, Vec<Problem>> {
     let mut snapshot = parse(text, facts)?;
-    snapshot.load_certificates().map_err(|found| located(text, found))?;
+    snapshot.load_files().map_err(|found| located(text, found))?;
     Ok(snapshot)
 }
 
@@ -123,7 +123,7 @@ pub fn parse_with_certificates(
 /// What is wrong, sorted by line; never empty.
 pub fn parse(text: &str, facts: &SystemFacts) -> Result<ConfigSnapshot, Vec<Problem>> {
     let config: Config = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| locate::line_at(text, span.start));
+        let line = error.span().map_or(1, |span| line_at(text, span.start));
         vec![Problem { line, reason: error.message().replace('\n', " ") }]
     })?;
     let contradictions = check::contradictions(&config, facts);

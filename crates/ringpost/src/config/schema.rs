@@ -19,6 +19,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 
 pub use self::listener::{ListenerSection, Role, TlsMode};
 pub use self::stress::StressSection;
+use super::auth::AuthSection;
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
 use super::units::{self, Parsed};
@@ -39,6 +40,8 @@ pub struct Config {
     pub route: Vec<RouteSection>,
     /// What counts as stress, and what holds then.
     pub stress: StressSection,
+    /// Users, and how they show who they are.
+    pub auth: AuthSection,
     /// How names are looked up.
     pub dns: DnsSection,
     /// The control thread's HTTP listener.

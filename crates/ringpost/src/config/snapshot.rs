@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ringpost_protocol::address::Domain;
 
@@ -9,6 +10,7 @@ use super::check::Contradiction;
 use super::schema::{Config, Cores, ListenerSection};
 use super::system::SystemFacts;
 use super::units::display_size;
+use crate::auth::Users;
 use crate::tls::{Acceptor, MaterialError};
 
 /// A configuration without contradictions, with what the file left to the machine filled in.
@@ -22,6 +24,18 @@ pub struct ConfigSnapshot {
     memory_max: u64,
     /// What accepts TLS, by listener.
     acceptors: BTreeMap<String, Acceptor>,
+    /// The users, if there is a file of them and it was read.
+    users: Option<LoadedUsers>,
+}
+
+/// Users, as equal as they are the same.
+#[derive(Debug, Clone)]
+struct LoadedUsers(Arc<Users>);
+
+impl PartialEq for LoadedUsers {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl ConfigSnapshot {
@@ -42,12 +56,22 @@ impl ConfigSnapshot {
         };
         let memory_max = config.server.memory_max.or(facts.memory).unwrap_or(u64::MAX);
         let acceptors = BTreeMap::new();
-        Self { config, hostname, helo_name, cores, name_servers, memory_max, acceptors }
+        let users = None;
+        Self { config, hostname, helo_name, cores, name_servers, memory_max, acceptors, users }
     }
 
-    /// Reads the certificates of all listeners.
-    pub(super) fn load_certificates(&mut self) -> Result<(), Vec<Contradiction>> {
+    /// Reads the certificates of all listeners, and the users.
+    pub(super) fn load_files(&mut self) -> Result<(), Vec<Contradiction>> {
         let mut found = Vec::new();
+        if let Some(path) = self.config.auth.users_file() {
+            match Users::load(path) {
+                Ok(users) => self.users = Some(LoadedUsers(Arc::new(users))),
+                Err(error) => found.push(Contradiction {
+                    place: vec!["auth".to_owned(), "users".to_owned()],
+                    reason: format!("{}: {error}", path.display()),
+                }),
+            }
+        }
         for (name, listener) in &self.config.listener {
             if listener.certificates.is_empty() {
                 continue;
@@ -71,6 +95,21 @@ impl ConfigSnapshot {
     /// What accepts TLS on a listener; `None` where it has no certificates, or when they were not read.
     pub fn acceptor(&self, listener: &str) -> Option<&Acceptor> {
         self.acceptors.get(listener)
+    }
+
+    /// The users; `None` when the configuration names no file of them, or when it was not read.
+    pub fn users(&self) -> Option<&Arc<Users>> {
+        self.users.as_ref().map(|LoadedUsers(users)| users)
+    }
+
+    /// Goes on with what the users of an older configuration have sent.
+    pub(crate) fn adopt_rates(&mut self, old: &Self) {
+        if let (Some(LoadedUsers(users)), Some(old)) = (&mut self.users, old.users())
+            // Nobody else has them yet.
+            && let Some(users) = Arc::get_mut(users)
+        {
+            users.adopt_rates(old);
+        }
     }
 
     /// The file's keys, with defaults for the absent ones.

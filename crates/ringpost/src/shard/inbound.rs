@@ -3,12 +3,13 @@
 //! The session decides; this file reads, writes, streams content into the log, and waits for the
 //! commit. All replies that one read gives rise to go out in one write.
 
+mod auth;
 mod buffers;
 mod counts;
 mod proxy;
 mod tls;
 
-use std::{io, net::IpAddr, rc::Rc, time::Instant};
+use std::{io, net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
 use ringpost_metrics::{
     event::{Event, EventRecord, Reception},
@@ -29,6 +30,7 @@ use super::{
     listener::{Admitted, ListenerContext},
 };
 use crate::{
+    auth::Account,
     runtime::{Read, Runtime, Stream},
     tls::Transport,
 };
@@ -69,6 +71,8 @@ pub(super) async fn serve<R: Runtime>(
         receiving: None,
         lifetime,
         transaction: None,
+        account: None,
+        scram: None,
         heard: Heard::default(),
         published: ServerStats::default(),
         listener: Rc::clone(&admitted.listener),
@@ -114,6 +118,9 @@ struct Inbound<R: Runtime> {
     lifetime: Option<std::time::Duration>,
     /// Counts the transaction among those that may share a commit.
     transaction: Option<OpenCount>,
+    /// Who the client is, if it has shown to be a user.
+    account: Option<Arc<Account>>,
+    scram: Option<auth::ScramStep>,
     heard: Heard,
     /// What of the session's counts is in the metrics.
     published: ServerStats,
@@ -151,6 +158,7 @@ impl<R: Runtime> Inbound<R> {
                     ServerEvent::TransactionAborted => self.abort_message(),
                     ServerEvent::StartTls => self.start_tls().await,
                     ServerEvent::ClientNamed { ip } => self.name_client(ip),
+                    ServerEvent::Authenticate => self.authenticate().await,
                     ServerEvent::Closed(reason) => {
                         self.close(reason).await;
                         return session_end(reason);
@@ -239,8 +247,7 @@ impl<R: Runtime> Inbound<R> {
 
     /// Hands the session what was read; whether it took any of it.
     fn take_input(&mut self) -> bool {
-        let Buffers { input, content } = &mut self.buffers;
-        if input.is_empty() {
+        if self.buffers.input.is_empty() {
             return false;
         }
         self.shard.activity.note(&mut self.heard);
@@ -251,6 +258,8 @@ impl<R: Runtime> Inbound<R> {
         if self.session.offers_starttls() {
             self.session.set_tls_available(self.listener.has_room_for_handshake());
         }
+        self.look_at_user_rate();
+        let Buffers { input, content } = &mut self.buffers;
         let now = self.shard.runtime.now();
         self.session.set_stress(now, self.shard.stress.is_crowded());
         let taken = self.session.handle_input(now, input.bytes(), content);
@@ -387,6 +396,7 @@ impl<R: Runtime> Inbound<R> {
         let id = receiving.id;
         let committed = match receiving.refusal {
             Some(refusal) => Err(refusal),
+            None if !self.count_user_message() => Err(Refusal::UserRate),
             None => self.commit(receiving, envelope, content, ended).await,
         };
         let now = self.shard.runtime.now();
@@ -442,6 +452,7 @@ impl<R: Runtime> Inbound<R> {
                     .named_client()
                     .and_then(|named| named.login.as_ref())
                     .map(|login| login as _),
+                user: self.session.user().map(|user| (&*user.name, user.tenant.as_deref())),
                 listener: Some(self.listener.name()),
                 tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,

@@ -52,6 +52,7 @@ use self::{
     signal::Signal, stress::Stress, turns::Turns,
 };
 use crate::{
+    auth::PasswordChecker,
     config::ConfigSnapshot,
     control::{ShardHealth, Watermarks},
     runtime::{Runtime, Watch},
@@ -115,6 +116,10 @@ pub(crate) struct Shard<R: Runtime> {
     activity: Activity,
     outbound_open: Rc<Cell<usize>>,
     turns: Turns,
+    /// Whom to ask about passwords.
+    passwords: PasswordChecker,
+    /// Sessions that wait for that.
+    passwords_waiting: Rc<Cell<usize>>,
 }
 
 impl<R: Runtime> Shard<R> {

@@ -344,6 +344,7 @@ impl<R: Runtime> Shard<R> {
                 login: None,
                 helo: &"",
                 protocol: "internal",
+                user: None,
                 listener: None,
                 tls: None,
                 hold_until_unix_ms: None,

@@ -29,6 +29,7 @@ use super::{
     stress::Stress, tick, turns,
 };
 use crate::{
+    auth::PasswordChecker,
     config::ConfigSnapshot,
     control::{EventSender, HealthState},
     runtime::{Containment, Listener as _, Runtime},
@@ -59,6 +60,8 @@ pub struct ShardOptions {
     pub sessions_max: usize,
     /// Where it says how it is.
     pub health: Arc<HealthState>,
+    /// Whom it asks about passwords.
+    pub passwords: PasswordChecker,
     /// Where its event records go.
     pub events: EventSender,
     /// What it is told while it runs.
@@ -198,6 +201,8 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         activity: Activity::default(),
         outbound_open: Rc::default(),
         turns: turns::Turns::default(),
+        passwords: options.passwords,
+        passwords_waiting: Rc::default(),
     });
     let bound = shard.bind_listeners()?;
     shard.runtime.spawn(Containment::Process, settle::run(Rc::clone(&shard)));

@@ -185,6 +185,7 @@ impl<R: Runtime> Shard<R> {
             health.set_state(state);
         }
         metrics.sessions_open.set(self.sessions_open.get() as f64);
+        metrics.auth_waiting.set(self.passwords_waiting.get() as f64);
         metrics.content_cache_bytes.set(self.cache.borrow().memory_size() as f64);
         metrics.panics_contained.absolute(self.runtime.panics_contained());
 

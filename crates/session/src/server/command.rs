@@ -44,6 +44,7 @@ impl ServerSession {
             Command::Ehlo(name) => self.handle_helo(now, name, true, is_last),
             Command::Helo(name) => self.handle_helo(now, name, false, is_last),
             Command::StartTls => self.handle_starttls(now, is_last),
+            Command::Auth(command) => self.handle_auth(now, command),
             Command::Rset => {
                 if self.count_junk(now) {
                     self.reset();
@@ -106,6 +107,7 @@ impl ServerSession {
             hold: self.hold_offer(),
             starttls: self.offers_starttls(),
             xclient: self.offers_xclient(),
+            mechanisms: self.offered_mechanisms(),
             limits: Some(SessionLimits {
                 transactions_max: self.config.transactions_max,
                 recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),
@@ -124,6 +126,9 @@ impl ServerSession {
         if self.has_unoffered(&parameters) || (parameters.smtputf8 && !self.offers_utf8()) {
             return self.refuse(now, CommandError::UnknownParameter.reply());
         }
+        if !self.is_sender_allowed(now, &path) {
+            return;
+        }
         if self.admission == Admission::Pending {
             return self.hold_mail(path, parameters);
         }
@@ -135,6 +140,7 @@ impl ServerSession {
     fn has_unoffered(&self, parameters: &MailParameters) -> bool {
         let is_off = |extension| !self.config.extensions.contains(extension);
         (parameters.size.is_some() && is_off(Extension::Size))
+            || (parameters.auth.is_some() && !self.has_auth())
             || parameters.body.is_some_and(|body| match body {
                 BodyType::BinaryMime => !self.offer().has(Extension::BinaryMime),
                 _ => is_off(Extension::EightBitMime),
@@ -189,6 +195,7 @@ impl ServerSession {
 
     fn handle_rcpt(&mut self, now: Instant, path: ForwardPath, parameters: RcptParameters) {
         let is_offered = !parameters.has_dsn() || self.offers_dsn();
+        let may_relay = self.may_relay();
         let Some(transaction) = &mut self.transaction else {
             return self.refuse(now, replies::NEED_MAIL);
         };
@@ -205,7 +212,7 @@ impl ServerSession {
         }
         let (reply, refusal) = match path {
             ForwardPath::Mailbox(mailbox) => {
-                if !self.peer.may_relay {
+                if !may_relay {
                     (replies::RELAY_DENIED, TransactionRefusal::Relay)
                 } else if is_literal(&mailbox) && !self.config.address_literals {
                     (replies::LITERAL_DENIED, TransactionRefusal::NoRecipient)

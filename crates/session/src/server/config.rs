@@ -11,6 +11,7 @@ use ringpost_protocol::limits::{
     MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX, TRANSACTIONS_MAX,
 };
 
+use super::auth::AuthPolicy;
 use super::stress::StressLimits;
 use super::tls::TlsPolicy;
 
@@ -47,6 +48,8 @@ pub struct ServerConfig {
     pub tls: TlsPolicy,
     /// How long a TLS handshake may take. Default 30 s.
     pub tls_handshake_timeout: Duration,
+    /// What is made of AUTH. Default off.
+    pub auth: AuthPolicy,
     /// How long a piece of content may take to come. Default 3 min.
     pub data_block_timeout: Duration,
     /// Octets a second that content has to come with, taken from its start. Default 500; 0 for none.
@@ -99,6 +102,7 @@ impl Default for ServerConfig {
             command_timeout: Duration::from_mins(5),
             tls: TlsPolicy::Off,
             tls_handshake_timeout: Duration::from_secs(30),
+            auth: AuthPolicy::default(),
             data_block_timeout: Duration::from_mins(3),
             data_rate_min: 500,
             data_rate_grace: Duration::from_mins(1),
@@ -140,6 +144,6 @@ impl ServerConfig {
 pub struct Peer {
     /// Its address.
     pub ip: IpAddr,
-    /// Whether it may send to any recipient. Others may send to none but the postmaster.
+    /// Whether it may send to any recipient, without AUTH. Others may send to none but the postmaster.
     pub may_relay: bool,
 }

@@ -36,6 +36,10 @@ pub enum ServerEvent {
         /// The address of that client, or the one that was known if nothing was said of it.
         ip: IpAddr,
     },
+    /// The driver takes the question with
+    /// [`take_auth_question`](super::ServerSession::take_auth_question), and answers by `auth_challenge`,
+    /// `auth_accepted` or `auth_refused`; until then no input is taken.
+    Authenticate,
     /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
     /// or did not come to its end. Why is counted in
     /// [`ServerSession::stats`](super::ServerSession::stats).
@@ -152,6 +156,8 @@ pub enum Refusal {
     Unavailable,
     /// There is no room for it: 452.
     Full,
+    /// Its user has sent enough for now: 451.
+    UserRate,
     /// It is refused for good: 554.
     Rejected,
 }
@@ -161,6 +167,7 @@ impl Refusal {
         match self {
             Self::Unavailable => replies::UNAVAILABLE,
             Self::Full => replies::FULL,
+            Self::UserRate => replies::USER_OVER_RATE,
             Self::Rejected => replies::REJECTED,
         }
     }
@@ -169,6 +176,7 @@ impl Refusal {
         match self {
             Self::Unavailable => TransactionRefusal::Unavailable,
             Self::Full => TransactionRefusal::QueueFull,
+            Self::UserRate => TransactionRefusal::UserRate,
             Self::Rejected => TransactionRefusal::Content,
         }
     }

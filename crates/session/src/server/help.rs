@@ -20,13 +20,18 @@ const fn topic(name: &'static str, lines: &'static [&'static str]) -> Topic {
     Topic { name, extension: None, lines }
 }
 
-const TOPICS: [Topic; 13] = [
+const TOPICS: [Topic; 14] = [
     topic("EHLO", &["EHLO name", "Says who you are; the reply lists the extensions."]),
     topic("HELO", &["HELO name", "Says who you are, and asks for no extensions."]),
     Topic {
         name: "STARTTLS",
         extension: Some(Extension::StartTls),
         lines: &["STARTTLS", "Goes on over TLS; what was said before is forgotten."],
+    },
+    Topic {
+        name: "AUTH",
+        extension: Some(Extension::Auth),
+        lines: &["AUTH mechanism [response]", "Shows who you are; a * alone cancels it."],
     },
     topic(
         "MAIL",

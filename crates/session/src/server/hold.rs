@@ -38,7 +38,7 @@ impl ServerSession {
             && self.config.extensions.contains(Extension::FutureRelease);
         let max = self.config.future_release_max;
         let offer = HoldOffer::new(max, self.unix_ms);
-        offer.filter(|_| is_extended && self.peer.may_relay)
+        offer.filter(|_| is_extended && self.may_relay())
     }
 
     /// Says why a message cannot be held so long.
@@ -62,7 +62,7 @@ impl ServerSession {
     /// What looks for the header field, if this listener has one and the client may use it.
     pub(super) fn not_before_field(&self) -> Option<Box<NotBeforeField>> {
         let name = self.config.not_before_header.as_deref();
-        let name = name.filter(|_| self.peer.may_relay)?;
+        let name = name.filter(|_| self.may_relay())?;
         Some(Box::new(NotBeforeField { taker: FieldTaker::new(name), decoded: Vec::new() }))
     }
 

@@ -25,6 +25,31 @@ pub(super) const XCLIENT_IN_TRANSACTION: FixedReply =
 pub(super) const TOO_MANY_CONNECTIONS: FixedReply =
     FixedReply::new("421 4.7.0 Too many connections, try again later");
 
+pub(super) const AUTHENTICATED: FixedReply = FixedReply::new("235 2.7.0 Authentication successful");
+pub(super) const AUTH_FAILED: FixedReply =
+    FixedReply::new("535 5.7.8 Authentication credentials invalid");
+pub(super) const AUTH_UNAVAILABLE: FixedReply =
+    FixedReply::new("454 4.7.0 Cannot check credentials now, try again later");
+pub(super) const AUTH_NEEDS_TLS: FixedReply =
+    FixedReply::new("538 5.7.11 Authentication is for encrypted sessions");
+pub(super) const AUTH_REQUIRED: FixedReply = FixedReply::new("530 5.7.0 Authentication required");
+pub(super) const AUTH_IS_DONE: FixedReply = FixedReply::new("503 5.5.1 Authenticated already");
+pub(super) const AUTH_IN_TRANSACTION: FixedReply =
+    FixedReply::new("503 5.5.1 AUTH is not for within a transaction");
+pub(super) const NO_SUCH_MECHANISM: FixedReply =
+    FixedReply::new("504 5.5.4 This mechanism is not offered");
+pub(super) const AUTH_CANCELLED: FixedReply = FixedReply::new("501 5.7.0 Authentication cancelled");
+pub(super) const BAD_BASE64: FixedReply = FixedReply::new("501 5.5.2 Not base64");
+pub(super) const BAD_RESPONSE: FixedReply =
+    FixedReply::new("501 5.5.2 Not a response of this mechanism");
+pub(super) const AUTH_LINE_TOO_LONG: FixedReply =
+    FixedReply::new("500 5.5.6 Authentication line too long");
+pub(super) const REVERSE_PATH_DENIED: FixedReply =
+    FixedReply::new("553 5.7.1 This user may not send from there");
+pub(super) const USER_OVER_RATE: FixedReply =
+    FixedReply::new("451 4.7.1 This user has sent enough for now, try again later");
+
+pub(super) const SEND_EHLO: FixedReply = FixedReply::new("503 5.5.1 Send EHLO first");
 pub(super) const SEND_HELO: FixedReply = FixedReply::new("503 5.5.1 Send EHLO or HELO first");
 pub(super) const NESTED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Nested MAIL command");
 pub(super) const NEED_MAIL: FixedReply = FixedReply::new("503 5.5.1 Need MAIL command");
@@ -68,6 +93,8 @@ pub(super) const ELSEWHERE: FixedReply =
 pub(super) const TIMED_OUT: FixedReply = FixedReply::new("421 4.4.2 Timed out, closing");
 pub(super) const TOO_MANY_ERRORS: FixedReply =
     FixedReply::new("421 4.7.0 Too many errors, closing");
+pub(super) const TOO_MANY_AUTH_FAILURES: FixedReply =
+    FixedReply::new("421 4.7.0 Too many failed authentications, closing");
 pub(super) const TOO_MANY_JUNK_COMMANDS: FixedReply =
     FixedReply::new("421 4.7.0 Too many commands without a message, closing");
 pub(super) const TOO_MANY_TRANSACTIONS: FixedReply =

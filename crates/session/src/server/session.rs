@@ -8,9 +8,11 @@ use ringpost_protocol::error::LineError;
 use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
+use ringpost_protocol::sasl::Mechanism;
 use ringpost_protocol::xclient::ClientAttributes;
 
 use super::admission::HeldMail;
+use super::auth::{AuthState, Exchange};
 use super::chunk::ChunkInput;
 use super::command::is_rcpt;
 use super::config::{Peer, ServerConfig};
@@ -43,6 +45,10 @@ pub(super) enum State {
     NamingClient(Box<ClientAttributes>),
     /// Whether MAIL may go on.
     AwaitingAdmission(Box<HeldMail>),
+    /// The client's next line in an authentication.
+    AuthResponse(Box<Exchange>),
+    /// Whether the client is who it says.
+    AwaitingAuth(Mechanism),
     /// The rest of the content that follows DATA.
     Content(Content),
     /// The rest of a chunk.
@@ -68,12 +74,14 @@ pub(super) struct Helo {
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
-///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`stats`](Self::stats).
+///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`user`](Self::user), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
 ///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure),
 ///   [`handle_client`](Self::handle_client).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
+///   [`take_auth_question`](Self::take_auth_question), [`auth_challenge`](Self::auth_challenge), [`auth_accepted`](Self::auth_accepted),
+///   [`auth_refused`](Self::auth_refused), [`set_user_may_send`](Self::set_user_may_send),
 ///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
@@ -85,6 +93,8 @@ pub(super) struct Helo {
 ///                |  |       \-> Command, when the content is refused
 ///                |   \-> Chunk -> Command, or AwaitingVerdict behind the last one
 ///                 \-> AwaitingAdmission -> Command, while MAIL waits for the driver
+/// Command -> AuthResponse -> AwaitingAuth -> Command, by AUTH; the client's lines and the driver's
+///     answers may take turns
 /// Command -> StartingTls -> Command, by STARTTLS
 /// Command -> NamingClient -> Command, by XCLIENT
 /// StartingTls -> Greeting, on a listener with TLS from the first octet
@@ -114,6 +124,7 @@ pub struct ServerSession {
     /// The driver is short of something.
     pub(super) is_stressed: bool,
     pub(super) tls: Option<Box<TlsInfo>>,
+    pub(super) auth: Option<Box<AuthState>>,
     pub(super) tls_available: bool,
     /// The client may say for whom it speaks.
     pub(super) names_clients: bool,
@@ -157,6 +168,7 @@ impl ServerSession {
             admission: Admission::Open,
             is_stressed: false,
             tls: None,
+            auth: None,
             tls_available: true,
             names_clients: false,
             named_client: None,
@@ -199,6 +211,7 @@ impl ServerSession {
             State::StartingTls => "tls",
             State::NamingClient(_) => "client",
             State::AwaitingAdmission(_) => "admission",
+            State::AuthResponse(_) | State::AwaitingAuth(_) => "auth",
             State::Content(_) => "content",
             State::Chunk(_) => "chunk",
             State::AwaitingVerdict => "verdict",
@@ -211,12 +224,15 @@ impl ServerSession {
         self.helo.as_ref().map(|helo| &*helo.name)
     }
 
-    /// `ESMTP` after EHLO, `ESMTPS` over TLS, else `SMTP`, as the trace field wants it (RFC 3848);
-    /// `UTF8SMTP` and `UTF8SMTPS` in a transaction with SMTPUTF8 (RFC 6531 §4.3).
+    /// `ESMTP` after EHLO, with `S` behind it over TLS and `A` after AUTH, else `SMTP`, as the trace field
+    /// wants it (RFC 3848); with `UTF8SMTP` in place of `ESMTP` in a transaction with SMTPUTF8 (RFC 6531
+    /// §4.3).
     pub fn protocol(&self) -> &'static str {
-        let plain = match &self.helo {
-            Some(Helo { extended: true, .. }) if self.tls.is_some() => "ESMTPS",
-            Some(Helo { extended: true, .. }) => "ESMTP",
+        let plain = match (&self.helo, self.tls.is_some(), self.user().is_some()) {
+            (Some(Helo { extended: true, .. }), true, true) => "ESMTPSA",
+            (Some(Helo { extended: true, .. }), true, false) => "ESMTPS",
+            (Some(Helo { extended: true, .. }), false, true) => "ESMTPA",
+            (Some(Helo { extended: true, .. }), false, false) => "ESMTP",
             _ => "SMTP",
         };
         utf8::protocol(plain, self.envelope())
@@ -273,7 +289,9 @@ impl ServerSession {
                 }
                 State::Content(_) => self.handle_content(now, rest, content),
                 State::Chunk(_) => self.handle_chunk(now, rest, content),
+                State::AuthResponse(_) => self.handle_auth_line(now, rest),
                 State::AwaitingAdmission(_)
+                | State::AwaitingAuth(_)
                 | State::StartingTls
                 | State::NamingClient(_)
                 | State::AwaitingVerdict
@@ -475,7 +493,7 @@ impl ServerSession {
         consumed
     }
 
-    fn handle_line_error(&mut self, now: Instant, error: LineError) {
+    pub(super) fn handle_line_error(&mut self, now: Instant, error: LineError) {
         match error {
             LineError::TooLong => {
                 self.stats.count_limit(ServerLimit::CommandLine);

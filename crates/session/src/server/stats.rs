@@ -24,6 +24,14 @@ pub enum ServerLimit {
     TlsHandshakes,
     /// `tls_handshake_timeout`: the session was closed.
     TlsHandshakeTimeout,
+    /// `auth.failures_max`: the session was closed.
+    AuthFailures,
+    /// `AUTH_LINE_MAX`: an authentication was given up.
+    AuthLine,
+    /// Too many passwords waited to be checked: AUTH was put off.
+    PasswordQueue,
+    /// A user has sent enough for now: MAIL was put off.
+    UserRate,
     /// `data_block_timeout`: the session was closed.
     DataBlockTimeout,
     /// `data_rate_min`: the session was closed.
@@ -48,7 +56,7 @@ pub enum ServerLimit {
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
@@ -58,6 +66,10 @@ impl ServerLimit {
         Self::CommandTimeout,
         Self::TlsHandshakes,
         Self::TlsHandshakeTimeout,
+        Self::AuthFailures,
+        Self::AuthLine,
+        Self::PasswordQueue,
+        Self::UserRate,
         Self::DataBlockTimeout,
         Self::DataRate,
         Self::OutputTimeout,
@@ -89,6 +101,10 @@ pub enum TransactionRefusal {
     Loop,
     /// It was to be held for too long, or its header did not say clearly until when.
     Hold,
+    /// The user may not give that reverse-path.
+    ReversePath,
+    /// The user has sent enough for now.
+    UserRate,
     /// There was no room for it.
     QueueFull,
     /// It could not be stored.
@@ -101,13 +117,15 @@ pub enum TransactionRefusal {
 
 impl TransactionRefusal {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Relay,
         Self::NoRecipient,
         Self::Size,
         Self::Content,
         Self::Loop,
         Self::Hold,
+        Self::ReversePath,
+        Self::UserRate,
         Self::QueueFull,
         Self::Unavailable,
         Self::Aborted,
@@ -215,7 +233,10 @@ mod tests {
             assert_eq!(limit as usize, index);
             stats.count_limit(limit);
         }
-        assert!(TransactionRefusal::ALL.map(|it| stats.transactions_refused(it)) == [1; 10]);
+        assert!(
+            TransactionRefusal::ALL.map(|it| stats.transactions_refused(it))
+                == [1; TransactionRefusal::ALL.len()]
+        );
         assert!(ServerLimit::ALL.map(|it| stats.limit_hits(it)) == [1; ServerLimit::ALL.len()]);
     }
 

@@ -71,6 +71,6 @@ impl ServerSession {
     }
 
     fn lower_for_strangers(&self, usual: u32, stressed: u32) -> u32 {
-        if self.is_stressed && !self.peer.may_relay { usual.min(stressed) } else { usual }
+        if self.is_stressed && !self.may_relay() { usual.min(stressed) } else { usual }
     }
 }

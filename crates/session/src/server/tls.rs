@@ -83,6 +83,7 @@ impl ServerSession {
         }
         self.reset();
         self.helo = None;
+        self.forget_user();
         self.lines = LineDecoder::new();
         self.tls = Some(Box::new(info));
         self.timers.set(Timer::Command, now + self.command_timeout());

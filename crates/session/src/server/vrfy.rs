@@ -14,7 +14,7 @@ impl ServerSession {
     /// Says what RCPT would, where the listener lets clients ask. What a mailbox at another host is, only
     /// that host knows.
     pub(super) fn handle_vrfy(&mut self, now: Instant, text: &str) {
-        if !self.config.vrfy || !self.peer.may_relay {
+        if !self.config.vrfy || !self.may_relay() {
             return self.push_junk(now, replies::CANNOT_VERIFY);
         }
         // RFC 6531 §3.7.4.2: the word says that the reply may have UTF-8.

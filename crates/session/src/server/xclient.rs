@@ -94,6 +94,7 @@ impl ServerSession {
         };
         self.peer = peer;
         self.reset();
+        self.forget_user();
         let ClientAttributes { name, helo, is_extended, login, .. } = *told;
         let is_extended = is_extended.or_known(Some(true)).unwrap_or(false);
         let helo = helo.or_known(None);

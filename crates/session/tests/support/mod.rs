@@ -18,7 +18,8 @@ use ringpost_session::client::{
     TransactionRequest,
 };
 use ringpost_session::server::{
-    CloseReason, Peer, Refusal, ServerConfig, ServerEvent, ServerSession,
+    AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths, ServerConfig, ServerEvent,
+    ServerSession, User,
 };
 
 /// A relaying client on a documentation address.
@@ -44,6 +45,7 @@ pub(crate) struct Queued {
 
 /// A server session with a driver that queues in memory.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is set by the tests that need it")]
 pub(crate) struct Server {
     pub(crate) session: ServerSession,
     pub(crate) now: Instant,
@@ -60,6 +62,12 @@ pub(crate) struct Server {
     in_content: bool,
     /// Whether the session waits for a TLS handshake.
     pub(crate) starts_tls: bool,
+    /// What the session has asked about users.
+    pub(crate) questions: Vec<AuthQuestion>,
+    /// Whether the driver answers that at once: `user` has the password `secret`.
+    pub(crate) answers_auth: bool,
+    /// What that user may give as reverse-path.
+    pub(crate) reverse_paths: ReversePaths,
 }
 
 impl Server {
@@ -79,6 +87,9 @@ impl Server {
             content: Vec::new(),
             in_content: false,
             starts_tls: false,
+            questions: Vec::new(),
+            answers_auth: true,
+            reverse_paths: ReversePaths::Any,
         }
     }
 
@@ -162,10 +173,51 @@ impl Server {
                     let peer = Some(peer).filter(|_| ip != CROWDED);
                     self.session.handle_client(self.now, peer);
                 }
+                ServerEvent::Authenticate => {
+                    let question = self.session.take_auth_question().unwrap();
+                    assert_eq!(self.session.take_auth_question(), None);
+                    if self.answers_auth {
+                        self.answer_auth(&question);
+                    }
+                    self.questions.push(question);
+                }
                 ServerEvent::Closed(reason) => self.closed = Some(reason),
             }
         }
         any
+    }
+
+    pub(crate) fn answer_auth(&mut self, question: &AuthQuestion) {
+        let AuthQuestion::Password { authorization, name, password, .. } = question else {
+            return self.answer_scram(question);
+        };
+        let refusal = match (&**name, password.expose()) {
+            ("user", b"secret") if authorization.is_none() => {
+                let reverse_paths = self.reverse_paths.clone();
+                let user = User { name: name.clone(), tenant: None, reverse_paths };
+                return self.session.auth_accepted(self.now, Arc::new(user));
+            }
+            ("down", _) => AuthRefusal::Unavailable,
+            ("busy", _) => AuthRefusal::Busy,
+            _ => AuthRefusal::Credentials,
+        };
+        self.session.auth_refused(self.now, refusal);
+    }
+
+    /// An exchange of the shape that SCRAM has: `first`, `last` and an empty response.
+    fn answer_scram(&mut self, question: &AuthQuestion) {
+        let AuthQuestion::Response { is_first, message, .. } = question else { return };
+        match (is_first, &**message) {
+            (true, b"first") => self.session.auth_challenge(self.now, b"server-first"),
+            (false, b"last") => self.session.auth_challenge(self.now, b"server-last"),
+            (false, b"") => {
+                let reverse_paths = self.reverse_paths.clone();
+                let user = User { name: "user".into(), tenant: None, reverse_paths };
+                self.session.auth_accepted(self.now, Arc::new(user));
+            }
+            (false, b"wrong") => self.session.auth_refused(self.now, AuthRefusal::Credentials),
+            _ => self.session.auth_refused(self.now, AuthRefusal::Malformed),
+        }
     }
 
     pub(crate) fn answer(&mut self, received_fields: usize) {

@@ -9,6 +9,7 @@ use ringpost_session::server::TlsPolicy;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use crate::config::auth::ListenerAuthSection;
 use crate::config::units::{self, Network, Parsed};
 use crate::tls::material::CertificateFiles;
 
@@ -32,6 +33,8 @@ pub struct ListenerSection {
     pub tls_handshakes_per_core_max: usize,
     /// Whether `Received` fields say which cipher suite was used. Default: yes.
     pub received_tls: bool,
+    /// What is made of AUTH.
+    pub auth: ListenerAuthSection,
     /// Clients that may relay. Default: loopback.
     pub relay_networks: Vec<Network>,
     /// Proxies, which have to say by the PROXY protocol whom they speak for. Default: none.
@@ -119,6 +122,7 @@ impl Default for ListenerSection {
             tls_handshake_timeout: Duration::from_secs(30),
             tls_handshakes_per_core_max: 1000,
             received_tls: true,
+            auth: ListenerAuthSection::default(),
             relay_networks: units::loopback(),
             proxy_protocol_from: Vec::new(),
             proxy_timeout: Duration::from_secs(10),

@@ -30,6 +30,11 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[delivery]\nretry = { first = '5m', most = '1h' }\n", 2, "unknown field `most`"),
     ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
     ("[listener.a]\nextensions_off = ['ETRN']\n", 2, "\"ETRN\": not an extension that could be"),
+    (
+        "[listener.a.auth]\nmechanisms = ['CRAM-MD5']\n",
+        2,
+        "\"CRAM-MD5\": not a mechanism that could",
+    ),
     ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
 ];
 
@@ -44,6 +49,25 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ("server.shutdown_timeout = '0s'", "server.shutdown_timeout: must not be zero"),
     ("listener.a = {}", "listener.a: no addresses"),
     ("listener.a.addresses = ['127.0.0.1:2525']", "127.0.0.1:2525 is used twice"),
+    (
+        "listener.a = { addresses = ['[::1]:2'], auth = { mechanisms = ['PLAIN'], without_tls = true } }",
+        "listener.a.auth.mechanisms: for whom? auth.users names no file of users",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], auth = { mechanisms = ['PLAIN'] } }\nauth.users = '/u'",
+        "listener.a.auth.mechanisms: only over TLS, which there is none of",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], auth = { required = true } }",
+        "listener.a.auth.required: there is no mechanism to do it by",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], auth = { failures_max = 0 } }",
+        "listener.a.auth.failures_max: must not be zero",
+    ),
+    ("auth.users = 'u'", "auth.users: must be an absolute path"),
+    ("auth.failure_delay = '11s'", "auth.failure_delay: more than 10 s"),
+    ("auth.password_queue_max = 0", "auth.password_queue_max: must not be zero"),
     (
         "listener.a = { addresses = ['[::1]:2'], relay_networks = ['10.0.0.0/8', '0.0.0.0/0'] }",
         "listener.a.relay_networks.1: 0.0.0.0/0 would let anyone relay",

@@ -1,0 +1,153 @@
+//! What a client says by SCRAM (RFC 5802 §7). What it is worth is found out elsewhere.
+
+use super::decode_base64;
+use crate::limits::AUTH_NAME_MAX;
+
+/// Octets in the nonce of a client.
+const NONCE_MAX: usize = 256;
+
+/// The first message of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScramClientFirst<'a> {
+    /// The gs2-header: all before the bare message.
+    pub header: &'a str,
+    /// The message without that header, which is signed.
+    pub bare: &'a str,
+    /// As whom the client wants to act, decoded, if it says so.
+    pub authorization: Option<String>,
+    /// The user, decoded. 1 to [`AUTH_NAME_MAX`] octets.
+    pub name: String,
+    /// The nonce of the client.
+    pub nonce: &'a str,
+}
+
+impl<'a> ScramClientFirst<'a> {
+    /// Reads a message; `None` if it is malformed, or has channel binding or an extension that is to be
+    /// understood.
+    pub fn parse(message: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(message).ok()?;
+        let (flag, rest) = text.split_once(',')?;
+        if !matches!(flag, "n" | "y") {
+            return None;
+        }
+        let (authorization, bare) = rest.split_once(',')?;
+        let authorization = match authorization {
+            "" => None,
+            value => Some(sasl_name(value.strip_prefix("a=")?)?),
+        };
+        let header = text.strip_suffix(bare)?;
+        let mut attributes = bare.split(',');
+        let name = sasl_name(attributes.next()?.strip_prefix("n=")?)?;
+        let nonce = attributes.next()?.strip_prefix("r=")?;
+        let is_nonce = (1..=NONCE_MAX).contains(&nonce.len())
+            && nonce.bytes().all(|octet| octet.is_ascii_graphic());
+        let is_good = is_nonce && attributes.all(is_extension);
+        is_good.then_some(Self { header, bare, authorization, name, nonce })
+    }
+}
+
+/// The last message of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScramClientFinal<'a> {
+    /// What the channel is bound to, decoded: the gs2-header again.
+    pub channel_binding: Vec<u8>,
+    /// The nonces of both ends.
+    pub nonce: &'a str,
+    /// The message without its proof, which is signed.
+    pub without_proof: &'a str,
+    /// The proof, decoded.
+    pub proof: Vec<u8>,
+}
+
+impl<'a> ScramClientFinal<'a> {
+    /// Reads a message; `None` if it is malformed.
+    pub fn parse(message: &'a [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(message).ok()?;
+        let (without_proof, proof) = text.rsplit_once(',')?;
+        let proof = decode_base64(proof.strip_prefix("p=")?.as_bytes())?;
+        let mut attributes = without_proof.split(',');
+        let channel_binding = attributes.next()?.strip_prefix("c=")?;
+        let channel_binding = decode_base64(channel_binding.as_bytes())?;
+        let nonce = attributes.next()?.strip_prefix("r=")?;
+        let is_good = attributes.all(is_extension);
+        is_good.then_some(Self { channel_binding, nonce, without_proof, proof })
+    }
+}
+
+/// An attribute that may be there; `m` has to be understood, and nobody does.
+fn is_extension(attribute: &str) -> bool {
+    let mut octets = attribute.bytes();
+    octets.next().is_some_and(|name| name.is_ascii_alphabetic() && name != b'm')
+        && octets.next() == Some(b'=')
+}
+
+/// Decodes a name: `=2C` stands for a comma, `=3D` for an equals sign, and neither for itself.
+fn sasl_name(text: &str) -> Option<String> {
+    let mut parts = text.split('=');
+    let mut name = String::from(parts.next()?);
+    for part in parts {
+        if let Some(rest) = part.strip_prefix("2C") {
+            name.push(',');
+            name.push_str(rest);
+        } else {
+            name.push('=');
+            name.push_str(part.strip_prefix("3D")?);
+        }
+    }
+    let is_good = (1..=AUTH_NAME_MAX).contains(&name.len()) && !name.contains('\0');
+    is_good.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_message_is_read() {
+        let first = ScramClientFirst::parse(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
+        assert_eq!((first.header, first.bare), ("n,,", "n=user,r=rOprNGfwEbeRWgbNEkqO"));
+        assert_eq!((&*first.name, first.nonce), ("user", "rOprNGfwEbeRWgbNEkqO"));
+        let first = ScramClientFirst::parse(b"y,a=b=2Cc,n=a=3Db=2C,r=x,z=1").unwrap();
+        assert_eq!((first.header, first.bare), ("y,a=b=2Cc,", "n=a=3Db=2C,r=x,z=1"));
+        assert_eq!((first.authorization.as_deref(), &*first.name), (Some("b,c"), "a=b,"));
+        for bad in [
+            "",
+            "n,,",
+            "n,,n=user",
+            "n,,n=,r=x",
+            "n,,n=user,r=",
+            "n,,r=x,n=user",
+            "n,user,n=user,r=x",
+            "n,n=user,r=x",
+            "x,,n=user,r=x",
+            "p=tls-exporter,,n=user,r=x",
+            "n,,m=1,n=user,r=x",
+            "n,,n=user,r=x,m=1",
+            "n,,n=us=er,r=x",
+            "n,,n=us=2cer,r=x",
+            "n,,n=user,r=x y",
+            "n,,n=user,r=x,",
+        ] {
+            assert_eq!(ScramClientFirst::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_last_message_is_read() {
+        let text = "c=biws,r=abc,p=AAEC";
+        let last = ScramClientFinal::parse(text.as_bytes()).unwrap();
+        assert_eq!((&*last.channel_binding, last.nonce), (&b"n,,"[..], "abc"));
+        assert_eq!((last.without_proof, &*last.proof), ("c=biws,r=abc", &[0, 1, 2][..]));
+        for bad in [
+            "",
+            "c=biws,r=abc",
+            "c=biws,p=AAEC",
+            "r=abc,c=biws,p=AAEC",
+            "c=bi,r=a,p=AAEC",
+            "c=biws,r=a,p=A",
+            "c=biws,r=a,m=1,p=AAEC",
+        ] {
+            assert_eq!(ScramClientFinal::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Users of the server: who they are, how they show it, and what they may do.
+//!
+//! [`users`] reads the file, [`verifier`] holds what is known of a password instead of it, [`worker`]
+//! compares passwords on a thread of its own, as that is made to take long, [`scram`] does without
+//! passwords, [`rate`] counts what a user
+//! sends. When somebody is to be asked, and what it means, is decided by `ringpost_session::server`.
+
+pub mod rate;
+pub mod scram;
+pub mod users;
+pub mod verifier;
+pub mod worker;
+
+pub use rate::{Rate, RateMeter};
+pub use scram::ScramExchange;
+pub use users::{Account, Users, UsersError};
+pub use verifier::{ScramVerifier, Verifiers};
+pub use worker::PasswordChecker;
