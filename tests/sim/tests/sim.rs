@@ -80,9 +80,15 @@ fn a_disk_that_ignores_syncs_is_found_out() {
     plan.disk.ignores_syncs = true;
     let report = scenario::run(&plan);
     assert!(report.violations[0].contains("acknowledged and not durable"), "{report}");
-    // Without a look at it, a power cut brings it to light.
-    plan.look_period = u64::MAX;
-    plan.acts = vec![Act::PowerCut];
-    let report = scenario::run(&plan);
-    assert!(!report.is_sound(), "{report}");
+    // Without a look at it, a power cut brings it to light: in some run one comes before the end.
+    let is_found = |ignores_syncs| {
+        (0..10).any(|seed| {
+            let mut plan = Plan::quiet(seed, MESSAGES);
+            plan.disk.ignores_syncs = ignores_syncs;
+            plan.look_period = u64::MAX;
+            plan.acts = vec![Act::PowerCut];
+            !scenario::run(&plan).is_sound()
+        })
+    };
+    assert!(is_found(true) && !is_found(false));
 }
