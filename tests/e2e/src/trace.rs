@@ -1,9 +1,9 @@
 //! Counts the durable writes of a process as the kernel sees them.
 //!
-//! A server on io_uring writes and syncs through the ring, where `strace` sees nothing. The
+//! A server on io_uring may write and sync through the ring, where `strace` sees nothing. The
 //! kernel's own trace points do: the submission of a ring operation, with its opcode, and the
-//! system calls of the sync family. A private trace instance counts both for the threads of one
-//! process.
+//! system calls of the sync family and of positional writes. A private trace instance counts both for
+//! the threads of one process.
 //!
 //! A segment opened with `O_DSYNC` makes every write to it a sync, so writes are counted like
 //! syncs. That is too many rather than too few: the zeros of a segment's birth are among them.
@@ -19,7 +19,7 @@ const INSTANCES: &str = "/sys/kernel/tracing/instances";
 /// for those that nobody waits for: they wake another executor through its eventfd.
 const FILTER: &str =
     "opcode == 2 || opcode == 3 || opcode == 5 || (opcode == 23 && user_data != 0)";
-const CALLS: [&str; 5] = ["fsync", "fdatasync", "sync_file_range", "syncfs", "msync"];
+const CALLS: [&str; 6] = ["fsync", "fdatasync", "sync_file_range", "syncfs", "msync", "pwrite64"];
 
 /// A count under way; dropping it removes the instance.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use ringpost_e2e::wait::{SOON, wait_until};
 
 use crate::scale;
 
-/// The segments are opened with `O_DSYNC` and written through io_uring, where `strace` sees
+/// The segments are opened with `O_DSYNC`, and some writes go through io_uring, where `strace` sees
 /// nothing: the server's own counter is held against the kernel's trace points.
 ///
 /// On one core, so that all fifty sessions can share, and with deliveries held back at first:
