@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::message::{self, Mark};
+use crate::ports;
 
 /// More than these say nothing new.
 const VIOLATIONS_MAX: usize = 10;
@@ -143,7 +144,7 @@ impl Sink {
     ///
     /// Fails when it cannot listen.
     pub fn start() -> Result<Self> {
-        Self::with(crate::ports::reserve()?, SinkOptions::default(), |_| Answer::Accept)
+        Self::with(ports::reserve()?, SinkOptions::default(), |_| Answer::Accept)
     }
 
     /// Starts a scripted sink on a free loopback port.
@@ -152,7 +153,7 @@ impl Sink {
     ///
     /// Fails when it cannot listen.
     pub fn scripted(script: impl Fn(&Step<'_>) -> Answer + Send + Sync + 'static) -> Result<Self> {
-        Self::with(crate::ports::reserve()?, SinkOptions::default(), script)
+        Self::with(ports::reserve()?, SinkOptions::default(), script)
     }
 
     /// Starts a sink that puts all mail off, until [`Sink::accept_all`].
@@ -194,8 +195,7 @@ impl Sink {
         options: SinkOptions,
         script: impl Fn(&Step<'_>) -> Answer + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener =
-            TcpListener::bind(address).with_context(|| format!("no sink on {address}"))?;
+        let listener = ports::listen(address).context("no sink")?;
         let shared = Arc::new(Shared {
             options,
             script: RwLock::new(Arc::new(script)),

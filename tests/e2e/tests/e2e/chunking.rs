@@ -1,7 +1,7 @@
 //! Content by BDAT (RFC 3030), in and out.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
@@ -156,7 +156,7 @@ type Heard = (Vec<String>, Vec<u8>);
 
 /// A host that takes one binary message, to the letter of RFC 3030.
 fn binary_host(address: SocketAddr) -> Result<JoinHandle<Result<Heard>>> {
-    let listener = TcpListener::bind(address)?;
+    let listener = ports::listen(address)?;
     Ok(thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;
         stream.set_read_timeout(Some(SOON))?;

@@ -89,7 +89,7 @@ fn a_directory_that_cannot_be_written_is_named() -> Result<()> {
 
 #[test]
 fn a_port_in_use_is_named() -> Result<()> {
-    let taken = std::net::TcpListener::bind(ports::reserve()?)?;
+    let taken = ports::listen(ports::reserve()?)?;
     let address = taken.local_addr()?;
     let mut server = Server::prepare_at(address, ports::reserve()?)?;
     server.config.route("*", ports::reserve()?);
