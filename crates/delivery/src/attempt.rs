@@ -8,7 +8,7 @@ use std::time::Instant;
 use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId, RecipientIndex};
-use ringpost_session::client::Stage;
+use ringpost_session::client::{ClientTlsInfo, Stage};
 
 /// The current time, twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +61,22 @@ pub struct Attempt {
     pub finished: Instant,
     /// Whether the host offers DSN (RFC 3461), and so reports on what it has taken.
     pub reports: bool,
+    /// What TLS the connection had; `None` in plain text, and when there was no transaction.
+    pub tls: Option<ClientTlsInfo>,
 }
 
 impl Attempt {
     /// One that came to no connection.
     pub(crate) fn unmade(site: Rc<str>, at: Instant) -> Self {
-        Self { site, mx_host: None, address: None, started: at, finished: at, reports: false }
+        Self {
+            site,
+            mx_host: None,
+            address: None,
+            started: at,
+            finished: at,
+            reports: false,
+            tls: None,
+        }
     }
 }
 

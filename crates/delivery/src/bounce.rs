@@ -195,6 +195,7 @@ mod tests {
             started: now,
             finished: now,
             reports: false,
+            tls: None,
         };
         Settlement { id: MessageId::from_u64(1), attempt, is_attempt: true, recipients }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::dns::DnsConfig;
 use crate::retry::RetrySchedule;
+use crate::tls::TlsPolicy;
 
 /// Settings of an [`Engine`](crate::engine::Engine). All fields have usable defaults.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,13 @@ pub struct DeliveryConfig {
     /// After which time the originator of a message is told that it is delayed (RFC 3464 §2.3.3),
     /// if the route does not say otherwise. Default: zero, never.
     pub delay_warning: Duration,
+    /// What TLS is asked for, if the route does not say otherwise. Default: opportunistic.
+    pub tls: TlsPolicy,
+    /// How long mail goes in plain text to an address at which opportunistic TLS has failed. Zero: each
+    /// connection tries anew. Default: 10 min.
+    pub tls_broken_time: Duration,
+    /// Addresses for which that is remembered, at most. Default: 4096.
+    pub tls_broken_max: usize,
     /// First wait after all hosts of a site failed, or one address did; doubles with each
     /// further failure. Default: 5 s.
     pub backoff_min: Duration,
@@ -62,6 +70,9 @@ impl Default for DeliveryConfig {
             connect_timeout: Duration::from_secs(30),
             retry: RetrySchedule::default(),
             delay_warning: Duration::ZERO,
+            tls: TlsPolicy::default(),
+            tls_broken_time: Duration::from_mins(10),
+            tls_broken_max: 4096,
             backoff_min: Duration::from_secs(5),
             backoff_max: Duration::from_mins(5),
             addresses_tried_max: 5,
@@ -87,13 +98,15 @@ pub struct Route {
     pub lifetime: Option<Duration>,
     /// As [`DeliveryConfig::delay_warning`], which `None` means.
     pub delay_warning: Option<Duration>,
+    /// As [`DeliveryConfig::tls`], which `None` means.
+    pub tls: Option<TlsPolicy>,
 }
 
 impl Route {
     /// Makes a route to a smarthost, with the times of all mail.
     pub fn to(pattern: RoutePattern, smarthost: Smarthost) -> Self {
         let smarthost = Some(smarthost);
-        Self { pattern, smarthost, retry: None, lifetime: None, delay_warning: None }
+        Self { pattern, smarthost, retry: None, lifetime: None, delay_warning: None, tls: None }
     }
 }
 

@@ -47,6 +47,7 @@ pub mod retry;
 pub mod route;
 mod site;
 mod table;
+mod tls;
 mod waiting;
 mod work;
 
@@ -60,3 +61,4 @@ pub use engine::{
 pub use pool::{ConnectFailure, ConnectionId};
 pub use retry::{RetryDelays, RetrySchedule};
 pub use site::{Counts, SiteKind, SiteState};
+pub use tls::{TlsLevel, TlsPolicy, TlsProfile};

@@ -9,6 +9,7 @@
 //! | message | 421, whenever | all open ones: deferred | closed | – | – |
 //! | session | lost, timed out or senseless within a transaction | all: deferred | gone | – | – |
 //! | session | dead before a reused one was answered | untouched: tried again at once | gone | – | – |
+//! | address | TLS failed, and was wanted where it can be had | untouched | gone | – (the same, in plain text) | – |
 //! | address | no connection, or session refused before it was ready | untouched | gone | tried | when the last one failed |
 //! | site | every address failed | the first: deferred; the others wait | – | – | throttled |
 //! | site | every address refused the session with 5xx | all waiting: bounced (by switch) | – | – | throttled |
@@ -28,7 +29,8 @@ use std::rc::Rc;
 use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_session::client::{
-    self as session, LocalRefusal, RecipientReport, SessionFailure, Stage, TransactionReport,
+    self as session, LocalRefusal, RecipientReport, SessionFailure, Stage, TlsProblem,
+    TransactionReport,
 };
 
 use crate::attempt::Reason;
@@ -167,6 +169,8 @@ fn is_old_recipient_limit(reply: &Reply) -> bool {
 fn default_code(stage: Stage, number: u16, meaning: Meaning) -> (u16, u16) {
     match (stage, number) {
         _ if meaning == Meaning::Delivered => (0, 0),
+        (Stage::StartTls, 454) => (7, 0),
+        (Stage::StartTls, 500..=599) => (7, 4),
         // Closing, or shutting down.
         (_, 421) => (3, 2),
         (_, 450 | 550) if stage == Stage::Rcpt => (1, 1),
@@ -183,6 +187,9 @@ pub fn session_failure(failure: &SessionFailure) -> Verdict {
         SessionFailure::Reply { stage, reply: said } => return reply(*stage, said),
         // R6, R7: what is out of step may mean anything, so it means nothing.
         SessionFailure::Protocol { .. } => (5, 0),
+        // RFC 3463 §3.8: not supported; cryptographic failure.
+        SessionFailure::Tls { problem: TlsProblem::NotOffered, .. } => (7, 4),
+        SessionFailure::Tls { .. } => (7, 5),
         SessionFailure::Aborted { .. } => (3, 2),
         _ => (4, 2),
     };
@@ -265,6 +272,8 @@ pub(crate) fn local_failure() -> OpenFailure {
 /// Returns what a session that ended before it was ready says.
 pub(crate) fn opening_failure(failure: &SessionFailure) -> OpenFailure {
     let refused = match failure {
+        // A host that has no TLS today may have it tomorrow.
+        SessionFailure::Reply { stage: Stage::StartTls, .. } => false,
         SessionFailure::Reply { reply, .. } => reply.is_permanent_negative(),
         _ => false,
     };

@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::attempt::Reason;
 use crate::site::{Counts, SiteId};
+use crate::tls::TlsPolicy;
 use crate::work::Work;
 
 /// Names a connection, from the request to open it to its end. Never used twice.
@@ -59,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) site: SiteId,
     pub(crate) mx_host: Rc<str>,
     pub(crate) address: SocketAddr,
+    /// What it was opened with: the site's policy, or none where that has failed.
+    pub(crate) tls: Arc<TlsPolicy>,
     pub(crate) phase: Phase,
     /// Transactions reported.
     pub(crate) transactions: u32,

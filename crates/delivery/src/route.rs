@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost_protocol::address::Host;
@@ -9,6 +10,7 @@ use ringpost_protocol::address::Host;
 use crate::clock::Stamp;
 use crate::config::{DeliveryConfig, Route, RoutePattern, Smarthost};
 use crate::retry::RetrySchedule;
+use crate::tls::TlsPolicy;
 use crate::work::{Recipient, Work};
 
 /// The way to take for a destination.
@@ -35,7 +37,7 @@ pub struct Routes {
     entries: Vec<(Option<Smarthost>, Policy)>,
 }
 
-/// How long, and how often, mail on one route is tried.
+/// How mail on one route is tried.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// When deferred recipients are tried again.
@@ -44,6 +46,8 @@ pub struct Policy {
     pub lifetime: Duration,
     /// After which time the originator is told of a delay; zero: never.
     pub delay_warning: Duration,
+    /// What TLS is asked for.
+    pub tls: Arc<TlsPolicy>,
 }
 
 impl Policy {
@@ -66,6 +70,7 @@ impl Routes {
             retry: config.retry.clone(),
             lifetime: Duration::MAX,
             delay_warning: config.delay_warning,
+            tls: Arc::new(config.tls.clone()),
         };
         let mut routes = Self {
             exact: HashMap::new(),
@@ -73,11 +78,12 @@ impl Routes {
             entries: vec![(None, general.clone())],
         };
         for (route, number) in config.routes.iter().zip(1..) {
-            let Route { pattern, smarthost, retry, lifetime, delay_warning } = route;
+            let Route { pattern, smarthost, retry, lifetime, delay_warning, tls } = route;
             let policy = Policy {
                 retry: retry.clone().unwrap_or_else(|| general.retry.clone()),
                 lifetime: lifetime.unwrap_or(general.lifetime),
                 delay_warning: delay_warning.unwrap_or(general.delay_warning),
+                tls: tls.clone().map_or_else(|| Arc::clone(&general.tls), Arc::new),
             };
             routes.entries.push((smarthost.clone(), policy));
             match pattern {
@@ -108,7 +114,7 @@ impl Routes {
         }
     }
 
-    /// Returns how long mail on a route is tried.
+    /// Returns how mail on a route is tried.
     pub fn policy(&self, route: RouteId) -> &Policy {
         // There is always the first.
         let (_, policy) = self.entries.get(route.0 as usize).unwrap_or(&self.entries[0]);
@@ -119,6 +125,7 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::TlsLevel;
 
     fn smarthost(host: &str) -> Smarthost {
         Smarthost { host: host.into(), port: 25 }
@@ -165,6 +172,7 @@ mod tests {
             retry: Some(own.clone()),
             lifetime: Some(hour),
             delay_warning: None,
+            tls: Some(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
         };
         let config = DeliveryConfig {
             routes: vec![Route::to(RoutePattern::Any, smarthost("all")), of_a],
@@ -175,9 +183,15 @@ mod tests {
         assert_eq!(next_hop(&routes, "a.example"), NextHop::Mx);
         assert_eq!(
             routes.policy(routes.find("a.example")),
-            &Policy { retry: own, lifetime: hour, delay_warning: 2 * hour }
+            &Policy {
+                retry: own,
+                lifetime: hour,
+                delay_warning: 2 * hour,
+                tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
+            }
         );
         let other = routes.policy(routes.find("b.example"));
         assert_eq!((&other.retry, other.lifetime), (&config.retry, Duration::MAX));
+        assert_eq!(*other.tls, config.tls);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::attempt::Attempt;
@@ -13,6 +14,7 @@ use crate::mx::RankedHost;
 use crate::outcome::Verdict;
 use crate::pool::{ConnectionId, Walk};
 use crate::random::Random;
+use crate::tls::TlsPolicy;
 use crate::waiting::Waiting;
 
 /// Index of a site in the engine's table.
@@ -34,6 +36,7 @@ pub(crate) struct SiteKey {
     pub(crate) name: Rc<str>,
     pub(crate) port: u16,
     pub(crate) kind: SiteKind,
+    pub(crate) tls: Arc<TlsPolicy>,
 }
 
 /// Whether connections to a site are opened.

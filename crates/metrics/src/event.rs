@@ -147,6 +147,9 @@ pub struct Settlement<'a> {
     pub queued_ms: u64,
     /// From MAIL to the deciding reply, in milliseconds, if there was a transaction.
     pub transaction_ms: Option<u64>,
+    /// Version and cipher suite of the connection, and whether the certificate was verified; `None`
+    /// in plain text, and without a transaction.
+    pub tls: Option<(&'a str, &'a str, bool)>,
 }
 
 /// A reply as events carry it.
@@ -274,6 +277,10 @@ impl Settlement<'_> {
         object.number("attempts", self.attempts).number("queued_ms", self.queued_ms);
         if let Some(transaction_ms) = self.transaction_ms {
             object.number("transaction_ms", transaction_ms);
+        }
+        if let Some((version, cipher, verified)) = self.tls {
+            object.string("tls_version", &version).string("tls_cipher", &cipher);
+            object.bool("tls_verified", verified);
         }
     }
 }

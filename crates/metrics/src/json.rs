@@ -33,6 +33,13 @@ impl<'a> JsonObject<'a> {
         self
     }
 
+    /// Adds a member that is true or false.
+    pub fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+        self.key(key);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+        self
+    }
+
     /// Adds a member that is an object; `write` fills it in.
     pub fn object(&mut self, key: &str, write: impl FnOnce(&mut JsonObject<'_>)) -> &mut Self {
         self.key(key);

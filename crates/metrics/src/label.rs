@@ -196,6 +196,33 @@ closed_label! {
         Shutdown = "shutdown",
     }
 
+    /// Why there was no TLS towards a next hop that offers it, or has to have it.
+    RemoteTlsFailure as "reason" {
+        /// It answered STARTTLS with a negative reply, and mail goes on in plain text.
+        Refused = "refused",
+        /// What it sent is not TLS.
+        NotTls = "not_tls",
+        /// It speaks no version that we do.
+        Version = "version",
+        /// There is no cipher suite, group or signature scheme that both know, or nothing to shake
+        /// hands with.
+        Parameters = "parameters",
+        /// Its certificate is not one that we take.
+        Certificate = "certificate",
+        /// It does not take our certificate.
+        OwnCertificate = "own_certificate",
+        /// It gave up with another alert.
+        Alert = "alert",
+        /// It broke the protocol of TLS.
+        Protocol = "protocol",
+        /// It closed the connection.
+        Closed = "closed",
+        /// The connection failed.
+        Network = "network",
+        /// The handshake took too long.
+        Timeout = "timeout",
+    }
+
     /// What came of the header of the PROXY protocol that a proxy had to send.
     ProxyHeader as "result" {
         /// It tells of a client.
@@ -310,6 +337,8 @@ closed_label! {
         ConnectionsPerSite = "connections_per_site_per_core_max",
         /// The bounded channel of event records.
         EventChannel = "event_channel",
+        /// `delivery.tls_broken_per_core_max`
+        TlsBrokenMax = "tls_broken_per_core_max",
         /// `events.held_segments_max`.
         HeldSegmentsMax = "held_segments_max",
         /// A step of a session that waited until deliveries had had their turn.

@@ -5,7 +5,8 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use crate::catalog::Scope;
 use crate::family::Family;
 use crate::label::{
-    ConnectFailure, Limit, Outcome, QueueState, Refusal, ReportAction, SessionEnd, StressCause,
+    ConnectFailure, Limit, Outcome, QueueState, Refusal, RemoteTlsFailure, ReportAction,
+    SessionEnd, StressCause, TlsVersion,
 };
 use crate::table::metric_table;
 
@@ -111,6 +112,22 @@ metric_table! {
         "Outbound transactions with content that was made 7-bit for a host without 8BITMIME.";
     transaction_duration: Histogram = "ringpost_transaction_duration_seconds", Seconds,
         "From MAIL to the last reply of an outbound transaction.";
+    remote_tls_handshakes: Family<TlsVersion, Counter> = "ringpost_remote_tls_handshakes_total", Count,
+        "TLS handshakes with next hops that were completed, by version.";
+    remote_tls_failures: Family<RemoteTlsFailure, Counter> = "ringpost_remote_tls_failures_total", Count,
+        "TLS handshakes with next hops that failed or were refused, by reason.";
+    remote_tls_handshake_duration: Histogram = "ringpost_remote_tls_handshake_duration_seconds", Seconds,
+        "How long completed TLS handshakes with next hops took.";
+    remote_tls_verified: Counter = "ringpost_remote_tls_verified_total", Count,
+        "Completed TLS handshakes with next hops whose certificate is from a trusted authority and has the right name.";
+    remote_tls_resumed: Counter = "ringpost_remote_tls_resumed_total", Count,
+        "Completed TLS handshakes with next hops that went on with an earlier TLS session.";
+    remote_tls_fallbacks: Counter = "ringpost_remote_tls_fallbacks_total", Count,
+        "Connections made again in plain text because opportunistic TLS had failed.";
+    remote_tls_passed_over: Counter = "ringpost_remote_tls_passed_over_total", Count,
+        "Connections made in plain text because opportunistic TLS had failed at the address before.";
+    remote_tls_broken: Gauge = "ringpost_remote_tls_broken", Count,
+        "Addresses at which opportunistic TLS has failed a short while ago.";
     connections_opening: Gauge = "ringpost_connections_opening", Count,
         "Outbound connections not yet ready for a transaction.";
     connections_open: Gauge = "ringpost_connections_open", Count,

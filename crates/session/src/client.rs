@@ -3,6 +3,7 @@
 mod config;
 mod report;
 mod session;
+mod tls;
 mod transaction;
 
 pub use config::{ClientConfig, ClientTimeouts};
@@ -11,4 +12,5 @@ pub use report::{
     Verdict,
 };
 pub use session::{ClientEvent, ClientSession, NotReady};
+pub use tls::{ClientTls, ClientTlsInfo, TlsProblem};
 pub use transaction::{TransactionDsn, TransactionRequest};

@@ -206,7 +206,10 @@ impl Driver {
         while let Some(event) = self.session.poll_event() {
             must!(!self.trace.is_closed, "{event:?} after the end");
             match event {
-                ClientEvent::Ready { .. } => {}
+                ClientEvent::Ready { .. } | ClientEvent::TlsRefused(_) => {}
+                ClientEvent::StartTls => {
+                    return Err("TLS is begun, and was not to be".to_owned());
+                }
                 ClientEvent::SendContent => self.send_content()?,
                 ClientEvent::SendChunk => self.send_chunk()?,
                 ClientEvent::TransactionDone(report) => {

@@ -1,6 +1,8 @@
 //! Opening connections, as many as work asks for and the site bears.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ringpost_session::client::SessionFailure;
@@ -12,6 +14,7 @@ use crate::config::SessionRefusal;
 use crate::outcome::{self, Meaning, Verdict};
 use crate::pool::{ConnectFailure, Connection, ConnectionId, OpenFailure, Phase, Walk};
 use crate::site::{Addresses, Candidate, LastFailure, SiteId, SiteState, backoff};
+use crate::tls::TlsPolicy;
 
 impl Engine {
     /// Takes that a connection could not be made; it is over.
@@ -79,6 +82,12 @@ impl Engine {
         let connection = self.remove_connection(id)?;
         let site = connection.site;
         let settlement = match (connection.phase, failure) {
+            (Phase::Opening(walk), Some(failure))
+                if failure.is_on_the_way_to_tls() && connection.tls.may_fall_back() =>
+            {
+                self.fall_back(connection.site, connection.mx_host, connection.address, walk);
+                None
+            }
             (Phase::Opening(walk), failure) => {
                 self.stats.connect_failures += 1;
                 let failure = failure.map_or_else(outcome::local_failure, outcome::opening_failure);
@@ -174,8 +183,28 @@ impl Engine {
         }
     }
 
+    /// Opens a connection to a host once more, and in plain text: nothing that was asked for is lost by
+    /// that, as it could have been in plain text from the first.
+    fn fall_back(&mut self, site: SiteId, mx_host: Rc<str>, address: SocketAddr, walk: Walk) {
+        let (time, max) = (self.config.tls_broken_time, self.config.tls_broken_max);
+        self.broken_tls.note(address, self.now.monotonic, time, max);
+        self.stats.tls_fallbacks += 1;
+        let plain = Arc::clone(&self.plain);
+        self.connect(site, Candidate { mx_host, address }, walk, plain);
+    }
+
     fn start_opening(&mut self, site_id: SiteId, to: Candidate, mut walk: Walk) {
         walk.tried.push(to.address.ip());
+        let Some(site) = self.sites.get(site_id.0) else { return };
+        let mut tls = Arc::clone(&site.key.tls);
+        if tls.may_fall_back() && self.broken_tls.knows(to.address, self.now.monotonic) {
+            self.stats.tls_passed_over += 1;
+            tls = Arc::clone(&self.plain);
+        }
+        self.connect(site_id, to, walk, tls);
+    }
+
+    fn connect(&mut self, site_id: SiteId, to: Candidate, walk: Walk, tls: Arc<TlsPolicy>) {
         let Some(site) = self.sites.get_mut(site_id.0) else { return };
         self.next_connection += 1;
         let id = ConnectionId(self.next_connection);
@@ -187,6 +216,7 @@ impl Engine {
             mx_host: Rc::clone(&to.mx_host),
             site: Rc::clone(&site.key.name),
             source: None,
+            tls: Arc::clone(&tls),
         });
         self.connections.insert(
             id,
@@ -194,6 +224,7 @@ impl Engine {
                 site: site_id,
                 mx_host: to.mx_host,
                 address: to.address,
+                tls,
                 phase: Phase::Opening(walk),
                 transactions: 0,
                 is_proven: false,
@@ -287,7 +318,7 @@ impl Engine {
     pub(super) fn attempt_over(
         &self,
         mx_host: &Rc<str>,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         site: Rc<str>,
         started: Instant,
     ) -> crate::attempt::Attempt {
@@ -298,6 +329,7 @@ impl Engine {
             started,
             finished: self.now.monotonic,
             reports: false,
+            tls: None,
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::random::{Random, SeededMap, SeededState};
 use crate::route::Routes;
 use crate::site::{Site, SiteId, SiteKey};
 use crate::table::Table;
+use crate::tls::{BrokenTls, TlsPolicy};
 use crate::work::{DestinationId, Work};
 
 /// A message with recipients to deliver to.
@@ -128,6 +129,8 @@ pub enum Action {
         site: Rc<str>,
         /// The address to come from; `None` lets the system choose.
         source: Option<IpAddr>,
+        /// What TLS is asked for.
+        tls: Arc<TlsPolicy>,
     },
     /// Work is there for an idle connection: call [`Engine::next_job`].
     Wake(ConnectionId),
@@ -211,6 +214,9 @@ pub struct Engine {
     /// Works in `doomed`.
     unsettled: usize,
     silence: Silence,
+    broken_tls: BrokenTls,
+    /// For connections to hosts that fail at TLS.
+    plain: Arc<TlsPolicy>,
     /// A pass over all work for what has left the queue.
     forgetting: Option<Pass>,
     actions: VecDeque<Action>,
@@ -233,6 +239,7 @@ impl Engine {
         let mut random = Random::new(rng_seed);
         let resolver = Resolver::new(config.dns.clone(), random.fork().next_u64());
         let state = SeededState::new(&mut random);
+        let broken_tls = BrokenTls::new(&mut random);
         Self {
             routes: Routes::new(&config),
             destinations: Destinations::new(&mut random),
@@ -252,6 +259,8 @@ impl Engine {
             doomed: VecDeque::new(),
             unsettled: 0,
             silence: Silence::default(),
+            broken_tls,
+            plain: Arc::new(TlsPolicy::plain()),
             forgetting: None,
             actions: VecDeque::new(),
             sweep_at: None,
@@ -415,7 +424,9 @@ impl Engine {
                 self.site_by_key.remove(&site.key);
             }
         }
-        let anything = self.destinations.len() > 0 || self.sites.len() > 0;
+        self.broken_tls.forget_old(now);
+        let anything =
+            self.destinations.len() > 0 || self.sites.len() > 0 || self.broken_tls.len() > 0;
         self.sweep_at = anything.then(|| now + SWEEP_INTERVAL);
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
@@ -17,6 +18,7 @@ use crate::route::NextHop;
 use crate::site::{
     Addresses, LastFailure, Lookups, Site, SiteHost, SiteId, SiteKey, SiteKind, SiteState, backoff,
 };
+use crate::tls::TlsPolicy;
 use crate::work::DestinationId;
 
 /// Longest wait before a destination is looked up again after the DNS gave no answer.
@@ -28,19 +30,20 @@ impl Engine {
         let Some(destination) = self.destinations.get_mut(id) else { return };
         let name = Rc::clone(&destination.name);
         let next_hop = self.routes.next_hop(destination.route, &destination.host);
+        let tls = Arc::clone(&self.routes.policy(destination.route).tls);
         let before = std::mem::replace(&mut destination.state, DestinationState::Resolving);
         if let DestinationState::Site { site, .. } = before {
             self.release_site(site);
         }
         match next_hop {
             NextHop::Smarthost(smarthost) => {
-                let site = self.smarthost_site(&smarthost);
+                let site = self.smarthost_site(&smarthost, tls);
                 self.lead_to(id, site, None);
             }
             NextHop::Literal(ip) => {
                 let config = &self.config;
                 if config.address_policy.admits(ip) && config.address_family.admits(ip) {
-                    let key = SiteKey { name, port: config.port, kind: SiteKind::Mx };
+                    let key = SiteKey { name, port: config.port, kind: SiteKind::Mx, tls };
                     let site = self.site(key, |key| Site::with_address(key, ip));
                     self.lead_to(id, site, None);
                 } else {
@@ -85,6 +88,7 @@ impl Engine {
             return;
         }
         let name = Rc::clone(&destination.name);
+        let tls = Arc::clone(&self.routes.policy(destination.route).tls);
         let hosts = match result.as_deref() {
             Ok(Answer::Mx(records)) => match mx::select(records, &self.config.hostname) {
                 Selection::Hosts(hosts) => Ok(hosts),
@@ -109,6 +113,7 @@ impl Engine {
                     name: mx::site_name(&hosts),
                     port: self.config.port,
                     kind: SiteKind::Mx,
+                    tls,
                 };
                 let site = self.site(key, |key| Site::new(key, hosts));
                 self.lead_to(id, site, Some(expires));
@@ -117,13 +122,14 @@ impl Engine {
         }
     }
 
-    fn smarthost_site(&mut self, smarthost: &Smarthost) -> SiteId {
+    fn smarthost_site(&mut self, smarthost: &Smarthost, tls: Arc<TlsPolicy>) -> SiteId {
         let ip: Option<IpAddr> = smarthost.host.parse().ok();
         let name = match ip {
             Some(IpAddr::V6(_)) => format!("[{}]:{}", smarthost.host, smarthost.port),
             _ => format!("{}:{}", smarthost.host, smarthost.port),
         };
-        let key = SiteKey { name: name.into(), port: smarthost.port, kind: SiteKind::Smarthost };
+        let (name, port) = (name.into(), smarthost.port);
+        let key = SiteKey { name, port, kind: SiteKind::Smarthost, tls };
         self.site(key, |key| match ip {
             Some(ip) => Site::with_address(key, ip),
             None => Site::new(key, vec![RankedHost { rank: 0, name: (*smarthost.host).into() }]),

@@ -6,6 +6,7 @@ use super::Engine;
 use crate::attempt::Reason;
 use crate::dns::DnsStats;
 use crate::site::{Counts, SiteState};
+use crate::tls::TlsLevel;
 
 /// Counters since the engine was made, and current values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,14 @@ pub struct EngineStats {
     pub expired: u64,
     /// Recipients deferred though the remote may have taken the message.
     pub outcome_unknown: u64,
+    /// Connections that were made again in plain text because opportunistic TLS had failed.
+    pub tls_fallbacks: u64,
+    /// Connections made in plain text because opportunistic TLS had failed at the address before.
+    pub tls_passed_over: u64,
+    /// Addresses at which it has failed that were not noted, because there were too many.
+    pub tls_broken_overflows: u64,
+    /// Addresses of which it is known, now.
+    pub tls_broken: usize,
     /// Connections by phase, now.
     pub connections: Counts,
     /// Transactions that could start, now.
@@ -61,6 +70,8 @@ pub struct SiteView {
     pub name: Rc<str>,
     /// TCP port.
     pub port: u16,
+    /// How much TLS its mail asks for.
+    pub tls: TlsLevel,
     /// Whether connections are opened.
     pub state: SiteState,
     /// Transactions that could start, or wait for the site to come up.
@@ -89,6 +100,8 @@ impl Engine {
             destinations: self.destinations.len(),
             sites: self.sites.len(),
             dns: self.resolver.stats(),
+            tls_broken: self.broken_tls.len(),
+            tls_broken_overflows: self.broken_tls.overflows(),
             ..self.stats
         };
         for (_, site) in self.sites.iter() {
@@ -120,6 +133,7 @@ impl Engine {
         self.sites.iter().map(|(_, site)| SiteView {
             name: Rc::clone(&site.key.name),
             port: site.key.port,
+            tls: site.key.tls.level,
             state: site.state,
             ready: site.ready.len(),
             recipients: site.ready.recipients(),

@@ -85,7 +85,7 @@ impl Engine {
             self.prove(id);
         }
         let attempt = self.attempt_of(id, started)?;
-        let attempt = Attempt { reports: report.dsn_offered, ..attempt };
+        let attempt = Attempt { reports: report.dsn_offered, tls: report.tls, ..attempt };
         let settlement = self.settle_report(site_id, work, attempt, report, was_used);
         self.dispatch(site_id);
         settlement

@@ -28,8 +28,14 @@ fn words(verdict: &Verdict) -> String {
 
 #[test]
 fn replies() {
-    use Stage::{Content, Data, Ehlo, FinalReply, Greeting, Idle, Mail, Rcpt};
+    use Stage::{Content, Data, Ehlo, FinalReply, Greeting, Idle, Mail, Rcpt, StartTls};
     let rows = [
+        // A host may have TLS another time.
+        (StartTls, "454 4.7.0 not now", "deferred 4.7.0"),
+        (StartTls, "454 not now", "deferred 4.7.0"),
+        (StartTls, "502 what?", "deferred 4.7.4"),
+        (StartTls, "554 5.7.1 no", "deferred 4.7.4"),
+        (StartTls, "421 4.3.2 bye", "deferred 4.3.2"),
         (FinalReply, "250", "delivered 2.0.0"),
         (FinalReply, "250 2.6.0 queued", "delivered 2.6.0"),
         (FinalReply, "251 will forward", "delivered 2.0.0"),
@@ -83,7 +89,12 @@ fn broken_sessions() {
         stage,
         violation: ProtocolViolation::UnexpectedReply(said("250 twice")),
     };
+    let tls = |problem| SessionFailure::Tls { stage: Stage::Handshake, problem };
     let rows = [
+        (tls(TlsProblem::NotOffered), "deferred 4.7.4"),
+        (tls(TlsProblem::InputAhead), "deferred 4.7.5"),
+        (tls(TlsProblem::Handshake("alert".into())), "deferred 4.7.5"),
+        (tls(TlsProblem::Certificate("expired".into())), "deferred 4.7.5"),
         (SessionFailure::Closed { stage: Stage::Mail }, "deferred 4.4.2"),
         (SessionFailure::Closed { stage: Stage::Content }, "deferred 4.4.2"),
         (SessionFailure::Closed { stage: Stage::FinalReply }, "deferred 4.4.2 unknown"),
@@ -199,6 +210,7 @@ fn what_may_go_back_untried() {
             is_answered,
             session_usable: false,
             dsn_offered: false,
+            tls: None,
         };
         let found = may_go_back(&report, &of_one, was_used);
         assert_eq!(found, expected, "{failure}, answered {is_answered}, used {was_used}");
@@ -210,6 +222,7 @@ fn what_may_go_back_untried() {
         is_answered: false,
         session_usable: false,
         dsn_offered: false,
+        tls: None,
     };
     assert!(!may_go_back(&report, &refused, true), "a reply is a reply");
 }
@@ -222,6 +235,7 @@ fn a_report_that_is_too_short_defers_the_rest() {
         is_answered: true,
         session_usable: true,
         dsn_offered: false,
+        tls: None,
     };
     let found: Vec<String> = transaction(&report, 3).iter().map(words).collect();
     assert_eq!(found, ["delivered 2.0.0", "delivered 2.0.0", "deferred 4.3.0"]);

@@ -13,4 +13,5 @@ mod purge;
 mod scenarios;
 mod silence;
 mod times;
+mod tls;
 mod world;

@@ -19,7 +19,7 @@ use ringpost_protocol::reply::{Reply, ReplyCode};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId, RecipientIndex};
 use ringpost_session::client::{
-    RecipientReport, SessionFailure, Stage, TransactionReport, Verdict,
+    ClientTls, RecipientReport, SessionFailure, Stage, TlsProblem, TransactionReport, Verdict,
 };
 
 pub(crate) const NAME_SERVER: &str = "192.0.2.53:53";
@@ -51,6 +51,10 @@ pub(crate) enum Connect {
     /// The driver gives up after its own time-out.
     Hang,
     Greet(&'static str),
+    /// STARTTLS is not offered; mail is taken in plain text.
+    WithoutTls,
+    /// Takes mail in plain text, and fails at this stage when TLS is begun.
+    FailTls(Stage),
     /// Introduces itself, and ends the session before the first transaction.
     LetInAndOut,
 }
@@ -119,6 +123,7 @@ enum Event {
 #[derive(Debug)]
 struct Link {
     address: SocketAddr,
+    tls: ClientTls,
     is_ready: bool,
     /// The recipients of the job that is out.
     job: Option<Job>,
@@ -143,6 +148,8 @@ pub(crate) struct World {
     pub(crate) jobs: Vec<Job>,
     pub(crate) transactions: usize,
     pub(crate) connects: Vec<SocketAddr>,
+    /// What each of them was to make of TLS.
+    pub(crate) tls_of_connects: Vec<ClientTls>,
     pub(crate) queries: BTreeMap<(String, RecordType), usize>,
     pub(crate) peak: BTreeMap<IpAddr, usize>,
     /// Messages of which the engine said that they will wait.
@@ -154,7 +161,7 @@ pub(crate) struct World {
     pub(crate) purged: BTreeSet<(MessageId, RecipientIndex)>,
     /// Whether the driver takes settlements.
     pub(crate) settles: bool,
-    config: Arc<DeliveryConfig>,
+    pub(crate) config: Arc<DeliveryConfig>,
     in_transaction: BTreeSet<(MessageId, RecipientIndex)>,
     links: BTreeMap<ConnectionId, Link>,
     events: BTreeMap<(Instant, u64), Event>,
@@ -179,6 +186,7 @@ impl World {
             jobs: Vec::new(),
             transactions: 0,
             connects: Vec::new(),
+            tls_of_connects: Vec::new(),
             queries: BTreeMap::new(),
             peak: BTreeMap::new(),
             parked: BTreeSet::new(),
@@ -353,9 +361,11 @@ impl World {
                 Action::QueryTcp { token, .. } => {
                     self.engine.handle_dns_tcp(self.now, token, Err(()));
                 }
-                Action::Connect { connection, address, .. } => {
+                Action::Connect { connection, address, tls, .. } => {
                     self.connects.push(address);
-                    let link = Link { address, is_ready: false, job: None, transactions: 0 };
+                    self.tls_of_connects.push(tls.session());
+                    let tls = tls.session();
+                    let link = Link { address, tls, is_ready: false, job: None, transactions: 0 };
                     assert!(self.links.insert(connection, link).is_none(), "id used twice");
                     let open = self.open_at(address.ip());
                     let peak = self.peak.entry(address.ip()).or_default();
@@ -429,6 +439,23 @@ impl World {
         let server = self.servers.get(&address).cloned();
         let ready = self.links.values().filter(|l| l.address == address && l.is_ready).count();
         let connections_max = server.as_ref().map_or(0, |server| server.connections_max);
+        let failure = match (server.as_ref().map(|server| &server.connect), self.links[&id].tls) {
+            (Some(Connect::WithoutTls), tls) if tls.is_required() => {
+                let problem = TlsProblem::NotOffered;
+                Some(SessionFailure::Tls { stage: Stage::StartTls, problem })
+            }
+            (Some(Connect::FailTls(Stage::StartTls)), tls) if tls != ClientTls::Off => {
+                Some(SessionFailure::Closed { stage: Stage::StartTls })
+            }
+            (Some(Connect::FailTls(stage)), tls) if tls != ClientTls::Off => {
+                let problem = TlsProblem::Handshake("no".into());
+                Some(SessionFailure::Tls { stage: *stage, problem })
+            }
+            _ => None,
+        };
+        if let Some(failure) = failure {
+            return self.closed(id, Some(&failure));
+        }
         let refusal = match server.map(|server| server.connect) {
             None => Err(ConnectFailure::Refused),
             Some(Connect::Hang) => Err(ConnectFailure::TimedOut),
@@ -442,7 +469,7 @@ impl World {
                 self.engine.handle_ready(self.now, id);
                 return self.schedule(Duration::from_millis(1), Event::ShownOut(id));
             }
-            Some(Connect::Ready) => Ok(None),
+            Some(Connect::Ready | Connect::WithoutTls | Connect::FailTls(_)) => Ok(None),
         };
         match refusal {
             Err(failure) => {
@@ -541,7 +568,13 @@ impl World {
                 verdict: Verdict::Failed(failure.clone()),
             };
             let recipients = vec![of_one; job.recipients.len()];
-            TransactionReport { recipients, is_answered, session_usable: false, dsn_offered: false }
+            TransactionReport {
+                recipients,
+                is_answered,
+                session_usable: false,
+                dsn_offered: false,
+                tls: None,
+            }
         };
         let (report, end) = match behaviour {
             Transaction::Replies(replies) => {
@@ -560,6 +593,7 @@ impl World {
                         is_answered: true,
                         session_usable: true,
                         dsn_offered: false,
+                        tls: None,
                     },
                     None,
                 )

@@ -30,6 +30,7 @@ fn settlement<'a>() -> Settlement<'a> {
         attempts: 1,
         queued_ms: 12,
         transaction_ms: Some(3),
+        tls: Some(("1.3", "TLS_AES_128_GCM_SHA256", true)),
     }
 }
 
@@ -48,7 +49,8 @@ fn a_delivery_looks_like_this() {
             r#""reverse_path":"","forward_path":"user@example.com","size":5120,"site":"mx.example.com","#,
             r#""mx_host":"mx.example.com","remote":"192.0.2.1:25","stage":"final_reply","#,
             r#""reply":{"code":250,"enhanced":"2.0.0","text":"Ok"},"attempts":1,"queued_ms":12,"#,
-            r#""transaction_ms":3}"#,
+            r#""transaction_ms":3,"tls_version":"1.3","tls_cipher":"TLS_AES_128_GCM_SHA256","#,
+            r#""tls_verified":true}"#,
             "\n"
         )
     );
@@ -62,13 +64,14 @@ fn absent_fields_are_left_out() {
         remote: None,
         reply: Some(EventReply { code: None, enhanced: None, text: &"no such domain" }),
         transaction_ms: None,
+        tls: None,
         ..settlement()
     };
     let value = parse(&EventRecord {
         time_unix_ms: 0,
         event: Event::Bounced { settlement: bare, dsn_id: None },
     });
-    for key in ["site", "mx_host", "remote", "transaction_ms", "dsn_id", "due"] {
+    for key in ["site", "mx_host", "remote", "transaction_ms", "tls_version", "dsn_id", "due"] {
         assert!(value.get(key).is_none(), "{key}: {value}");
     }
     assert_eq!(value["reply"], serde_json::json!({ "text": "no such domain" }));

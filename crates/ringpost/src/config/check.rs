@@ -1,6 +1,7 @@
 //! Contradictions: values that are each valid and do not go together, or cannot work.
 
 mod listener;
+mod outbound_tls;
 mod stress;
 
 use std::net::SocketAddr;
@@ -56,6 +57,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     check_queue(&mut found, config);
     check_delivery(&mut found, config);
     check_routes(&mut found, config);
+    outbound_tls::check_outbound_tls(&mut found, config);
     stress::check_stress(&mut found, &config.stress);
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);

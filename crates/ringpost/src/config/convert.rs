@@ -89,6 +89,8 @@ impl ConfigSnapshot {
             timeouts: ClientTimeouts {
                 greeting: delivery.greeting_timeout,
                 ehlo: delivery.ehlo_timeout,
+                starttls: delivery.ehlo_timeout,
+                tls_handshake: delivery.tls_handshake_timeout,
                 mail: delivery.mail_timeout,
                 rcpt: delivery.rcpt_timeout,
                 data: delivery.data_timeout,
@@ -146,6 +148,9 @@ impl ConfigSnapshot {
             connect_timeout: delivery.connect_timeout,
             retry: self.schedule(&delivery.retry),
             delay_warning: self.config().queue.delay_warning,
+            tls: self.tls_policy(None),
+            tls_broken_time: delivery.tls_broken_time,
+            tls_broken_max: delivery.tls_broken_per_core_max,
             address_policy: AddressPolicy {
                 allow_loopback: delivery.allow_loopback,
                 allow_private: delivery.allow_private,
@@ -188,6 +193,7 @@ impl ConfigSnapshot {
             retry: section.retry.as_ref().map(|retry| self.schedule(retry)),
             lifetime: section.lifetime,
             delay_warning: section.delay_warning,
+            tls: section.has_tls().then(|| self.tls_policy(Some(section))),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod auth;
 mod check;
 mod convert;
 mod locate;
+mod outbound_tls;
 mod retry;
 pub mod schema;
 mod smarthost;

@@ -4,6 +4,7 @@
 //! same to operators, and tests compare the two. Unknown keys are errors.
 
 mod listener;
+mod outbound_tls;
 mod stress;
 
 use std::collections::BTreeMap;
@@ -18,11 +19,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 pub use self::listener::{ListenerSection, Role, TlsMode};
+pub use self::outbound_tls::{OutboundTls, TlsVersionMin};
 pub use self::stress::StressSection;
 use super::auth::AuthSection;
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
 use super::units::{self, Parsed};
+use crate::tls::material::CertificateFiles;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -264,6 +267,25 @@ pub struct DeliverySection {
     pub retry_jitter_percent: u8,
     /// What is done with 8-bit content for a host without 8BITMIME. Default: convert.
     pub eight_bit: EightBit,
+    /// How much TLS there has to be. Default: opportunistic.
+    pub tls: OutboundTls,
+    /// The lowest version of TLS that is spoken. Default: 1.2.
+    pub tls_version_min: TlsVersionMin,
+    /// Authorities to verify certificates by, in PEM. Default: those of the system.
+    pub tls_ca_file: Option<PathBuf>,
+    /// The certificate to show to hosts that ask for one. Default: none.
+    pub tls_certificate: Option<CertificateFiles>,
+    /// How long a TLS handshake may take. Default: 1 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub tls_handshake_timeout: Duration,
+    /// How long mail goes in plain text to an address at which opportunistic TLS has failed; 0 is not
+    /// longer than once. Default: 10 min.
+    #[serde(deserialize_with = "units::duration")]
+    pub tls_broken_time: Duration,
+    /// Such addresses that one core remembers. Default: 4096.
+    pub tls_broken_per_core_max: usize,
+    /// Hosts whose TLS sessions one core can resume; 0 resumes none. Default: 256.
+    pub tls_sessions_per_core_max: usize,
     /// IP versions to deliver over. Default: any.
     pub address_family: AddressFamily,
     /// Whether hosts found by MX may have loopback or link-local addresses. Default: no.
@@ -293,6 +315,14 @@ impl Default for DeliverySection {
             retry: Retry::default(),
             retry_jitter_percent: 10,
             eight_bit: EightBit::Convert,
+            tls: OutboundTls::Opportunistic,
+            tls_version_min: TlsVersionMin::V1_2,
+            tls_ca_file: None,
+            tls_certificate: None,
+            tls_handshake_timeout: Duration::from_mins(1),
+            tls_broken_time: Duration::from_mins(10),
+            tls_broken_per_core_max: 4096,
+            tls_sessions_per_core_max: 256,
             address_family: AddressFamily::Any,
             allow_loopback: false,
             allow_private: true,
@@ -340,6 +370,19 @@ pub struct RouteSection {
     /// After which time originators are told of a delay; 0 is never. Default: `queue.delay_warning`.
     #[serde(default, deserialize_with = "units::optional_duration")]
     pub delay_warning: Option<Duration>,
+    /// How much TLS there has to be. Default: `delivery.tls`.
+    pub tls: Option<OutboundTls>,
+    /// Whether TLS comes before the greeting. Default: no.
+    #[serde(default)]
+    pub tls_implicit: bool,
+    /// The name that certificates have to have. Default: that of the host.
+    pub tls_name: Option<String>,
+    /// The lowest version of TLS. Default: `delivery.tls_version_min`.
+    pub tls_version_min: Option<TlsVersionMin>,
+    /// Authorities to verify certificates by. Default: `delivery.tls_ca_file`.
+    pub tls_ca_file: Option<PathBuf>,
+    /// The certificate to show. Default: `delivery.tls_certificate`.
+    pub tls_certificate: Option<CertificateFiles>,
 }
 
 /// What a route is for.

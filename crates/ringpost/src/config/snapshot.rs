@@ -1,17 +1,19 @@
 //! The configuration as the server uses it: checked, complete, immutable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ringpost_delivery::{TlsPolicy, TlsProfile};
 use ringpost_protocol::address::Domain;
 
 use super::check::Contradiction;
-use super::schema::{Config, Cores, ListenerSection};
+use super::outbound_tls::Connectors;
+use super::schema::{Config, Cores, ListenerSection, RouteSection};
 use super::system::SystemFacts;
 use super::units::display_size;
 use crate::auth::Users;
-use crate::tls::{Acceptor, MaterialError};
+use crate::tls::{Acceptor, Connector, MaterialError};
 
 /// A configuration without contradictions, with what the file left to the machine filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +26,8 @@ pub struct ConfigSnapshot {
     memory_max: u64,
     /// What accepts TLS, by listener.
     acceptors: BTreeMap<String, Acceptor>,
+    /// What shakes hands with next hops.
+    connectors: Connectors,
     /// The users, if there is a file of them and it was read.
     users: Option<LoadedUsers>,
 }
@@ -56,11 +60,20 @@ impl ConfigSnapshot {
         };
         let memory_max = config.server.memory_max.or(facts.memory).unwrap_or(u64::MAX);
         let acceptors = BTreeMap::new();
-        let users = None;
-        Self { config, hostname, helo_name, cores, name_servers, memory_max, acceptors, users }
+        Self {
+            config,
+            hostname,
+            helo_name,
+            cores,
+            name_servers,
+            memory_max,
+            acceptors,
+            connectors: Connectors::default(),
+            users: None,
+        }
     }
 
-    /// Reads the certificates of all listeners, and the users.
+    /// Reads the certificates of all listeners and routes, and the users.
     pub(super) fn load_files(&mut self) -> Result<(), Vec<Contradiction>> {
         let mut found = Vec::new();
         if let Some(path) = self.config.auth.users_file() {
@@ -89,12 +102,28 @@ impl ConfigSnapshot {
                 }
             }
         }
+        match Connectors::load(&self.config) {
+            Ok(connectors) => self.connectors = connectors,
+            Err(wrong) => found.extend(wrong),
+        }
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
     /// What accepts TLS on a listener; `None` where it has no certificates, or when they were not read.
     pub fn acceptor(&self, listener: &str) -> Option<&Acceptor> {
         self.acceptors.get(listener)
+    }
+
+    /// What TLS the mail of a route asks for, or that of no route.
+    pub(super) fn tls_policy(&self, route: Option<&RouteSection>) -> TlsPolicy {
+        self.connectors.policy(&self.config.delivery, route)
+    }
+
+    /// What shakes hands with next hops, by profile; with a memory for sessions of its own.
+    pub(crate) fn connectors(&self) -> HashMap<TlsProfile, Connector> {
+        let sessions = self.config.delivery.tls_sessions_per_core_max;
+        let all = self.connectors.all().iter();
+        all.map(|(profile, one)| (*profile, one.with_own_sessions(sessions))).collect()
     }
 
     /// The users; `None` when the configuration names no file of them, or when it was not read.

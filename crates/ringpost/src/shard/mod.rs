@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use ringpost_delivery::{ConnectionId, Engine, Now};
+use ringpost_delivery::{ConnectionId, Engine, Now, TlsProfile};
 use ringpost_metrics::ShardMetrics;
 use ringpost_protocol::{
     address::{Domain, Host},
@@ -56,6 +56,7 @@ use crate::{
     config::ConfigSnapshot,
     control::{ShardHealth, Watermarks},
     runtime::{Runtime, Watch},
+    tls::Connector,
 };
 
 pub use self::{
@@ -88,11 +89,15 @@ pub(crate) struct Shard<R: Runtime> {
     connections: RefCell<HashMap<ConnectionId, Rc<Watch>>>,
     settlements: Settlements,
     client_config: RefCell<Arc<ringpost_session::client::ClientConfig>>,
+    /// What shakes hands with next hops, by profile.
+    connectors: RefCell<HashMap<TlsProfile, Connector>>,
 
     cache: RefCell<ContentCache>,
     events: Events,
     /// Event records that the queue had given up at the last look.
     events_given_up: Cell<u64>,
+    /// Addresses that fail at TLS and found no room, at the last look.
+    tls_overflows: Cell<u64>,
     metrics: ShardMetrics,
     health: Option<Arc<ShardHealth>>,
     /// Where mail for `<Postmaster>` without a domain belongs (RFC 5321 §4.5.1).

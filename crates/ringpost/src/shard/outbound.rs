@@ -4,6 +4,8 @@
 //! jobs for it, waits idle for more, and ends. The session says what to send, the engine what to do
 //! next; what a transaction came to goes to `settle` and is committed there.
 
+pub(super) mod tls;
+
 use std::{
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
@@ -13,15 +15,19 @@ use std::{
 
 use futures_lite::future::yield_now;
 use ringpost_delivery::{ConnectFailure, ConnectionId, Job, Next, Settlement};
-use ringpost_metrics::label::ConnectFailure as ConnectFailureLabel;
+use ringpost_metrics::label::{ConnectFailure as ConnectFailureLabel, RemoteTlsFailure};
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
 use ringpost_protocol::path::ForwardPath;
 use ringpost_session::client::{
     ClientEvent, ClientSession, SessionFailure, Stage, TransactionDsn, TransactionRequest,
 };
 
+use self::tls::TlsTarget;
 use super::{OpenCount, Shard, cache::CachedMessage};
-use crate::runtime::{Read, Runtime, Stream};
+use crate::{
+    runtime::{Read, Runtime, Stream},
+    tls::Transport,
+};
 
 /// Read buffer of a connection: replies are short.
 const REPLY_BLOCK_SIZE: usize = 4096;
@@ -43,6 +49,7 @@ pub(super) struct Target {
     pub(super) mx_host: Rc<str>,
     pub(super) site: Rc<str>,
     pub(super) source: Option<IpAddr>,
+    pub(super) tls: TlsTarget,
 }
 
 /// Opens the connection and serves it to its end.
@@ -58,10 +65,11 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
     let _open = OpenCount::new(&shard.outbound_open);
     shard.connections.borrow_mut().insert(target.connection, Rc::clone(stream.watch()));
     let config = Rc::clone(&shard).client_config.borrow().clone();
-    let session = ClientSession::new(shard.runtime.now(), config);
+    let tls = target.tls.policy.session();
+    let session = ClientSession::with_tls(shard.runtime.now(), config, tls);
     let outbound = Outbound {
         session,
-        stream,
+        stream: Transport::new(stream),
         block: vec![0; REPLY_BLOCK_SIZE],
         in_hand: None,
         idle_until: None,
@@ -149,7 +157,7 @@ struct Outbound<R: Runtime> {
     shard: Rc<Shard<R>>,
     target: Target,
     session: ClientSession,
-    stream: R::Stream,
+    stream: Transport<R::Stream>,
     block: Vec<u8>,
     in_hand: Option<InHand>,
     /// Until when to wait for work; `None` while there is some.
@@ -161,6 +169,15 @@ impl<R: Runtime> Outbound<R> {
         loop {
             while let Some(event) = self.session.poll_event() {
                 match event {
+                    ClientEvent::StartTls => self.start_tls().await,
+                    ClientEvent::TlsRefused(reply) => {
+                        tracing::debug!(
+                            site = %self.target.site, mx_host = %self.target.mx_host,
+                            address = %self.target.address, %reply, "STARTTLS is refused"
+                        );
+                        let failures = &self.shard.metrics.remote_tls_failures;
+                        failures.increment(RemoteTlsFailure::Refused);
+                    }
                     ClientEvent::Ready { .. } => {
                         self.shard.metrics.connections_opened.increment(1);
                         let connection = self.target.connection;
@@ -190,8 +207,9 @@ impl<R: Runtime> Outbound<R> {
                         }
                     }
                     ClientEvent::Closed(failure) => {
-                        if let Some(failure) = &failure {
-                            self.note_failure(failure);
+                        match &failure {
+                            Some(failure) => self.note_failure(failure),
+                            None => self.say_goodbye().await,
                         }
                         let settlement = ending.closed(failure.as_ref());
                         if let Some(settlement) = settlement {

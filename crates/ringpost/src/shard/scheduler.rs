@@ -1,10 +1,11 @@
 //! The engine's actions, carried out.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
-use ringpost_delivery::{Action, SiteChange};
+use ringpost_delivery::{Action, SiteChange, TlsPolicy};
+use ringpost_session::client::ClientTls;
 
-use super::{Shard, outbound, resolver};
+use super::{Shard, outbound, outbound::tls::TlsTarget, resolver};
 use crate::runtime::{Containment, Runtime};
 
 impl<R: Runtime> Shard<R> {
@@ -21,8 +22,10 @@ impl<R: Runtime> Shard<R> {
                 }
                 // Nothing is begun any more; the work stays in the queue for the next start.
                 Some(Action::Connect { .. }) if !self.may_deliver() => {}
-                Some(Action::Connect { connection, address, mx_host, site, source }) => {
-                    let target = outbound::Target { connection, address, mx_host, site, source };
+                Some(Action::Connect { connection, address, mx_host, site, source, tls }) => {
+                    let tls = self.tls_target(tls);
+                    let target =
+                        outbound::Target { connection, address, mx_host, site, source, tls };
                     let task = outbound::run(Rc::clone(self), target);
                     self.runtime.spawn(Containment::Session, task);
                 }
@@ -38,6 +41,16 @@ impl<R: Runtime> Shard<R> {
         if self.engine.borrow().has_settlements() {
             self.settlements.look();
         }
+    }
+}
+
+impl<R: Runtime> Shard<R> {
+    /// What a policy takes to shake hands. Looked for at once, as a reload may change it.
+    fn tls_target(&self, policy: Arc<TlsPolicy>) -> TlsTarget {
+        let is_plain = policy.session() == ClientTls::Off;
+        let connectors = self.connectors.borrow();
+        let connector = if is_plain { None } else { connectors.get(&policy.profile).cloned() };
+        TlsTarget { policy, connector }
     }
 }
 

@@ -429,6 +429,7 @@ impl EventFacts<'_> {
             recipient: u64::from(self.settled.index.0),
             attempts: u64::from(self.settled.attempts),
             queued_ms: self.queued_ms,
+            tls: attempt.tls.map(|tls| (tls.version.as_str(), tls.cipher, tls.verified)),
             transaction_ms: self
                 .transaction
                 .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
@@ -478,6 +479,7 @@ mod tests {
             started: now,
             finished: now,
             reports: false,
+            tls: None,
         };
         let reason = Rc::new(Reason {
             status: EnhancedStatusCode::new(4, 4, 1),

@@ -135,6 +135,7 @@ impl<R: Runtime> Shard<R> {
             }
         }
         *self.client_config.borrow_mut() = Arc::new(config.client_config());
+        *self.connectors.borrow_mut() = config.connectors();
         let cache_size = config.config().queue.content_cache_size_max;
         let cache_size = usize::try_from(cache_size).unwrap_or(usize::MAX);
         self.cache.borrow_mut().set_memory_size_max(cache_size);
@@ -201,6 +202,12 @@ impl<R: Runtime> Shard<R> {
         metrics.sites_throttled.set(stats.sites_throttled as f64);
         metrics.recipients_parked.set(stats.parked as f64);
         metrics.destinations_parked.set(stats.destinations_parked as f64);
+        metrics.remote_tls_fallbacks.absolute(stats.tls_fallbacks);
+        metrics.remote_tls_passed_over.absolute(stats.tls_passed_over);
+        metrics.remote_tls_broken.set(stats.tls_broken as f64);
+        let overflows = stats.tls_broken_overflows;
+        let new = overflows - self.tls_overflows.replace(overflows);
+        metrics.limit_hits.with(Limit::TlsBrokenMax).increment(new);
         metrics.dns_lookups.absolute(stats.dns.lookups);
         metrics.dns_timeouts.absolute(stats.dns.timeouts);
         metrics.dns_foreign_datagrams.absolute(stats.dns.foreign_datagrams);

@@ -12,17 +12,27 @@ pub(crate) struct HandshakeError {
     pub(crate) reason: TlsFailure,
     /// What there is to say about it, for the log.
     pub(crate) detail: String,
+    /// Whether the other end's certificate is not one that we take.
+    pub(crate) is_certificate: bool,
 }
 
 impl HandshakeError {
     pub(crate) fn new(reason: TlsFailure, detail: &dyn Display) -> Self {
-        Self { reason, detail: detail.to_string() }
+        Self { reason, detail: detail.to_string(), is_certificate: false }
+    }
+
+    /// Of a certificate that we do not take.
+    pub(crate) fn certificate(detail: &str) -> Self {
+        let failure = Self::new(TlsFailure::Protocol, &detail);
+        Self { is_certificate: true, ..failure }
     }
 }
 
 impl From<Error> for HandshakeError {
     fn from(error: Error) -> Self {
-        Self::new(reason(&error), &error)
+        let is_certificate =
+            matches!(error, Error::InvalidCertificate(_) | Error::NoCertificatesPresented);
+        Self { is_certificate, ..Self::new(reason(&error), &error) }
     }
 }
 
@@ -43,6 +53,8 @@ fn reason(error: &Error) -> TlsFailure {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             // There is none before TLS 1.2, and this is looked at before the version.
             | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
         )

@@ -22,7 +22,7 @@ use thiserror::Error;
 const FILE_SIZE_MAX: u64 = 1 << 20;
 
 /// A certificate with its chain, and its key.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateFiles {
     /// The certificate and those that vouch for it, in PEM, its own first.
@@ -172,7 +172,7 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// Reads a file that is one, and not too large for what it should be.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a file"));

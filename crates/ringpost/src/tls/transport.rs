@@ -1,13 +1,18 @@
 //! A connection that may come to speak TLS: a filter of octets between the socket and the session.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, IoSlice, Read as _, Write as _},
     rc::Rc,
+    sync::Arc,
 };
 
 use ringpost_metrics::label::TlsFailure;
 use ringpost_session::server::{TlsInfo, TlsVersion};
-use rustls::{CipherSuite, ProtocolVersion, ServerConnection};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion,
+    ServerConnection,
+    pki_types::{CertificateDer, ServerName},
+};
 
 use super::{Acceptor, failure::HandshakeError};
 use crate::runtime::{Read, Stream, Watch};
@@ -27,9 +32,18 @@ pub(crate) struct Transport<S> {
     tls: Option<Box<Tls>>,
 }
 
+/// What both ends have agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Agreement {
+    pub(crate) version: TlsVersion,
+    pub(crate) cipher: &'static str,
+    /// Whether an earlier session went on.
+    pub(crate) is_resumed: bool,
+}
+
 /// TLS on a connection.
 struct Tls {
-    connection: ServerConnection,
+    connection: Connection,
     /// What was read from the socket and is not decrypted yet: `block[start..end]`.
     block: Vec<u8>,
     start: usize,
@@ -64,6 +78,33 @@ impl<S: Stream> Transport<S> {
         is_over: impl Fn() -> bool,
     ) -> Result<TlsInfo, HandshakeError> {
         let connection = ServerConnection::new(acceptor.config())?;
+        self.shake_hands(connection.into(), ahead, is_over).await?.info()
+    }
+
+    /// Shakes hands as a client, by the deadline of the watch; as [`accept_tls`](Self::accept_tls).
+    /// `name` is asked for.
+    pub(crate) async fn connect_tls(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Agreement, HandshakeError> {
+        let connection = ClientConnection::new(config, name)?;
+        self.shake_hands(connection.into(), Vec::new(), is_over).await?.agreement()
+    }
+
+    /// What the other end has shown of certificates, its own first.
+    pub(crate) fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        let tls = self.tls.as_ref();
+        tls.and_then(|tls| tls.connection.peer_certificates()).unwrap_or_default()
+    }
+
+    async fn shake_hands(
+        &mut self,
+        connection: Connection,
+        ahead: Vec<u8>,
+        is_over: impl Fn() -> bool,
+    ) -> Result<&Tls, HandshakeError> {
         let tls = self.tls.insert(Box::new(Tls::new(connection, ahead)));
         while tls.connection.is_handshaking() {
             if let Err(error) = tls.process() {
@@ -88,7 +129,7 @@ impl<S: Stream> Transport<S> {
                 Read::Data(_) | Read::Notified => {}
             }
         }
-        tls.info()
+        Ok(tls)
     }
 
     /// Reads what the client says; as [`Stream::read`].
@@ -140,6 +181,22 @@ impl<S: Stream> Transport<S> {
         Ok(())
     }
 
+    /// Writes all of `parts`; as [`Stream::write_all_vectored`]. Over TLS they share their records.
+    pub(crate) async fn write_all_vectored(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return self.socket.write_all_vectored(parts).await };
+        for part in parts {
+            let mut rest = &**part;
+            while !rest.is_empty() {
+                let count = tls.connection.writer().write(rest)?;
+                rest = rest.get(count..).unwrap_or_default();
+                if !rest.is_empty() {
+                    tls.flush(&mut self.socket).await?;
+                }
+            }
+        }
+        tls.flush(&mut self.socket).await
+    }
+
     /// Says over TLS that nothing more follows (RFC 8446 §6.1), once there is TLS.
     pub(crate) async fn close_notify(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
@@ -157,7 +214,7 @@ impl<S: Stream> Transport<S> {
 }
 
 impl Tls {
-    fn new(connection: ServerConnection, ahead: Vec<u8>) -> Self {
+    fn new(connection: Connection, ahead: Vec<u8>) -> Self {
         Self {
             connection,
             start: 0,
@@ -227,8 +284,18 @@ impl Tls {
         written
     }
 
-    /// What was agreed on.
+    /// What was agreed on with a client.
     fn info(&self) -> Result<TlsInfo, HandshakeError> {
+        let Agreement { version, cipher, .. } = self.agreement()?;
+        let server_name = match &self.connection {
+            Connection::Server(server) => server.server_name().map(Into::into),
+            Connection::Client(_) => None,
+        };
+        Ok(TlsInfo { version, cipher, server_name })
+    }
+
+    /// What was agreed on.
+    fn agreement(&self) -> Result<Agreement, HandshakeError> {
         let version = match self.connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => TlsVersion::V1_2,
             Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
@@ -237,10 +304,10 @@ impl Tls {
             }
         };
         let suite = self.connection.negotiated_cipher_suite().map(|suite| suite.suite());
-        Ok(TlsInfo {
+        Ok(Agreement {
             version,
             cipher: suite.map_or("TLS_NULL_WITH_NULL_NULL", cipher_name),
-            server_name: self.connection.server_name().map(Into::into),
+            is_resumed: self.connection.handshake_kind() == Some(HandshakeKind::Resumed),
         })
     }
 }

@@ -9,6 +9,10 @@ pub struct ClientTimeouts {
     pub greeting: Duration,
     /// Until the reply to EHLO or HELO is complete. Default 5 min.
     pub ehlo: Duration,
+    /// Until the reply to STARTTLS is complete. Default 5 min.
+    pub starttls: Duration,
+    /// Until the TLS handshake is over. Default 1 min.
+    pub tls_handshake: Duration,
     /// Until the reply to MAIL, or to RSET in front of it, is complete. Default 5 min.
     pub mail: Duration,
     /// Until the reply to RCPT is complete. Default 5 min.
@@ -29,6 +33,8 @@ impl Default for ClientTimeouts {
         Self {
             greeting: Duration::from_mins(5),
             ehlo: Duration::from_mins(5),
+            starttls: Duration::from_mins(5),
+            tls_handshake: Duration::from_mins(1),
             mail: Duration::from_mins(5),
             rcpt: Duration::from_mins(5),
             data: Duration::from_mins(2),

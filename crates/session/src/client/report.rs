@@ -7,6 +7,8 @@ use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
 use thiserror::Error;
 
+use super::tls::{ClientTlsInfo, TlsProblem};
+
 /// The step of a session at which something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
@@ -16,6 +18,10 @@ pub enum Stage {
     Greeting,
     /// Waiting for the reply to EHLO or HELO.
     Ehlo,
+    /// Waiting for the reply to STARTTLS.
+    StartTls,
+    /// Shaking hands over TLS.
+    Handshake,
     /// No transaction, or RSET before the next one: nothing of a message has been said.
     Idle,
     /// Waiting for the reply to MAIL.
@@ -40,6 +46,8 @@ impl Stage {
             Self::Connect => "connect",
             Self::Greeting => "greeting",
             Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Handshake => "tls handshake",
             Self::Idle => "idle",
             Self::Mail => "mail",
             Self::Rcpt => "rcpt",
@@ -100,6 +108,13 @@ pub enum SessionFailure {
         /// How.
         violation: ProtocolViolation,
     },
+    /// There is no TLS, or none that we take.
+    Tls {
+        /// Where.
+        stage: Stage,
+        /// Why.
+        problem: TlsProblem,
+    },
     /// We ended it, by [`ClientSession::abort`](super::ClientSession::abort).
     Aborted {
         /// Where.
@@ -115,8 +130,15 @@ impl SessionFailure {
             | Self::Closed { stage }
             | Self::TimedOut { stage }
             | Self::Protocol { stage, .. }
+            | Self::Tls { stage, .. }
             | Self::Aborted { stage } => *stage,
         }
+    }
+
+    /// Whether it failed on the way to TLS. Without STARTTLS it might have gone well.
+    pub fn is_on_the_way_to_tls(&self) -> bool {
+        !matches!(self, Self::Aborted { .. })
+            && matches!(self.stage(), Stage::StartTls | Stage::Handshake)
     }
 
     /// The reply that ended the session, if one did.
@@ -126,6 +148,7 @@ impl SessionFailure {
             Self::Closed { .. }
             | Self::TimedOut { .. }
             | Self::Protocol { .. }
+            | Self::Tls { .. }
             | Self::Aborted { .. } => None,
         }
     }
@@ -139,6 +162,7 @@ impl fmt::Display for SessionFailure {
             Self::Closed { stage } => write!(f, "connection closed at {stage}"),
             Self::TimedOut { stage } => write!(f, "timed out at {stage}"),
             Self::Protocol { stage, violation } => write!(f, "{violation} at {stage}"),
+            Self::Tls { problem, .. } => problem.fmt(f),
             Self::Aborted { stage } => write!(f, "session given up at {stage}"),
         }
     }
@@ -244,4 +268,6 @@ pub struct TransactionReport {
     /// Whether the server offers DSN (RFC 3461): what was asked for of reports was passed on to it, and
     /// what it has taken it reports on.
     pub dsn_offered: bool,
+    /// What TLS had come to; `None` in plain text.
+    pub tls: Option<ClientTlsInfo>,
 }

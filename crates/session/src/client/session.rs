@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::config::ClientConfig;
 use super::report::{ProtocolViolation, SessionFailure, Stage, TransactionReport};
+use super::tls::{ClientTls, ClientTlsInfo, TlsProblem};
 use super::transaction::{Expect, Step, Transaction, TransactionRequest};
 use crate::timer::{Timer, TimerTable};
 
@@ -26,6 +27,12 @@ const OUTPUT_KEPT_MAX: usize = 4096;
 /// What a client session tells its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
+    /// The driver writes what is left of [`ClientSession::transmit`], shakes hands as a TLS client, then
+    /// calls [`ClientSession::handle_tls`] or [`ClientSession::handle_tls_failure`]. What it has read and
+    /// not handed in belongs to the handshake.
+    StartTls,
+    /// The server offers STARTTLS and has refused it; the session goes on in plain text.
+    TlsRefused(Reply),
     /// The server has introduced itself; transactions can be started.
     Ready {
         /// What it offers.
@@ -45,10 +52,12 @@ pub enum ClientEvent {
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     ExpectGreeting,
     ExpectEhlo,
     ExpectHelo,
+    ExpectStartTls,
+    Handshaking,
     Ready,
     InTransaction(Transaction),
     ExpectQuit,
@@ -60,9 +69,10 @@ enum State {
 /// # Contract
 ///
 /// - Getters: [`stage`](Self::stage), [`is_ready`](Self::is_ready),
-///   [`extensions`](Self::extensions), [`transactions`](Self::transactions).
+///   [`extensions`](Self::extensions), [`tls`](Self::tls), [`transactions`](Self::transactions).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
-///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout).
+///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
+///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).
 /// - The driver gives orders: [`start_transaction`](Self::start_transaction),
 ///   [`content_progressed`](Self::content_progressed), [`content_sent`](Self::content_sent),
 ///   [`quit`](Self::quit), [`abort`](Self::abort).
@@ -73,6 +83,8 @@ enum State {
 /// ```text
 /// ExpectGreeting -> ExpectEhlo -> (ExpectHelo ->) Ready <-> InTransaction
 ///                                                   \-> ExpectQuit -> Closed
+/// ExpectEhlo -> ExpectStartTls -> Handshaking -> ExpectEhlo     before anything is Ready
+/// Handshaking -> ExpectGreeting                                 with implicit TLS
 /// any state -> Closed on failure
 ///
 /// InTransaction: (Reset ->) Mail -> Rcpt.. -> Data -> Content -> FinalReply
@@ -85,13 +97,15 @@ enum State {
 /// reply has come, not even QUIT: a reply to QUIT could be taken for the reply to the dot.
 #[derive(Debug)]
 pub struct ClientSession {
-    config: Arc<ClientConfig>,
-    state: State,
-    decoder: ReplyDecoder,
-    timers: TimerTable,
-    events: VecDeque<ClientEvent>,
-    extensions: Extensions,
-    output: Vec<u8>,
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) state: State,
+    pub(super) decoder: ReplyDecoder,
+    pub(super) timers: TimerTable,
+    pub(super) events: VecDeque<ClientEvent>,
+    pub(super) extensions: Extensions,
+    pub(super) tls_mode: ClientTls,
+    pub(super) tls: Option<ClientTlsInfo>,
+    pub(super) output: Vec<u8>,
     transmitted: usize,
     /// Commands that wait for the reply to the one before, when not pipelining.
     script: Vec<u8>,
@@ -99,24 +113,32 @@ pub struct ClientSession {
     /// The server may still hold state of a transaction that failed.
     needs_reset: bool,
     /// Nothing of the command that is waited for has been sent, so that no reply can be meant for it.
-    is_unsent: bool,
+    pub(super) is_unsent: bool,
     /// The reply that is coming began when nothing was waited for.
     is_unasked: bool,
     transactions: u32,
 }
 
 impl ClientSession {
-    /// Makes a session on a connection that has just been made; it waits for the greeting.
+    /// Makes a session in plain text on a connection that has just been made; it waits for the greeting.
     pub fn new(now: Instant, config: Arc<ClientConfig>) -> Self {
+        Self::with_tls(now, config, ClientTls::Off)
+    }
+
+    /// Makes a session on a connection that has just been made; it waits for the greeting, or for the
+    /// handshake.
+    pub fn with_tls(now: Instant, config: Arc<ClientConfig>, tls: ClientTls) -> Self {
         let mut timers = TimerTable::default();
         timers.set(Timer::Reply, now + config.timeouts.greeting);
-        Self {
+        let mut session = Self {
             config,
             state: State::ExpectGreeting,
             decoder: ReplyDecoder::new(),
             timers,
             events: VecDeque::new(),
             extensions: Extensions::default(),
+            tls_mode: tls,
+            tls: None,
             output: Vec::new(),
             transmitted: 0,
             script: Vec::new(),
@@ -125,7 +147,11 @@ impl ClientSession {
             is_unsent: false,
             is_unasked: false,
             transactions: 0,
+        };
+        if tls == ClientTls::Implicit {
+            session.begin_handshake(now);
         }
+        session
     }
 
     /// The step the session is at.
@@ -133,6 +159,8 @@ impl ClientSession {
         match &self.state {
             State::ExpectGreeting => Stage::Greeting,
             State::ExpectEhlo | State::ExpectHelo => Stage::Ehlo,
+            State::ExpectStartTls => Stage::StartTls,
+            State::Handshaking => Stage::Handshake,
             State::Ready => Stage::Idle,
             State::InTransaction(transaction) => transaction.expect.stage(),
             State::ExpectQuit | State::Closed => Stage::Quit,
@@ -164,6 +192,9 @@ impl ClientSession {
         self.is_unsent = self.transmitted == 0 && !self.output.is_empty();
         let mut rest = input;
         while !rest.is_empty() && !self.is_closed() {
+            if matches!(self.state, State::Handshaking) {
+                return self.fail_tls(Stage::Handshake, TlsProblem::InputAhead);
+            }
             if !self.decoder.is_inside_reply() {
                 self.is_unasked = self.is_unsent || self.is_ready() || self.sends_content();
             }
@@ -183,9 +214,16 @@ impl ClientSession {
         match self.state {
             State::Closed => {}
             State::ExpectQuit => self.close(None),
+            // Some servers find out only behind the handshake that it is not to their liking.
+            State::ExpectEhlo if self.tls.is_some() && self.tls_mode != ClientTls::Implicit => {
+                let detail = "closed behind the handshake".into();
+                self.fail_tls(Stage::Handshake, TlsProblem::Handshake(detail));
+            }
             State::ExpectGreeting
             | State::ExpectEhlo
             | State::ExpectHelo
+            | State::ExpectStartTls
+            | State::Handshaking
             | State::Ready
             | State::InTransaction(_) => {
                 let stage = self.stage();
@@ -223,13 +261,13 @@ impl ClientSession {
         let recipients = request.forward_paths.len();
         if let Some(refusal) = request.refusal(&self.extensions) {
             let report = Transaction::refused(recipients, refusal);
-            self.events.push_back(ClientEvent::TransactionDone(report));
+            self.push_report(report);
             return Ok(());
         }
         let pipelined = self.config.pipelining && self.extensions.pipelining;
         let transaction = Transaction::new(request, &self.extensions, pipelined, self.needs_reset);
         if !transaction.is_open() {
-            self.events.push_back(ClientEvent::TransactionDone(transaction.into_report()));
+            self.push_report(transaction.into_report());
             return Ok(());
         }
         let out = if pipelined { &mut self.output } else { &mut self.script };
@@ -326,10 +364,11 @@ impl ClientSession {
             State::ExpectGreeting => self.handle_greeting(now, reply),
             State::ExpectEhlo => self.handle_ehlo_reply(now, reply),
             State::ExpectHelo => self.handle_helo_reply(reply),
+            State::ExpectStartTls => self.handle_starttls_reply(now, reply),
             State::InTransaction(transaction) => {
                 self.handle_transaction_reply(now, transaction, reply);
             }
-            State::Ready | State::ExpectQuit | State::Closed => {}
+            State::Ready | State::Handshaking | State::ExpectQuit | State::Closed => {}
         }
     }
 
@@ -348,7 +387,9 @@ impl ClientSession {
     fn handle_ehlo_reply(&mut self, now: Instant, reply: Reply) {
         if reply.is_positive_completion() {
             self.extensions = Extensions::from_ehlo_reply(&reply);
-            self.become_ready();
+            if !self.start_tls(now) {
+                self.become_ready();
+            }
         } else if reply.is_permanent_negative() {
             // RFC 5321 §3.2: a server that does not know EHLO may know HELO.
             self.introduce(now, "HELO ", State::ExpectHelo);
@@ -364,7 +405,7 @@ impl ClientSession {
         self.become_ready();
     }
 
-    fn introduce(&mut self, now: Instant, verb: &str, next: State) {
+    pub(super) fn introduce(&mut self, now: Instant, verb: &str, next: State) {
         self.output.extend_from_slice(verb.as_bytes());
         self.output.extend_from_slice(self.config.helo_name.as_bytes());
         self.output.extend_from_slice(b"\r\n");
@@ -373,7 +414,10 @@ impl ClientSession {
         self.state = next;
     }
 
-    fn become_ready(&mut self) {
+    pub(super) fn become_ready(&mut self) {
+        if self.tls_mode.is_required() && self.tls.is_none() {
+            return self.fail_tls(Stage::StartTls, TlsProblem::NotOffered);
+        }
         self.timers.stop(Timer::Reply);
         self.state = State::Ready;
         self.events.push_back(ClientEvent::Ready { extensions: self.extensions });
@@ -433,7 +477,12 @@ impl ClientSession {
         self.scripted = 0;
         self.timers.stop(Timer::Reply);
         self.state = State::Ready;
-        self.events.push_back(ClientEvent::TransactionDone(transaction.into_report()));
+        self.push_report(transaction.into_report());
+    }
+
+    fn push_report(&mut self, report: TransactionReport) {
+        let report = TransactionReport { tls: self.tls, ..report };
+        self.events.push_back(ClientEvent::TransactionDone(report));
     }
 
     /// Sends the next command of the script, if there is one.
@@ -458,12 +507,12 @@ impl ClientSession {
         }
     }
 
-    fn fail_protocol(&mut self, violation: ProtocolViolation) {
+    pub(super) fn fail_protocol(&mut self, violation: ProtocolViolation) {
         let stage = self.stage();
         self.close(Some(SessionFailure::Protocol { stage, violation }));
     }
 
-    fn close(&mut self, failure: Option<SessionFailure>) {
+    pub(super) fn close(&mut self, failure: Option<SessionFailure>) {
         self.timers.stop_all();
         self.output = Vec::new();
         self.transmitted = 0;
@@ -477,7 +526,7 @@ impl ClientSession {
             (mem::replace(&mut self.state, State::Closed), &failure)
         {
             let report = transaction.into_failed_report(failure);
-            self.events.push_back(ClientEvent::TransactionDone(report));
+            self.push_report(report);
         }
         self.events.push_back(ClientEvent::Closed(failure));
     }

@@ -238,6 +238,7 @@ impl Transaction {
             is_answered: false,
             session_usable: true,
             dsn_offered: false,
+            tls: None,
         }
     }
 
@@ -372,6 +373,7 @@ impl Transaction {
             is_answered: self.is_answered,
             session_usable: true,
             dsn_offered: self.dsn_offered,
+            tls: None,
         }
     }
 

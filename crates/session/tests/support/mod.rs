@@ -14,8 +14,8 @@ use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::ReplyDecoder;
 use ringpost_session::client::{
-    ClientConfig, ClientEvent, ClientSession, SessionFailure, TransactionDsn, TransactionReport,
-    TransactionRequest,
+    ClientConfig, ClientEvent, ClientSession, ClientTls, SessionFailure, TransactionDsn,
+    TransactionReport, TransactionRequest,
 };
 use ringpost_session::server::{
     AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths, ServerConfig, ServerEvent,
@@ -299,6 +299,10 @@ pub(crate) struct Client {
     pub(crate) reports: Vec<TransactionReport>,
     pub(crate) closed: Option<Option<SessionFailure>>,
     pub(crate) ready: usize,
+    /// Handshakes asked for; they are up to the test.
+    pub(crate) handshakes: usize,
+    /// Times that STARTTLS was refused.
+    pub(crate) tls_refused: usize,
     /// Whether the driver sends content when it is asked to.
     pub(crate) sends_content: bool,
     /// Times that the whole content has been sent.
@@ -311,14 +315,20 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(config: ClientConfig) -> Self {
+        Self::with_tls(config, ClientTls::Off)
+    }
+
+    pub(crate) fn with_tls(config: ClientConfig, tls: ClientTls) -> Self {
         let now = Instant::now();
         Self {
-            session: ClientSession::new(now, Arc::new(config)),
+            session: ClientSession::with_tls(now, Arc::new(config), tls),
             now,
             said: Vec::new(),
             reports: Vec::new(),
             closed: None,
             ready: 0,
+            handshakes: 0,
+            tls_refused: 0,
             sends_content: true,
             contents_sent: 0,
             places: None,
@@ -379,6 +389,8 @@ impl Client {
             assert!(self.closed.is_none(), "{event:?} after the end");
             match event {
                 ClientEvent::Ready { .. } => self.ready += 1,
+                ClientEvent::StartTls => self.handshakes += 1,
+                ClientEvent::TlsRefused(_) => self.tls_refused += 1,
                 ClientEvent::SendContent if self.sends_content => self.send_content(),
                 ClientEvent::SendChunk if self.sends_content => self.send_chunk(),
                 ClientEvent::SendContent | ClientEvent::SendChunk => {}

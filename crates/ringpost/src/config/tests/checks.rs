@@ -36,6 +36,8 @@ const REFUSED: &[(&str, usize, &str)] = &[
         "\"CRAM-MD5\": not a mechanism that could",
     ),
     ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
+    ("[delivery]\ntls = 'may'\n", 2, "unknown variant `may`"),
+    ("[delivery]\ntls_version_min = '1.1'\n", 2, "unknown variant `1.1`"),
 ];
 
 /// Keys put in front of the smallest file, and a part of the only problem's reason.
@@ -49,6 +51,24 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ("server.shutdown_timeout = '0s'", "server.shutdown_timeout: must not be zero"),
     ("listener.a = {}", "listener.a: no addresses"),
     ("listener.a.addresses = ['127.0.0.1:2525']", "127.0.0.1:2525 is used twice"),
+    ("delivery.tls_handshake_timeout = '0s'", "delivery.tls_handshake_timeout: must not be zero"),
+    ("delivery.tls_broken_per_core_max = 0", "delivery.tls_broken_per_core_max: must not be zero"),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:465', tls_implicit = true }]",
+        "route.0.tls_implicit: there is nothing without TLS: set tls to encrypt or verify",
+    ),
+    (
+        "route = [{ domain = 'a.test', tls_implicit = true, tls = 'verify' }]",
+        "route.0.tls_implicit: only a smarthost can take TLS from the first octet",
+    ),
+    (
+        "route = [{ domain = 'a.test', tls_name = 'b.test', tls = 'encrypt' }]",
+        "route.0.tls_name: is looked at with tls = \"verify\" only",
+    ),
+    (
+        "route = [{ domain = 'a.test', tls_name = 'b c', tls = 'verify' }]",
+        "route.0.tls_name: \"b c\" is not a domain name",
+    ),
     (
         "listener.a = { addresses = ['[::1]:2'], auth = { mechanisms = ['PLAIN'], without_tls = true } }",
         "listener.a.auth.mechanisms: for whom? auth.users names no file of users",

@@ -100,6 +100,34 @@ fn the_role_says_what_is_made_of_tls() {
 }
 
 #[test]
+fn what_routes_say_of_tls_reaches_the_engine() {
+    use ringpost_delivery::{TlsLevel, TlsPolicy};
+    let snapshot = accepted(
+        "delivery = { tls = 'encrypt', tls_broken_time = '3s', tls_broken_per_core_max = 5 }\n\
+         route = [{ domain = 'a.example', lifetime = '1h' },\n\
+         { domain = 'b.example', smarthost = 'b:465', tls_implicit = true },\n\
+         { domain = 'c.example', tls = 'verify', tls_name = 'Mail.c.example' },\n\
+         { domain = 'd.example', tls = 'off' }]\n\
+         [listener.main]\naddresses = ['127.0.0.1:2525']\n",
+    );
+    let delivery = snapshot.delivery_config();
+    let policy = |level| TlsPolicy { level, ..TlsPolicy::default() };
+    assert_eq!(delivery.tls, policy(TlsLevel::Encrypt));
+    assert_eq!((delivery.tls_broken_time, delivery.tls_broken_max), (Duration::from_secs(3), 5));
+    let of_routes: Vec<_> = delivery.routes.into_iter().map(|route| route.tls).collect();
+    let name = Some("mail.c.example".into());
+    assert_eq!(
+        of_routes,
+        [
+            None,
+            Some(TlsPolicy { implicit: true, ..policy(TlsLevel::Encrypt) }),
+            Some(TlsPolicy { name, ..policy(TlsLevel::Verify) }),
+            Some(policy(TlsLevel::Off)),
+        ]
+    );
+}
+
+#[test]
 fn the_times_of_routes_reach_the_engine() {
     let snapshot = accepted(
         "delivery = { retry = { first = '3s', max = '1m' }, retry_jitter_percent = 7 }\n\
