@@ -41,6 +41,7 @@ pub mod process;
 pub mod queue_files;
 pub mod sink;
 pub mod tls;
+pub mod tls_sink;
 pub mod trace;
 pub mod tunnel;
 pub mod wait;

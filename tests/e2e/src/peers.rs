@@ -281,6 +281,21 @@ impl Exim {
         next: SocketAddr,
         transport: &str,
     ) -> Result<Self> {
+        Self::start_as(directory, listen, next, "tls_advertise_hosts =\n", transport)
+    }
+
+    /// The same with further main options, a line each; what is said of TLS must be among them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exim::start`].
+    pub fn start_as(
+        directory: &Path,
+        listen: SocketAddr,
+        next: SocketAddr,
+        main: &str,
+        transport: &str,
+    ) -> Result<Self> {
         let binary = Self::binary().context("no Exim")?;
         for part in ["spool", "log"] {
             fs::create_dir_all(directory.join(part))?;
@@ -297,7 +312,7 @@ impl Exim {
                  exim_path = {binary}\nlocal_interfaces = {listen_ip}\n\
                  daemon_smtp_ports = {listen_port}\nhost_lookup =\nrfc1413_query_timeout = 0s\n\
                  smtp_accept_max = 100\nsmtp_accept_queue_per_connection = 0\n\
-                 deliver_drop_privilege\ntls_advertise_hosts =\nacl_smtp_rcpt = accept\n\
+                 deliver_drop_privilege\n{main}acl_smtp_rcpt = accept\n\
                  acl_smtp_data = accept\ndsn_advertise_hosts = *\n\
                  .ifdef _OPT_MAIN_SMTPUTF8_ADVERTISE_HOSTS\nsmtputf8_advertise_hosts = *\n.endif\n\
                  begin routers\nall:\n  driver = manualroute\n  \

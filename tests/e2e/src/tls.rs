@@ -47,6 +47,60 @@ impl Certificate {
     }
 }
 
+/// A certificate authority of the test's own.
+#[derive(Debug, Clone)]
+pub struct Authority(Certificate);
+
+impl Authority {
+    /// Makes one in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when openssl does.
+    pub fn make(directory: &Path, file: &str) -> Result<Self> {
+        Ok(Self(Certificate::make(directory, file, &["authority.test"])?))
+    }
+
+    /// Its own certificate.
+    pub fn file(&self) -> &Path {
+        &self.0.chain
+    }
+
+    /// Makes a certificate in `directory` for `names`, good from now on for `days`; of no days it is out of
+    /// date in the next second.
+    ///
+    /// # Errors
+    ///
+    /// Fails when openssl does.
+    pub fn issue(
+        &self,
+        directory: &Path,
+        file: &str,
+        names: &[&str],
+        days: u32,
+    ) -> Result<Certificate> {
+        let path = |end: &str| directory.join(format!("{file}.{end}"));
+        let (chain, key, request) = (path("pem"), path("key"), path("csr"));
+        let subject = format!("/CN={}", names.first().context("no name")?);
+        let alternatives: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        peers::run(
+            Command::new("openssl")
+                .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+                .args(["-subj", &subject, "-addext", "basicConstraints=CA:FALSE", "-addext"])
+                .arg(format!("subjectAltName={}", alternatives.join(",")))
+                .args([Path::new("-keyout"), &key, Path::new("-out"), &request]),
+        )?;
+        peers::run(
+            Command::new("openssl")
+                .args(["x509", "-req", "-copy_extensions", "copy", "-days", &days.to_string()])
+                .args([Path::new("-in"), &request, Path::new("-out"), &chain])
+                .args([Path::new("-CA"), &self.0.chain, Path::new("-CAkey"), &self.0.key])
+                .args(["-set_serial", &format!("{}", file.len() + 1000)]),
+        )?;
+        Ok(Certificate { chain, key })
+    }
+}
+
 /// Connects with `openssl s_client`, says nothing, and returns what it tells of the handshake.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ mod stress;
 mod syncs;
 mod times;
 mod tls;
+mod tls_out;
 mod tools;
 mod utf8;
 mod watermarks;
