@@ -170,6 +170,14 @@ closed_label! {
         Login = "login",
     }
 
+    /// A header field that is added to messages that have none.
+    AddedField as "field" {
+        /// `Date`.
+        Date = "date",
+        /// `Message-ID`.
+        MessageId = "message_id",
+    }
+
     /// Why a TLS handshake failed.
     TlsFailure as "reason" {
         /// What the client sent is not TLS.

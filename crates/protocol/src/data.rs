@@ -1,17 +1,21 @@
 //! Mail data: the content that follows DATA, and its dots (RFC 5321 §4.5.2), or BDAT (RFC 3030).
 
 use crate::limits::{HEADER_FIELDS_MAX, HEADER_SIZE_MAX, MESSAGE_SIZE_MAX, TEXT_LINE_MAX};
-use crate::reply::FixedReply;
 
 #[cfg(test)]
 mod chunk_tests;
+pub mod edit;
+#[cfg(test)]
+mod edit_tests;
 pub mod field;
 mod header;
 pub mod stuff;
 #[cfg(test)]
 mod tests;
+mod violation;
 
-use header::HeaderScan;
+use header::{HeaderScan, LineKind};
+pub use violation::{ContentViolation, ViolationPlace};
 
 /// What the decoder lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,71 +38,6 @@ impl Default for ContentLimits {
             header_size_max: HEADER_SIZE_MAX,
             header_fields_max: HEADER_FIELDS_MAX,
         }
-    }
-}
-
-/// Why content is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ContentViolation {
-    /// A CR is not followed by LF: where the content ends is in doubt.
-    BareCarriageReturn,
-    /// An LF does not follow a CR: where the content ends is in doubt.
-    BareLineFeed,
-    /// There is a NUL.
-    Nul,
-    /// A line is too long.
-    LineTooLong {
-        /// Its number, the first line being 1.
-        line: u64,
-    },
-    /// The header section has too many octets or fields.
-    HeaderTooLarge,
-    /// The first line begins with white space: it continues nothing.
-    HeaderSyntax,
-    /// The content is larger than the limit.
-    TooLarge,
-    /// The content is larger than twice the limit.
-    FarTooLarge,
-}
-
-impl ContentViolation {
-    /// Whether the session has to be closed at once, the rest of the content unread. Of content that
-    /// comes in chunks the end is known, and only [`FarTooLarge`](Self::FarTooLarge) is as bad.
-    pub fn closes_session(self) -> bool {
-        matches!(self, Self::BareCarriageReturn | Self::BareLineFeed | Self::FarTooLarge)
-    }
-
-    /// The larger is reported when there are several.
-    fn rank(self) -> u8 {
-        match self {
-            Self::HeaderSyntax => 0,
-            Self::LineTooLong { .. } => 1,
-            Self::HeaderTooLarge => 2,
-            Self::Nul => 3,
-            Self::TooLarge => 4,
-            Self::BareCarriageReturn | Self::BareLineFeed | Self::FarTooLarge => 5,
-        }
-    }
-
-    /// Appends the reply to send; `line` is the number of the line that it is about, as
-    /// [`ContentDecoder::violation_line`] tells it.
-    pub fn write_reply(self, line: u64, out: &mut Vec<u8>) {
-        let (start, end) = match self {
-            Self::BareCarriageReturn => ("550 5.5.2 Bare <CR> in line ", " of the content"),
-            Self::BareLineFeed => ("550 5.5.2 Bare <LF> in line ", " of the content"),
-            Self::Nul => ("550 5.6.0 NUL in line ", " of the content"),
-            Self::LineTooLong { .. } => ("550 5.6.0 Line ", " of the content is too long"),
-            Self::HeaderTooLarge => ("552 5.3.4 Header section too large at line ", ""),
-            Self::HeaderSyntax => ("550 5.6.0 Line ", " of the content begins with white space"),
-            Self::TooLarge | Self::FarTooLarge => {
-                return FixedReply::new("552 5.3.4 Message too large").write(out);
-            }
-        };
-        out.extend_from_slice(start.as_bytes());
-        out.extend_from_slice(crate::time::decimal(line, &mut [0; 20]));
-        out.extend_from_slice(end.as_bytes());
-        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -162,8 +101,10 @@ pub struct ContentDecoder {
     framing: Framing,
     position: Position,
     violation: Option<ContentViolation>,
-    /// Where it is.
+    /// Where it is, the octets of that line, and whether it is one of the header section.
     violation_line: u64,
+    violation_size: usize,
+    violation_in_header: bool,
     header: HeaderScan,
     eight_bit: bool,
     /// An octet above 127 in the header section, and in the line that is walked.
@@ -186,6 +127,8 @@ impl ContentDecoder {
             position: Position::LineStart,
             violation: None,
             violation_line: 0,
+            violation_size: 0,
+            violation_in_header: false,
             header: HeaderScan::default(),
             eight_bit: false,
             header_eight_bit: false,
@@ -221,10 +164,14 @@ impl ContentDecoder {
         self.violation
     }
 
-    /// The number of the line that the violation is in which was last reported, the first line being 1;
-    /// 0 before that.
-    pub fn violation_line(&self) -> u64 {
-        self.violation_line
+    /// Where the violation is which was last reported.
+    pub fn violation_place(&self) -> ViolationPlace {
+        ViolationPlace {
+            line: self.violation_line,
+            line_size: self.violation_size as u64,
+            is_in_header: self.violation_in_header,
+            limits: self.limits,
+        }
     }
 
     /// Takes octets up to the terminator, appends content, and returns how many were taken. Content
@@ -237,7 +184,7 @@ impl ContentDecoder {
         let (mut consumed, ended) = match self.scan(input, content) {
             Ok(step) => step,
             Err(violation) => {
-                self.violation_line = self.lines + 1;
+                (self.violation_line, self.violation_in_header) = (self.lines + 1, false);
                 // In smaller pieces it would have been too much before this was seen.
                 let is_far = self.is_far_too_large();
                 let violation = if is_far { ContentViolation::FarTooLarge } else { violation };
@@ -282,7 +229,7 @@ impl ContentDecoder {
     pub fn finish(&mut self, content: &mut Vec<u8>) -> Result<(), ContentViolation> {
         match self.position {
             Position::CarriageReturn => {
-                self.violation_line = self.lines + 1;
+                (self.violation_line, self.violation_in_header) = (self.lines + 1, false);
                 return Err(ContentViolation::BareCarriageReturn);
             }
             Position::Middle => {
@@ -394,7 +341,7 @@ impl ContentDecoder {
     fn note_at(&mut self, violation: ContentViolation, line: u64) {
         if self.violation.is_none_or(|noted| noted.rank() < violation.rank()) {
             self.violation = Some(violation);
-            self.violation_line = line;
+            (self.violation_line, self.violation_in_header) = (line, false);
         }
     }
 
@@ -411,6 +358,12 @@ impl ContentDecoder {
         if self.line_size > self.limits.line_size_max {
             let line = self.lines + 1;
             self.note(ContentViolation::LineTooLong { line });
+            if self.violation == Some(ContentViolation::LineTooLong { line }) {
+                self.violation_size = self.line_size;
+                let kind = self.header.line_kind();
+                self.violation_in_header = self.header.is_open()
+                    && matches!(kind, LineKind::Field | LineKind::Continuation);
+            }
         }
     }
 

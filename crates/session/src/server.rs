@@ -8,6 +8,7 @@ mod config;
 mod content;
 mod dsn;
 mod event;
+mod header;
 mod help;
 mod hold;
 mod replies;

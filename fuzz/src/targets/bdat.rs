@@ -49,6 +49,8 @@ const BINARY: u8 = 2;
 const NOT_BEFORE: u8 = 4;
 /// Nothing is left for the last chunk.
 const EMPTY_END: u8 = 8;
+/// Missing fields are added.
+const ADD: u8 = 16;
 
 /// All that came of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,6 +78,7 @@ fn seeds() -> Vec<Vec<u8>> {
         "A: b\r\n\r\n.\r\n..\r\n...\r\ntext",
         ".\r\n",
         "X-Not-Before: 1700000060\r\nA: b\r\n\r\ntext\r\n",
+        "Date: a\r\nX-Not-Before: 1700000060\r\n\r\ntext\r\n",
         "Received: a\r\nReceived: b\r\nReceived: c\r\n\r\n",
         "A: b\r\n\r\n\u{fc}\r\n",
         "a\nb\r\n",
@@ -94,6 +97,9 @@ fn seeds() -> Vec<Vec<u8>> {
         [BINARY, 0, 3],
         [NOT_BEFORE, 3, 9],
         [BINARY | NOT_BEFORE | EMPTY_END, 200, 2],
+        [ADD, 7, 3],
+        [ADD | EMPTY_END, 1, 0],
+        [ADD | BINARY | NOT_BEFORE, 0, 4],
     ];
     texts.iter().flat_map(|text| choices.map(|choice| seed(&choice, text))).collect()
 }
@@ -158,7 +164,7 @@ fn check_binary(flags: u8, content: &[u8], trace: &Trace) -> Verdict {
     };
     must!(message.body == BodyType::BinaryMime, "{:?}", message.body);
     must!(message.content.ends_with(body), "another body: {:?}", message.content);
-    if flags & NOT_BEFORE == 0 {
+    if flags & (NOT_BEFORE | ADD) == 0 {
         let is_open = end.is_none() && !header.is_empty() && !header.ends_with(b"\r\n");
         let expected = [content, if is_open { b"\r\n" } else { b"" }].concat();
         must!(message.content == expected, "other content: {:?}", message.content);
@@ -219,6 +225,7 @@ fn run(flags: u8, way: u8, wire: &[u8]) -> Result<Trace, String> {
     if flags & NOT_BEFORE != 0 {
         config.not_before_header = Some("X-Not-Before".into());
     }
+    config.add_missing_fields = flags & ADD != 0;
     let peer = Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), may_relay: true };
     let mut session = ServerSession::new(now, Arc::new(config), peer);
     session.set_unix_ms(UNIX_MS);
@@ -240,6 +247,7 @@ fn run(flags: u8, way: u8, wire: &[u8]) -> Result<Trace, String> {
                     ServerEvent::DataStarted => {
                         must!(!std::mem::replace(&mut in_content, true), "content within content");
                         content.clear();
+                        session.set_origin(UNIX_MS / 1000, "00a1", &mut content);
                     }
                     ServerEvent::TransactionAborted => {
                         must!(std::mem::take(&mut in_content), "nothing to abort");

@@ -203,8 +203,11 @@ impl<'a> Reference<'a> {
                 received += usize::from(name.eq_ignore_ascii_case(b"received"));
             }
             size += line.len() + 2;
-            if size > limits.header_size_max || fields > limits.header_fields_max {
+            if size > limits.header_size_max {
                 return (received, Some(ContentViolation::HeaderTooLarge));
+            }
+            if fields > limits.header_fields_max {
+                return (received, Some(ContentViolation::TooManyFields));
             }
         }
         (received, None)

@@ -22,6 +22,19 @@ enum Place {
     Other,
 }
 
+/// What is known of a line of the header section, from the octets of it that have been walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineKind {
+    /// It may become a field, or be the empty line.
+    Open,
+    /// It begins a field; its name and colon have been walked.
+    Field,
+    /// It continues a field.
+    Continuation,
+    /// It is no line of a header section.
+    Other,
+}
+
 /// Counts fields until the header section ends. Takes lines in any pieces.
 #[derive(Debug)]
 pub(super) struct HeaderScan {
@@ -45,8 +58,23 @@ impl HeaderScan {
         self.open
     }
 
+    /// Takes it as over.
+    pub(super) fn close(&mut self) {
+        self.open = false;
+    }
+
     pub(super) fn received_fields(&self) -> usize {
         self.received_fields
+    }
+
+    /// What the line is that is walked. To be asked before its end is taken.
+    pub(super) fn line_kind(&self) -> LineKind {
+        match self.place {
+            Place::Start | Place::Name(_) | Place::AfterName { .. } => LineKind::Open,
+            Place::Body => LineKind::Field,
+            Place::Continuation => LineKind::Continuation,
+            Place::Other => LineKind::Other,
+        }
     }
 
     /// Takes a piece of a line, without its CRLF.
@@ -96,9 +124,13 @@ impl HeaderScan {
             Place::Body | Place::Continuation => {}
         }
         self.size += line_size + 2;
-        if self.size > limits.header_size_max || self.fields > limits.header_fields_max {
+        if self.size > limits.header_size_max {
             self.open = false;
             return Err(ContentViolation::HeaderTooLarge);
+        }
+        if self.fields > limits.header_fields_max {
+            self.open = false;
+            return Err(ContentViolation::TooManyFields);
         }
         Ok(())
     }

@@ -145,17 +145,25 @@ fn content_that_is_unsafe_is_refused() {
             assert_eq!(decode(input).consumed, input.len());
         }
         let mut reply = Vec::new();
-        violation.write_reply(1, &mut reply);
+        let place = ViolationPlace::unknown(ContentLimits::default());
+        violation.write_reply(&place, &mut reply);
         assert!(reply.starts_with(b"55") && reply.ends_with(b"\r\n"));
     }
 }
 
-/// However the input is cut, the reply names the line.
+/// However the input is cut, the reply names the line, what is wrong with it, and the limit.
 #[test]
-fn refusals_name_the_line() {
+fn refusals_name_the_line_and_the_limit() {
     let long = [b"a: b\r\n\r\n".as_slice(), &[b'x'; 999], b"\r\nc\r\n.\r\n"].concat();
     let fields = [b"a: b\r\n".repeat(1001).as_slice(), b"\r\nc\r\n.\r\n"].concat();
-    let table: [(&[u8], &str); 9] = [
+    let field = [b"a: b\r\nc: ".as_slice(), &[b'x'; 1197], b"\r\n\r\n.\r\n"].concat();
+    let folded = [b"a: b\r\n ".as_slice(), &[b'x'; 998], b"\r\n\r\n.\r\n"].concat();
+    let name = [&[b'x'; 1000], b": b\r\n\r\n.\r\n".as_slice()].concat();
+    let text = [&[b'x'; 1000], b"\r\n\r\n.\r\n".as_slice()].concat();
+    // The larger violation is told, whatever comes first.
+    let both = [&long[..long.len() - 3], b"\0\r\n.\r\n"].concat();
+    let lines = [b"a: b\r\n".as_slice(), &b" 567890\r\n".repeat(8_000), b"\r\n.\r\n"].concat();
+    let table: [(&[u8], &str); 15] = [
         (b"a: b\r\n\r\nc\n", "550 5.5.2 Bare <LF> in line 3 of the content"),
         (b"a: b\r\n\r\n..\r\nc\rd", "550 5.5.2 Bare <CR> in line 4 of the content"),
         (b"a: b\r\n.\n", "550 5.5.2 Bare <LF> in line 2 of the content"),
@@ -163,8 +171,23 @@ fn refusals_name_the_line() {
         (b"a: b\r\n\r\nc\0\r\n\0\r\n.\r\n", "550 5.6.0 NUL in line 3 of the content"),
         (b"\0\r\n.\r\n", "550 5.6.0 NUL in line 1 of the content"),
         (b" a\r\nb\r\n.\r\n", "550 5.6.0 Line 1 of the content begins with white space"),
-        (&long, "550 5.6.0 Line 3 of the content is too long"),
-        (&fields, "552 5.3.4 Header section too large at line 1001"),
+        (&long, "550 5.6.0 Line 3 of the content is too long: 999 octets, the limit is 998"),
+        (
+            &field,
+            "550 5.6.0 Line 2 of the header section is too long: 1200 octets, the limit is 998",
+        ),
+        (
+            &folded,
+            "550 5.6.0 Line 2 of the header section is too long: 999 octets, the limit is 998",
+        ),
+        (
+            &name,
+            "550 5.6.0 Line 1 of the header section is too long: 1003 octets, the limit is 998",
+        ),
+        (&text, "550 5.6.0 Line 1 of the content is too long: 1000 octets, the limit is 998"),
+        (&both, "550 5.6.0 NUL in line 5 of the content"),
+        (&fields, "552 5.3.4 Header section too large at line 1001: the limit is 1000 fields"),
+        (&lines, "552 5.3.4 Header section too large at line 7283: the limit is 65536 octets"),
     ];
     for (input, expected) in table {
         for size in [usize::MAX, 1, 3, 7] {
@@ -176,10 +199,14 @@ fn refusals_name_the_line() {
                 panic!("{expected}: {progress:?}")
             };
             let mut reply = Vec::new();
-            violation.write_reply(decoder.violation_line(), &mut reply);
+            violation.write_reply(&decoder.violation_place(), &mut reply);
             assert_eq!(String::from_utf8_lossy(&reply), format!("{expected}\r\n"), "{size}");
         }
     }
+    let limits = ContentLimits { size_max: 100, ..ContentLimits::default() };
+    let mut reply = Vec::new();
+    ContentViolation::TooLarge.write_reply(&ViolationPlace::unknown(limits), &mut reply);
+    assert_eq!(reply, b"552 5.3.4 Message too large: the limit is 100 octets\r\n");
 }
 
 #[test]
@@ -214,11 +241,12 @@ fn the_header_section_is_counted() {
 
 #[test]
 fn large_header_sections_are_refused() {
-    let expected = ContentProgress::Violation(ContentViolation::HeaderTooLarge);
+    let expected = ContentProgress::Violation(ContentViolation::TooManyFields);
     let fields = |n: usize| format!("{}\r\n.\r\n", "a: b\r\n".repeat(n));
     assert_eq!(decode(fields(1000).as_bytes()).progress, ContentProgress::End);
     assert_eq!(decode(fields(1001).as_bytes()).progress, expected);
     assert_eq!(decode_bytewise(fields(1001).as_bytes()).progress, expected);
+    let expected = ContentProgress::Violation(ContentViolation::HeaderTooLarge);
     let line = format!(" {}\r\n", "a".repeat(900));
     let folded = |n: usize| format!("a: b\r\n{}\r\n.\r\n", line.repeat(n));
     assert_eq!(decode(folded(70).as_bytes()).progress, ContentProgress::End);

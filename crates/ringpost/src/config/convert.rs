@@ -47,6 +47,7 @@ impl ConfigSnapshot {
             not_before_header: Some(&*listener.not_before_header)
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
+            add_missing_fields: listener.adds_missing_fields(),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
             binary_mime: listener.binary_mime,
             postmaster: listener.postmaster.clone(),

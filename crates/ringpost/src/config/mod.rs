@@ -7,6 +7,7 @@
 pub mod auth;
 mod check;
 mod convert;
+pub mod header;
 mod locate;
 mod outbound_tls;
 mod retry;

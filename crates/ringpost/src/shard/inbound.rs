@@ -318,6 +318,7 @@ impl<R: Runtime> Inbound<R> {
         let recipient = self.session.envelope().and_then(only_recipient).map(ToString::to_string);
         let protocol = self.session.protocol();
         let config = shard.config();
+        let id_text = id.to_string();
         Received {
             from_helo: self.session.helo().unwrap_or_default(),
             peer_name: self
@@ -328,12 +329,14 @@ impl<R: Runtime> Inbound<R> {
             peer: self.session.peer().ip,
             by: config.hostname(),
             protocol,
-            id: &id.to_string(),
+            id: &id_text,
             recipient: recipient.as_deref(),
             tls_cipher: self.session.tls().filter(|_| self.tells_tls).map(|tls| tls.cipher),
             unix_seconds: received_unix_ms / 1000,
         }
         .write(&mut self.buffers.content);
+        let content = &mut self.buffers.content;
+        self.session.set_origin(received_unix_ms / 1000, &id_text, content);
         self.receiving = Some(Receiving {
             id,
             protocol,
@@ -390,6 +393,7 @@ impl<R: Runtime> Inbound<R> {
             return self.session.message_refused(ended, Refusal::Unavailable);
         };
         receiving.hold_until_unix_ms = self.session.hold_until(receiving.received_unix_ms);
+        let added = self.session.added_fields();
         let Some(envelope) = self.session.take_envelope() else {
             return self.session.message_refused(ended, Refusal::Unavailable);
         };
@@ -401,7 +405,10 @@ impl<R: Runtime> Inbound<R> {
         };
         let now = self.shard.runtime.now();
         match committed {
-            Ok(committed) => acknowledge(&mut self.session, now, &committed),
+            Ok(committed) => {
+                counts::count_added(self.listener.metrics(), added);
+                acknowledge(&mut self.session, now, &committed);
+            }
             Err(refusal) => {
                 self.shard.with_queue_lazily(|queue| queue.abandon(id));
                 // The session may have to end behind this.

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use ringpost_protocol::chunking::{Chunk, ChunkCounter};
-use ringpost_protocol::data::{ContentProgress, ContentViolation, Framing};
+use ringpost_protocol::data::{ContentProgress, ContentViolation, Framing, ViolationPlace};
 use ringpost_protocol::envelope::BodyType;
 use ringpost_protocol::extension::Extension;
 use ringpost_protocol::limits::CHUNK_SIZE_USEFUL;
@@ -183,8 +183,11 @@ impl ServerSession {
     /// Refuses the message that comes in chunks. Its end is known, so that the session can go on
     /// with bare CR or LF in it too; but not with more than anyone should send.
     fn fail_message(&mut self, now: Instant, violation: ContentViolation) {
-        let line = self.chunked_content().map_or(0, |content| content.decoder.violation_line());
-        violation.write_reply(line, &mut self.output);
+        let place = self.chunked_content().map_or_else(
+            || ViolationPlace::unknown(self.config.content_limits()),
+            |content| content.decoder.violation_place(),
+        );
+        violation.write_reply(&place, &mut self.output);
         // Taken here, so that it is not counted again when the session closes.
         match self.transaction.take() {
             Some(transaction) => {

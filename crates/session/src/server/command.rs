@@ -187,6 +187,7 @@ impl ServerSession {
             accepted: 0,
             refused: None,
             chunks: None,
+            edits: None,
         });
         self.chunks_failed = false;
         self.skipped = 0;

@@ -64,6 +64,9 @@ pub struct ServerConfig {
     /// The header field by which clients that may relay can say until when a message is to be held;
     /// it is taken out. One that `data::field::is_field_name` lets pass. Default none.
     pub not_before_header: Option<Box<str>>,
+    /// Whether messages of clients that may relay get a `Date` and a `Message-ID` if they have none
+    /// (RFC 6409 §8); see `data::edit`. Default no.
+    pub add_missing_fields: bool,
     /// Octets of what the RCPT commands of a transaction ask for by DSN (RFC 3461); a recipient beyond is
     /// put off with 452. Default 1 MiB.
     pub dsn_parameters_size_max: usize,
@@ -109,6 +112,7 @@ impl Default for ServerConfig {
             output_timeout: Duration::from_mins(1),
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: None,
+            add_missing_fields: false,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             binary_mime: false,
             postmaster: None,

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation, Framing};
+use ringpost_protocol::data::{
+    ContentDecoder, ContentProgress, ContentViolation, Framing, ViolationPlace,
+};
 use ringpost_protocol::envelope::BodyType;
 
 use super::event::{CloseReason, ServerEvent};
-use super::hold::NotBeforeField;
+use super::header::HeaderEdits;
 use super::replies;
 use super::session::{ServerSession, State};
 use super::stats::{ServerLimit, TransactionRefusal};
@@ -36,23 +38,23 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) decoder: ContentDecoder,
-    /// Where listeners let a header field say when to send.
-    not_before: Option<Box<NotBeforeField>>,
+    /// Where the header section is changed.
+    pub(super) edits: Option<Box<HeaderEdits>>,
     pub(super) pace: Pace,
 }
 
 impl Content {
     pub(super) fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, ContentProgress) {
-        match &mut self.not_before {
-            Some(field) => field.decode(&mut self.decoder, input, out),
+        match &mut self.edits {
+            Some(edits) => edits.decode(&mut self.decoder, input, out),
             None => self.decoder.decode(input, out),
         }
     }
 
     /// Takes the end of content that came in chunks.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), ContentViolation> {
-        match &mut self.not_before {
-            Some(field) => field.finish(&mut self.decoder, out),
+        match &mut self.edits {
+            Some(edits) => edits.finish(&mut self.decoder, out),
             None => self.decoder.finish(out),
         }
     }
@@ -62,7 +64,7 @@ impl ServerSession {
     pub(super) fn new_content(&self, now: Instant, framing: Framing) -> Content {
         Content {
             decoder: ContentDecoder::new(self.config.content_limits(), framing),
-            not_before: self.not_before_field(),
+            edits: self.header_edits(),
             pace: Pace::new(now),
         }
     }
@@ -101,7 +103,7 @@ impl ServerSession {
             return 0;
         };
         let (consumed, progress) = content.decode(input, out);
-        let line = content.decoder.violation_line();
+        let place = content.decoder.violation_place();
         content.pace.count(consumed);
         match progress {
             ContentProgress::More => {
@@ -114,14 +116,14 @@ impl ServerSession {
                     self.end_content(now, content);
                 }
             }
-            ContentProgress::Violation(violation) => self.refuse_content(now, violation, line),
+            ContentProgress::Violation(violation) => self.refuse_content(now, violation, place),
         }
         consumed
     }
 
     /// The content is complete: the driver makes a message of it, unless it is a loop.
     pub(super) fn end_content(&mut self, now: Instant, content: Content) {
-        let Content { decoder, not_before, .. } = content;
+        let Content { decoder, edits, .. } = content;
         let (mut size, eight_bit) = (decoder.size(), decoder.is_eight_bit());
         let received_fields = decoder.received_fields();
         let header_eight_bit = decoder.is_header_eight_bit();
@@ -133,13 +135,14 @@ impl ServerSession {
             self.expect_command(now);
             return self.refuse(now, replies::LOOP);
         }
-        if let Some(field) = not_before {
-            size -= field.size();
-            if let Err(reason) = self.hold_by_field(&field) {
-                return self.refuse_field(now, reason);
+        if let Some(edits) = &edits {
+            size = edits.size_after(size);
+            if let Err((name, reason)) = self.take_fields(edits) {
+                return self.refuse_field(now, &name, reason);
             }
         }
         if let Some(transaction) = &mut self.transaction {
+            transaction.edits = edits;
             transaction.settle_utf8(header_eight_bit);
         }
         if let Some(transaction) = &mut self.transaction
@@ -161,8 +164,8 @@ impl ServerSession {
         *slot = Some(received);
     }
 
-    fn refuse_content(&mut self, now: Instant, violation: ContentViolation, line: u64) {
-        violation.write_reply(line, &mut self.output);
+    fn refuse_content(&mut self, now: Instant, violation: ContentViolation, place: ViolationPlace) {
+        violation.write_reply(&place, &mut self.output);
         self.stats.count_violation(violation);
         // Counted: it is not to be counted again when the session closes.
         self.transaction = None;

@@ -12,7 +12,8 @@ use super::stats::TransactionRefusal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerEvent {
     /// Content follows. The driver puts the trace fields into its buffer of content; the session
-    /// appends to that buffer from now on. The envelope is known: see
+    /// appends to that buffer from now on. The driver also tells what added fields say, by
+    /// [`ServerSession::set_origin`](super::ServerSession::set_origin). The envelope is known: see
     /// [`ServerSession::envelope`](super::ServerSession::envelope).
     DataStarted,
     /// The content is complete and good. The driver takes the envelope, makes the message durable,

@@ -1,10 +1,7 @@
 //! Messages that are to be sent later: by MAIL (RFC 4865), or by a field of their header.
 
-use std::time::Instant;
-
 use ringpost_protocol::command::CommandError;
-use ringpost_protocol::data::field::{FieldTaker, TakenField};
-use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
+use ringpost_protocol::data::field::TakenField;
 use ringpost_protocol::extension::Extension;
 use ringpost_protocol::hold::{Hold, HoldOffer};
 use ringpost_protocol::reply::FixedReply;
@@ -59,16 +56,9 @@ impl ServerSession {
         is_within
     }
 
-    /// What looks for the header field, if this listener has one and the client may use it.
-    pub(super) fn not_before_field(&self) -> Option<Box<NotBeforeField>> {
-        let name = self.config.not_before_header.as_deref();
-        let name = name.filter(|_| self.may_relay())?;
-        Some(Box::new(NotBeforeField { taker: FieldTaker::new(name), decoded: Vec::new() }))
-    }
-
     /// Takes the time that the header has, or says why not.
-    pub(super) fn hold_by_field(&mut self, field: &NotBeforeField) -> Result<(), &'static str> {
-        let until = match field.taker.field() {
+    pub(super) fn hold_by_field(&mut self, field: TakenField<'_>) -> Result<(), &'static str> {
+        let until = match field {
             TakenField::Absent => return Ok(()),
             TakenField::Value(value) => Hold::parse_field(value),
             TakenField::TooLong => None,
@@ -88,63 +78,5 @@ impl ServerSession {
             transaction.not_before = Some(until);
         }
         Ok(())
-    }
-
-    /// Refuses content for what the field says.
-    pub(super) fn refuse_field(&mut self, now: Instant, reason: &str) {
-        self.aborted = true;
-        self.expect_command(now);
-        let name = self.config.not_before_header.clone().unwrap_or_default();
-        self.refuse_with(now, |out| {
-            for part in ["550 5.6.0 ", &*name, ": ", reason, "\r\n"] {
-                out.extend_from_slice(part.as_bytes());
-            }
-        });
-    }
-}
-
-/// Looks for the field in content that comes in.
-#[derive(Debug)]
-pub(super) struct NotBeforeField {
-    taker: FieldTaker,
-    /// Content on its way from the decoder to the taker, while the header section lasts.
-    decoded: Vec<u8>,
-}
-
-impl NotBeforeField {
-    /// Decodes, and keeps the field back.
-    pub(super) fn decode(
-        &mut self,
-        decoder: &mut ContentDecoder,
-        input: &[u8],
-        out: &mut Vec<u8>,
-    ) -> (usize, ContentProgress) {
-        if self.taker.is_done() {
-            return decoder.decode(input, out);
-        }
-        let step = decoder.decode(input, &mut self.decoded);
-        self.taker.pass(&self.decoded, out);
-        self.decoded.clear();
-        if self.taker.is_done() {
-            self.decoded = Vec::new();
-        }
-        step
-    }
-
-    /// Takes the end of content that came in chunks; what was held back is passed on.
-    pub(super) fn finish(
-        &mut self,
-        decoder: &mut ContentDecoder,
-        out: &mut Vec<u8>,
-    ) -> Result<(), ContentViolation> {
-        let end = decoder.finish(&mut self.decoded);
-        self.taker.pass(&self.decoded, out);
-        self.decoded.clear();
-        end
-    }
-
-    /// Octets that were taken out.
-    pub(super) fn size(&self) -> u64 {
-        self.taker.size()
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Helo {
 ///
 /// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
-///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until),
+///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until), [`added_fields`](Self::added_fields),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
 ///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`user`](Self::user), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
@@ -82,7 +82,7 @@ pub(super) struct Helo {
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
 ///   [`take_auth_question`](Self::take_auth_question), [`auth_challenge`](Self::auth_challenge), [`auth_accepted`](Self::auth_accepted),
 ///   [`auth_refused`](Self::auth_refused), [`set_user_may_send`](Self::set_user_may_send),
-///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`set_origin`](Self::set_origin), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has

@@ -198,7 +198,7 @@ impl ServerStats {
             ContentViolation::LineTooLong { .. } => {
                 (TransactionRefusal::Content, Some(ServerLimit::TextLine))
             }
-            ContentViolation::HeaderTooLarge => {
+            ContentViolation::HeaderTooLarge | ContentViolation::TooManyFields => {
                 (TransactionRefusal::Content, Some(ServerLimit::Header))
             }
             _ => (TransactionRefusal::Content, None),

@@ -8,6 +8,7 @@ use ringpost_protocol::reply::FixedReply;
 
 use super::content::Content;
 use super::event::CloseReason;
+use super::header::HeaderEdits;
 use super::replies;
 use super::session::ServerSession;
 use super::stats::TransactionRefusal;
@@ -30,6 +31,8 @@ pub(super) struct Transaction {
     pub(super) refused: Option<TransactionRefusal>,
     /// The content so far, from the first BDAT to the last.
     pub(super) chunks: Option<Box<Content>>,
+    /// What was changed in the header section of content that is complete.
+    pub(super) edits: Option<Box<HeaderEdits>>,
 }
 
 impl Transaction {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringpost_protocol::data::edit::MissingFields;
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::notify::DsnParameters;
@@ -41,6 +42,7 @@ pub(crate) struct Queued {
     pub(crate) content: Vec<u8>,
     pub(crate) received_fields: usize,
     pub(crate) hold_until: Option<u64>,
+    pub(crate) added: MissingFields,
 }
 
 /// A server session with a driver that queues in memory.
@@ -150,6 +152,7 @@ impl Server {
                     assert!(!self.in_content);
                     self.in_content = true;
                     self.content.clear();
+                    self.session.set_origin(UNIX_MS / 1000, "00a1", &mut self.content);
                 }
                 ServerEvent::MessageReceived { size, received_fields, eight_bit } => {
                     assert!(self.in_content);
@@ -222,12 +225,13 @@ impl Server {
 
     pub(crate) fn answer(&mut self, received_fields: usize) {
         let hold_until = self.session.hold_until(UNIX_MS);
+        let added = self.session.added_fields();
         let envelope = self.session.take_envelope().unwrap();
         if let Some(refusal) = self.refusal {
             return self.session.message_refused(self.now, refusal);
         }
         let content = std::mem::take(&mut self.content);
-        self.queued.push(Queued { envelope, content, received_fields, hold_until });
+        self.queued.push(Queued { envelope, content, received_fields, hold_until, added });
         let id = format!("q{}", self.queued.len());
         self.session.message_accepted(self.now, &id);
     }

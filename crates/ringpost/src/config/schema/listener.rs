@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use crate::config::auth::ListenerAuthSection;
+use crate::config::header::HeaderSection;
 use crate::config::units::{self, Network, Parsed};
 use crate::tls::material::CertificateFiles;
 
@@ -35,6 +36,8 @@ pub struct ListenerSection {
     pub received_tls: bool,
     /// What is made of AUTH.
     pub auth: ListenerAuthSection,
+    /// What becomes of the header section of messages.
+    pub header: HeaderSection,
     /// Clients that may relay. Default: loopback.
     pub relay_networks: Vec<Network>,
     /// Proxies, which have to say by the PROXY protocol whom they speak for. Default: none.
@@ -123,6 +126,7 @@ impl Default for ListenerSection {
             tls_handshakes_per_core_max: 1000,
             received_tls: true,
             auth: ListenerAuthSection::default(),
+            header: HeaderSection::default(),
             relay_networks: units::loopback(),
             proxy_protocol_from: Vec::new(),
             proxy_timeout: Duration::from_secs(10),

@@ -128,6 +128,22 @@ fn what_routes_say_of_tls_reaches_the_engine() {
 }
 
 #[test]
+fn the_role_says_whether_missing_fields_are_added() {
+    for (keys, expected) in [
+        ("", false),
+        ("header.add_missing = true", true),
+        ("role = 'submission'\ntls = 'off'", true),
+        ("role = 'submission'\ntls = 'off'\nheader.add_missing = false", false),
+        ("role = 'submissions'\ncertificates = [{ chain = '/c', key = '/k' }]", true),
+    ] {
+        let text = format!("[listener.main]\naddresses = ['127.0.0.1:2525']\n{keys}\n");
+        let snapshot = accepted(&text);
+        let server = snapshot.server_config(&snapshot.config().listener["main"]);
+        assert_eq!(server.add_missing_fields, expected, "{keys}");
+    }
+}
+
+#[test]
 fn the_times_of_routes_reach_the_engine() {
     let snapshot = accepted(
         "delivery = { retry = { first = '3s', max = '1m' }, retry_jitter_percent = 7 }\n\

@@ -1,9 +1,10 @@
 //! What a session has counted, as metrics.
 
 use ringpost_metrics::{
-    ShardMetrics,
-    label::{Limit, Refusal},
+    ListenerMetrics, ShardMetrics,
+    label::{AddedField, Limit, Refusal},
 };
+use ringpost_protocol::data::edit::MissingFields;
 use ringpost_session::server::{ServerLimit, ServerStats, TransactionRefusal};
 
 /// Publishes what has been counted since `published`, and makes that `stats`.
@@ -24,6 +25,16 @@ pub(super) fn publish(metrics: &ShardMetrics, published: &mut ServerStats, stats
     for limit in ServerLimit::ALL {
         let count = change.limit_hits(limit);
         metrics.limit_hits.with(limit_label(limit)).increment(count.into());
+    }
+}
+
+/// Counts what was added to the header section of a message.
+pub(super) fn count_added(metrics: &ListenerMetrics, added: MissingFields) {
+    if added.date {
+        metrics.fields_added.increment(AddedField::Date);
+    }
+    if added.message_id {
+        metrics.fields_added.increment(AddedField::MessageId);
     }
 }
 
