@@ -6,6 +6,7 @@
 
 mod chunks;
 mod content;
+mod head;
 mod tls;
 
 use std::cell::Cell;
@@ -383,7 +384,8 @@ impl<R: Runtime> Session<'_, R> {
     fn content(&mut self, ways: &Ways) -> Vec<u8> {
         let size_max = self.offers.size.map_or(ways.size_max, |size| size.min(ways.size_max));
         let is_eight_bit = self.offers.eight_bit && self.random.percent(ways.eight_bit_percent);
-        self.words.content(&mut self.random, size_max, is_eight_bit)
+        let content = self.words.content(&mut self.random, size_max, is_eight_bit);
+        head::with_fields(content, &mut self.random.fork("head"), size_max)
     }
 
     /// Enters a message into the ledger; its number, MAIL, and each RCPT.

@@ -57,6 +57,8 @@ pub struct Ledger {
     pub wants_look: bool,
     /// Whether the wall clock of the run goes as the other one does.
     pub has_steady_clock: bool,
+    /// Whether the server adds a `Date` and a `Message-ID` to messages that have none.
+    pub mends: bool,
     violations: Vec<Violation>,
 }
 
@@ -79,6 +81,7 @@ impl Ledger {
             look_period: u64::MAX,
             wants_look: false,
             has_steady_clock: true,
+            mends: false,
             violations: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@
 //! the ledger. It also looks at how it is spoken to: nothing ahead of a reply where that is not
 //! offered, and nothing at all between the final dot and its reply.
 
+mod mended;
 mod moves;
 mod receipt;
 

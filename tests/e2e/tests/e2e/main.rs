@@ -15,6 +15,7 @@ mod dialogue;
 mod dns;
 mod dsn;
 mod eight_bit;
+mod headers;
 mod hold;
 mod isolation;
 mod kill;

@@ -14,9 +14,9 @@ const HEADER: &[u8] = b"Subject: simulated\r\n\r\n";
 /// The same outside of ASCII, for messages with SMTPUTF8.
 const UTF8_HEADER: &str = "Subject: grüße\r\n\r\n";
 
-/// Whether content begins with a header section outside of ASCII.
+/// Whether content has a header section outside of ASCII.
 pub(super) fn has_utf8_header(content: &[u8]) -> bool {
-    content.starts_with(UTF8_HEADER.as_bytes())
+    crate::wire::find(content, UTF8_HEADER.as_bytes(), 0).is_some()
 }
 
 /// A stock of octets to make contents of.

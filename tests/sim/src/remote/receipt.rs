@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::mended;
 use crate::ledger::{Fingerprint, Key, Ledger, Origin, Party};
 use crate::wire::find;
 
@@ -78,15 +79,26 @@ impl Transaction {
             Some(message) => {
                 let recipient = message.recipients.get(usize::from(key.recipient));
                 let sent = message.content.unwrap_or_default();
+                let candidates = if ledger.mends {
+                    mended::candidates(content).unwrap_or_default()
+                } else {
+                    vec![content.to_vec()]
+                };
                 // The server puts its trace fields in front.
-                let own = content.len().checked_sub(sent.len).and_then(|from| content.get(from..));
+                let is_sent = candidates.iter().any(|content| {
+                    let from = content.len().checked_sub(sent.len);
+                    let own = from.and_then(|from| content.get(from..));
+                    own.is_some_and(|own| Fingerprint::of(own) == sent)
+                });
                 if message.sent.is_none() {
                     Some(("mail that was not sent to its end", String::new()))
                 } else if message.reverse_path != self.reverse_path
                     || recipient.is_none_or(|known| known.address != address || !known.accepted)
                 {
                     Some(("mail with another envelope", format!("from {}", self.reverse_path)))
-                } else if own.is_none_or(|own| Fingerprint::of(own) != sent) {
+                } else if candidates.is_empty() {
+                    Some(("mail without a date or an id", String::new()))
+                } else if !is_sent {
                     Some(("mail with another content", format!("{} octets", content.len())))
                 } else {
                     None

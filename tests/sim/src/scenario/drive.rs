@@ -86,6 +86,7 @@ impl<'a> Drive<'a> {
             let mut ledger = ledger.borrow_mut();
             ledger.has_steady_clock = !plan.has_wall_steps();
             ledger.look_period = plan.look_period;
+            ledger.mends = plan.settings.mends;
             ledger.begin_life(world.clock().now());
         }
         let server = Server::start(&world, &[SERVER], &build::config(plan), plan.shards)?;

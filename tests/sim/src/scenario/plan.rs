@@ -16,6 +16,7 @@ use crate::tls;
 
 /// The configuration, as far as it is drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Settings {
     /// Octets in one segment.
     pub segment_size: u64,
@@ -53,6 +54,8 @@ pub struct Settings {
     pub smarthost: bool,
     /// Whether it has a certificate.
     pub tls: bool,
+    /// Whether it adds fields that are missing.
+    pub mends: bool,
 }
 
 impl Settings {
@@ -82,6 +85,7 @@ impl Settings {
             pipelining: !random.percent(20),
             smarthost: random.percent(10),
             tls: random.fork("tls").percent(70),
+            mends: random.fork("mends").percent(40),
         }
     }
 
@@ -105,6 +109,7 @@ impl Settings {
             pipelining: true,
             smarthost: false,
             tls: true,
+            mends: false,
         }
     }
 
@@ -122,13 +127,14 @@ impl Settings {
             "[server]\nhostname = \"mta.test\"\n\
              [listener.main]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
              message_size_max = \"{}B\"\nrecipients_max = {}\ntransactions_max = {}\n\
-             certificates = [{certificates}]\n\
+             certificates = [{certificates}]\nheader.add_missing = {}\n\
              [queue]\nsegment_size = \"{}B\"\nsize_max = \"{}B\"\ncheckpoint_interval = \"{}B\"\n\
              content_cache_size_max = \"{}B\"\nlifetime = \"{}\"\nbounce_lifetime = \"{}\"\n\
              delay_warning = \"{}\"\n",
             self.message_size_max,
             self.recipients_max,
             self.transactions_max,
+            self.mends,
             self.segment_size,
             self.segment_size * self.segments,
             self.checkpoint_interval,
