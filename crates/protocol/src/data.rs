@@ -96,6 +96,7 @@ pub enum Framing {
 /// This is the hottest loop of the server. Lines are found by `memchr`, and whole runs of them are
 /// copied; only the header section is looked at octet by octet, up to each colon.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct ContentDecoder {
     limits: ContentLimits,
     framing: Framing,
