@@ -121,6 +121,8 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
     let body = if content.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
     let to = ForwardPath::Mailbox(originator.clone());
     let mut envelope = Envelope::new(ReversePath::Null, vec![to], body);
+    // As urgent as what it tells of.
+    envelope.priority = context.envelope.priority;
     if !originator.is_ascii() {
         // The field that names them is the one of the header that is not ASCII.
         envelope.utf8 = Utf8::Header;

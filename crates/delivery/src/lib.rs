@@ -39,6 +39,7 @@ pub mod config;
 mod destination;
 pub mod dns;
 pub mod engine;
+mod lane;
 pub mod mx;
 pub mod outcome;
 mod pool;

@@ -1,5 +1,6 @@
 //! Recipients of one message on their way to one place.
 
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::{MessageId, RecipientIndex};
 
 use crate::clock::Stamp;
@@ -104,6 +105,7 @@ pub(crate) struct Work {
     pub(crate) recipients: Recipients,
     /// How often a connection died under it before it was tried.
     pub(crate) returns: u8,
+    pub(crate) priority: Priority,
 }
 
 impl Work {
@@ -130,6 +132,7 @@ impl Work {
             expiry: self.expiry,
             recipients: recipients.into(),
             returns: self.returns,
+            priority: self.priority,
         }
     }
 }

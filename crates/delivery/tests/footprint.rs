@@ -10,6 +10,7 @@ use ringpost_delivery::{
     RoutePattern, Smarthost,
 };
 use ringpost_protocol::address::Host;
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::{MessageId, RecipientIndex};
 
 const MESSAGES: u64 = 1_000_000;
@@ -26,6 +27,7 @@ fn message(id: u64, host: &Host, now: Now, due_unix_ms: Option<u64>) -> QueuedMe
         id: MessageId::from_u64(id),
         received_unix_ms: now.unix_ms,
         expiry_unix_ms: now.unix_ms + 432_000_000,
+        priority: Priority::new(i8::try_from(id % 19).unwrap() - 9).unwrap(),
         recipients: vec![QueuedRecipient {
             index: RecipientIndex(0),
             host: host.clone(),

@@ -116,6 +116,8 @@ pub struct Reception<'a> {
     pub tls: Option<(&'a str, &'a str)>,
     /// When its delivery begins, if the client wants that later, in milliseconds since 1970.
     pub hold_until_unix_ms: Option<u64>,
+    /// How urgent it is, −9 to 9; told unless it is 0.
+    pub priority: i8,
 }
 
 /// What an attempt meant for one recipient.
@@ -254,6 +256,9 @@ impl Reception<'_> {
         }
         if let Some(hold_until_unix_ms) = self.hold_until_unix_ms {
             object.time("hold_until", hold_until_unix_ms);
+        }
+        if self.priority != 0 {
+            object.signed("priority", self.priority.into());
         }
     }
 }

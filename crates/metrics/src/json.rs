@@ -40,6 +40,16 @@ impl<'a> JsonObject<'a> {
         self
     }
 
+    /// Adds a member that is a number with a sign.
+    pub fn signed(&mut self, key: &str, value: i64) -> &mut Self {
+        self.key(key);
+        if value < 0 {
+            self.out.push(b'-');
+        }
+        write_number(self.out, value.unsigned_abs());
+        self
+    }
+
     /// Adds a member that is an object; `write` fills it in.
     pub fn object(&mut self, key: &str, write: impl FnOnce(&mut JsonObject<'_>)) -> &mut Self {
         self.key(key);

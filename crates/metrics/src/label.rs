@@ -321,6 +321,8 @@ closed_label! {
         ReceivedFields = "received_fields_max",
         /// `listener.future_release_max`
         FutureRelease = "future_release_max",
+        /// `listener.mt_priority_max`: a message was to be more urgent, and is not.
+        MtPriority = "mt_priority_max",
         /// What RCPT commands of one transaction ask for by the DSN extension.
         DsnParameters = "dsn_parameters_size_max",
         /// `queue.return_size_max`

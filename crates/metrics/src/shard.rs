@@ -31,6 +31,8 @@ metric_table! {
         "Acknowledged messages whose delivery is to begin at a time that the client has given.";
     recipients_held: Counter = "ringpost_recipients_held_total", Count,
         "Recipients of those messages.";
+    messages_prioritized: Counter = "ringpost_messages_prioritized_total", Count,
+        "Acknowledged messages with another priority than 0.";
     messages_refused: Family<Refusal, Counter> = "ringpost_messages_refused_total", Count,
         "Transactions that came to no message, by reason; those a client gave up itself are not counted.";
     recipients_refused: Counter = "ringpost_recipients_refused_total", Count,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::notify::DsnParameters;
 use crate::path::{ForwardPath, ReversePath};
+use crate::priority::Priority;
 
 /// What the BODY parameter of MAIL declares (RFC 6152, RFC 3030 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -76,13 +77,16 @@ pub struct Envelope {
     pub dsn: DsnParameters,
     /// Whether it came by SMTPUTF8, and what for; not by default.
     pub utf8: Utf8,
+    /// How urgent it is (RFC 6710); 0 by default.
+    pub priority: Priority,
 }
 
 impl Envelope {
     /// Makes an envelope without parameters of other extensions.
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
         let (dsn, utf8) = (DsnParameters::default(), Utf8::default());
-        Self { reverse_path, forward_paths, body, dsn, utf8 }
+        let priority = Priority::NORMAL;
+        Self { reverse_path, forward_paths, body, dsn, utf8, priority }
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Extensions {
     pub dsn: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub mt_priority: bool,
 }
 
 impl Extensions {
@@ -67,7 +69,7 @@ impl Extensions {
     }
 
     fn add(&mut self, keyword: &str, argument: Option<&str>) {
-        let flags: [(&str, &mut bool); 8] = [
+        let flags: [(&str, &mut bool); 9] = [
             ("PIPELINING", &mut self.pipelining),
             ("8BITMIME", &mut self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", &mut self.enhanced_status_codes),
@@ -76,6 +78,7 @@ impl Extensions {
             ("BINARYMIME", &mut self.binary_mime),
             ("DSN", &mut self.dsn),
             ("STARTTLS", &mut self.starttls),
+            ("MT-PRIORITY", &mut self.mt_priority),
         ];
         for (name, flag) in flags {
             if keyword.eq_ignore_ascii_case(name) {
@@ -115,6 +118,8 @@ pub enum Extension {
     Dsn,
     /// FUTURERELEASE (RFC 4865).
     FutureRelease,
+    /// MT-PRIORITY (RFC 6710).
+    MtPriority,
     /// LIMITS (RFC 9422).
     Limits,
     /// ENHANCEDSTATUSCODES (RFC 2034).
@@ -125,7 +130,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -136,6 +141,7 @@ impl Extension {
         Self::Auth,
         Self::Dsn,
         Self::FutureRelease,
+        Self::MtPriority,
         Self::Limits,
         Self::EnhancedStatusCodes,
         Self::XClient,
@@ -154,6 +160,7 @@ impl Extension {
             Self::Auth => "AUTH",
             Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
+            Self::MtPriority => "MT-PRIORITY",
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
             Self::XClient => "XCLIENT",
@@ -194,6 +201,7 @@ impl ExtensionSet {
 
 /// What a server offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each extension is offered or not")]
 pub struct Offer {
     /// The extensions that may be offered; some of them only with what is below. Default: all.
     pub extensions: ExtensionSet,
@@ -201,6 +209,8 @@ pub struct Offer {
     pub size_max: u64,
     /// FUTURERELEASE (RFC 4865), if it is offered.
     pub hold: Option<HoldOffer>,
+    /// Whether MT-PRIORITY (RFC 6710) is offered.
+    pub mt_priority: bool,
     /// Whether BINARYMIME (RFC 3030 §3) is offered; only with CHUNKING.
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
@@ -244,6 +254,7 @@ impl Offer {
             Extension::XClient => self.xclient,
             Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
+            Extension::MtPriority => self.mt_priority,
             Extension::Limits => self.limits.is_some_and(|limits| limits.said().next().is_some()),
             Extension::Pipelining
             | Extension::Size
@@ -406,6 +417,7 @@ mod tests {
                 extensions,
                 size_max: 1,
                 hold,
+                mt_priority: true,
                 binary_mime: true,
                 starttls: true,
                 xclient: true,

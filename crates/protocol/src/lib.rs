@@ -17,7 +17,7 @@
 //!
 //! # Modules
 //!
-//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`notify`], [`status`], [`limits`], [`error`]
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`priority`], [`notify`], [`status`], [`limits`], [`error`]
 //! - in front of it: [`proxy`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`sasl`], [`mod@line`], [`xclient`]
 //! - content: [`data`], [`chunking`], [`seven_bit`], [`trace`], [`dsn`], [`time`]
@@ -38,6 +38,7 @@ pub mod line;
 pub mod notify;
 pub mod parameter;
 pub mod path;
+pub mod priority;
 pub mod proxy;
 pub mod reply;
 pub mod sasl;

@@ -5,6 +5,7 @@ use crate::envelope::BodyType;
 use crate::hold::Hold;
 use crate::limits::AUTH_PARAMETER_MAX;
 use crate::notify::{EnvelopeId, Notify, OriginalRecipient, Return, decode_xtext};
+use crate::priority::Priority;
 
 /// The parameters of MAIL that we offer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -24,6 +25,8 @@ pub struct MailParameters {
     pub smtputf8: bool,
     /// `AUTH=` (RFC 4954 §5): who is said to have submitted the message.
     pub auth: Option<Submitter>,
+    /// `MT-PRIORITY=` (RFC 6710).
+    pub priority: Option<Priority>,
 }
 
 /// Who is said to have submitted a message: the value of `AUTH=`, decoded. Empty for `<>`, nobody that
@@ -77,6 +80,8 @@ impl MailParameters {
                 }
             } else if keyword.eq_ignore_ascii_case("AUTH") {
                 set_once(&mut parameters.auth, read(value, Submitter::parse)?)?;
+            } else if keyword.eq_ignore_ascii_case("MT-PRIORITY") {
+                set_once(&mut parameters.priority, read(value, Priority::parse)?)?;
             } else {
                 return Err(unknown(keyword));
             }

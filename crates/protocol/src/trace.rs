@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::address::AddressLiteral;
+use crate::priority::Priority;
 use crate::time::write_rfc5322;
 
 /// The `Received` field that goes in front of an accepted message.
@@ -29,6 +30,8 @@ pub struct Received<'a> {
     /// The cipher suite by its registered name, if the message came over TLS and that is to be told
     /// (RFC 8314 §4.3).
     pub tls_cipher: Option<&'a str>,
+    /// The priority that the message has got, if the client has said one (RFC 6710).
+    pub priority: Option<Priority>,
     /// When the message was received.
     pub unix_seconds: u64,
 }
@@ -50,11 +53,17 @@ impl Received<'_> {
             self.protocol,
             self.id
         );
-        if let Some(cipher) = self.tls_cipher {
+        if self.tls_cipher.is_some() || self.priority.is_some() {
             if let Some(recipient) = self.recipient {
                 let _ = write!(out, "\r\n\tfor {recipient}");
             }
-            let _ = write!(out, "\r\n\ttls {cipher};\r\n\t");
+            if let Some(cipher) = self.tls_cipher {
+                let _ = write!(out, "\r\n\ttls {cipher}");
+            }
+            if let Some(priority) = self.priority {
+                let _ = write!(out, "\r\n\tpriority {priority}");
+            }
+            out.extend_from_slice(b";\r\n\t");
             write_rfc5322(self.unix_seconds, out);
             return out.extend_from_slice(b"\r\n");
         }
@@ -89,6 +98,7 @@ mod tests {
             id: "00a1",
             recipient,
             tls_cipher: None,
+            priority: None,
             unix_seconds: 0,
         };
         received.write(&mut out);
@@ -126,6 +136,7 @@ mod tests {
                 id: "00a1",
                 recipient,
                 tls_cipher: Some("TLS_AES_256_GCM_SHA384"),
+                priority: None,
                 unix_seconds: 0,
             };
             let mut out = Vec::new();
@@ -135,6 +146,35 @@ mod tests {
                  \ttls TLS_AES_256_GCM_SHA384;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n"
             );
             assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_priority_is_told_behind_the_others() {
+        let given = |recipient, tls_cipher, level| {
+            let received = Received {
+                peer_name: None,
+                from_helo: "client.test",
+                peer: "192.0.2.1".parse().unwrap(),
+                by: "mx.test",
+                protocol: "ESMTP",
+                id: "00a1",
+                recipient,
+                tls_cipher,
+                priority: Priority::new(level),
+                unix_seconds: 0,
+            };
+            let mut out = Vec::new();
+            received.write(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let end = ";\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n";
+        for (field, expected) in [
+            (given(None, None, -3), "\r\n\tpriority -3"),
+            (given(Some("<a@b.test>"), None, 0), "\r\n\tfor <a@b.test>\r\n\tpriority 0"),
+            (given(None, Some("X"), 9), "\r\n\ttls X\r\n\tpriority 9"),
+        ] {
+            assert!(field.ends_with(&format!(" id 00a1{expected}{end}")), "{field}");
         }
     }
 
@@ -150,6 +190,7 @@ mod tests {
             id: "00a1",
             recipient: None,
             tls_cipher: None,
+            priority: None,
             unix_seconds: 0,
         };
         let mut out = Vec::new();

@@ -47,6 +47,11 @@
 //!               4 number of the host, 2³²−1 for none;
 //!               then the place of each chunk
 //!
+//! offset  size  item: options of the message behind it, if it has some that the index knows
+//!      0     1  4
+//!      1     1  length of the options
+//!      2        options, as in a message record
+//!
 //! offset  size  item: a message that was coming in
 //!      0     1  3
 //!      1     8  message id
@@ -64,6 +69,7 @@ use std::hash::BuildHasherDefault;
 use std::io;
 
 use ringpost_protocol::address::Host;
+use ringpost_protocol::priority::Priority;
 
 use crate::codec::{Fields, checksum, checksum_of_both, put};
 use crate::frame::{BLOCK_SIZE, Lsn};
@@ -72,7 +78,9 @@ use crate::id::{IdHasher, IdMap, MessageId, ShardId};
 use crate::index::{Entry, Location, Phase, RecipientEntry, Streaming};
 use crate::message::RecipientState;
 use crate::queue::CheckpointWrite;
-use crate::record::{MessageHead, RecordError, decode_status, encode_status};
+use crate::record::{
+    MessageHead, RecordError, decode_priority, decode_status, encode_status, put_priority,
+};
 use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 use crate::storage::Storage;
 
@@ -88,6 +96,7 @@ const CHECKSUM_AT: usize = 4092;
 const ITEM_HOST: u8 = 1;
 const ITEM_MESSAGE: u8 = 2;
 const ITEM_STREAMING: u8 = 3;
+const ITEM_OPTIONS: u8 = 4;
 
 /// Where the replay begins: with the frame that was the last durable one when the checkpoint was begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +211,7 @@ impl BlockWriter {
         for recipient in entry.recipients() {
             self.host(recipient.host, hosts);
         }
+        self.options(entry);
         self.bytes.push(ITEM_MESSAGE);
         for field in [id.to_u64(), entry.received_unix_ms, entry.expiry_unix_ms, entry.size] {
             self.bytes.extend_from_slice(&field.to_le_bytes());
@@ -217,6 +227,16 @@ impl BlockWriter {
         }
         for chunk in entry.chunks() {
             self.location(chunk);
+        }
+    }
+
+    /// Most messages have none.
+    fn options(&mut self, entry: &Entry) {
+        if !entry.priority.is_normal() {
+            let mut options = Vec::new();
+            put_priority(&mut options, entry.priority);
+            self.bytes.extend_from_slice(&[ITEM_OPTIONS, options.len() as u8]);
+            self.bytes.extend_from_slice(&options);
         }
     }
 
@@ -276,14 +296,22 @@ pub(crate) fn read_block(
     }
     let mut fields = Fields::new(items);
     let mut known: IdMap<u32, HostId> = IdMap::default();
+    let mut priority = Priority::NORMAL;
     while !fields.rest().is_empty() {
         match fields.u8() {
+            Some(ITEM_OPTIONS) => {
+                let len = fields.u8().map(usize::from).ok_or(RecordError::Field)?;
+                let options = fields.bytes(len).ok_or(RecordError::Field)?;
+                priority = decode_priority(options).ok_or(RecordError::Field)?;
+            }
             Some(ITEM_HOST) => {
                 let (host, id) = read_host(&mut fields).ok_or(RecordError::Field)?;
                 known.insert(host, hosts.acquire(Some(&id)));
             }
             Some(ITEM_MESSAGE) => {
-                take(read_message(&mut fields, &known, hosts).ok_or(RecordError::Field)?);
+                let priority = std::mem::take(&mut priority);
+                let message = read_message(&mut fields, &known, hosts, priority);
+                take(message.ok_or(RecordError::Field)?);
             }
             Some(ITEM_STREAMING) => {
                 let id = fields.u64().ok_or(RecordError::Field)?;
@@ -320,6 +348,7 @@ fn read_message(
     fields: &mut Fields<'_>,
     known: &IdMap<u32, HostId>,
     hosts: &mut Hosts,
+    priority: Priority,
 ) -> Option<Item> {
     let id = MessageId::from_u64(fields.u64()?);
     let (received_unix_ms, expiry_unix_ms, size) = (fields.u64()?, fields.u64()?, fields.u64()?);
@@ -342,7 +371,7 @@ fn read_message(
     }
     // Read before room is made for them: so many octets are really there.
     let places = read_locations(fields, chunks)?;
-    let head = MessageHead { id, received_unix_ms, expiry_unix_ms, size, chunks };
+    let head = MessageHead { id, received_unix_ms, expiry_unix_ms, size, chunks, priority };
     let mut entry = Entry::new(&head, recipients, location, Phase::Durable);
     entry.set_chunks(&places);
     Some(Item::Message { id, entry })
@@ -417,6 +446,7 @@ mod tests {
                     expiry_unix_ms: 2,
                     size: 3,
                     chunks: number as u32 * 2,
+                    priority: Priority::new(number as i8 * 9).unwrap(),
                 };
                 let state = RecipientState { attempts: 3, warned: true, ..Default::default() };
                 let recipients = hosts_of_one
@@ -522,7 +552,7 @@ mod tests {
         /// Behind a right checksum items may be read or not, but must not harm.
         #[test]
         fn arbitrary_items_never_panic(
-            mut items in prop::collection::vec(prop_oneof![0u8..5, any::<u8>()], 0..300),
+            mut items in prop::collection::vec(prop_oneof![0u8..6, any::<u8>()], 0..300),
         ) {
             let sum = block_checksum(9, &items);
             let mut block = (items.len() as u32).to_le_bytes().to_vec();

@@ -1,5 +1,7 @@
 //! What is kept in memory about each message: where it is, and how its recipients stand.
 
+use ringpost_protocol::priority::Priority;
+
 use crate::hosts::{HostId, Hosts};
 use crate::id::{IdMap, MessageId};
 use crate::message::{Disposition, Purge, RecipientState, RecipientStatus};
@@ -123,6 +125,7 @@ pub(crate) struct Entry {
     more: Option<Box<More>>,
     location: PackedLocation,
     pub(crate) phase: Phase,
+    pub(crate) priority: Priority,
 }
 
 impl Entry {
@@ -144,6 +147,7 @@ impl Entry {
             more: None,
             location: location.into(),
             phase,
+            priority: head.priority,
         };
         if !recipients.is_empty() || head.chunks > 0 {
             let chunks = vec![PackedLocation::default(); head.chunks as usize];
@@ -260,6 +264,7 @@ impl Entry {
             expiry_unix_ms: self.expiry_unix_ms,
             size: self.size,
             chunks: self.chunk_count() as u32,
+            priority: self.priority,
         }
     }
 }
@@ -338,6 +343,8 @@ pub struct MessageView<'a> {
     pub expiry_unix_ms: u64,
     /// Octets of content.
     pub size: u64,
+    /// How urgent it is.
+    pub priority: Priority,
     /// Its recipients, in the order of the forward-paths.
     pub recipients: &'a [RecipientEntry],
 }
@@ -349,6 +356,7 @@ impl<'a> MessageView<'a> {
             received_unix_ms: entry.received_unix_ms,
             expiry_unix_ms: entry.expiry_unix_ms,
             size: entry.size,
+            priority: entry.priority,
             recipients: entry.recipients(),
         }
     }
@@ -362,7 +370,8 @@ mod tests {
 
     fn head(chunks: u32) -> MessageHead {
         let id = MessageId::from_u64(1);
-        MessageHead { id, received_unix_ms: 1, expiry_unix_ms: 2, size: 3, chunks }
+        let priority = Priority::MIN;
+        MessageHead { id, received_unix_ms: 1, expiry_unix_ms: 2, size: 3, chunks, priority }
     }
 
     fn recipient(attempts: u16) -> RecipientEntry {

@@ -47,6 +47,7 @@
 //!      1     1  length of the value
 //!      2        value, by number:
 //!               1 SMTPUTF8 (RFC 6531): 1 whether the header section has octets above 127, 0 or 1
+//!               2 priority (RFC 6710): 1 signed, −9 to 9, not 0
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
@@ -76,6 +77,7 @@ use std::io::Write as _;
 use ringpost_protocol::address::Host;
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::priority::Priority;
 use thiserror::Error;
 
 use crate::codec::{Fields, checksum_of_both, put};
@@ -95,7 +97,7 @@ mod dsn;
 mod options;
 
 pub(crate) use dsn::encode as encode_dsn;
-pub(crate) use options::encode as encode_options;
+pub(crate) use options::{encode as encode_options, priority as decode_priority, put_priority};
 
 pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
@@ -177,6 +179,8 @@ pub struct MessageHead {
     pub size: u64,
     /// How many chunk records hold the front of the content.
     pub chunks: u32,
+    /// How urgent it is: what its options say.
+    pub priority: Priority,
 }
 
 /// A message with the states its recipients had when the record was written.
@@ -411,12 +415,13 @@ fn decode_chunk(body: &[u8]) -> Option<ChunkRecord<'_>> {
 
 fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     let mut fields = Fields::new(body);
-    let head = MessageHead {
+    let mut head = MessageHead {
         id: MessageId::from_u64(fields.u64()?),
         received_unix_ms: fields.u64()?,
         expiry_unix_ms: fields.u64()?,
         size: fields.u64()?,
         chunks: fields.u32()?,
+        priority: Priority::NORMAL,
     };
     let count = usize::from(fields.u16()?);
     let reverse_path_len = usize::from(fields.u16()?);
@@ -440,6 +445,7 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     if body_len & BODY_HAS_OPTIONS != 0 {
         let len = fields.u8()?;
         options = fields.bytes(usize::from(len))?;
+        head.priority = options::priority(options)?;
     }
     let content = fields.rest();
     Some(MessageRecord { head, body, reverse_path, recipients, dsn, options, content })

@@ -11,6 +11,7 @@ mod event;
 mod header;
 mod help;
 mod hold;
+mod priority;
 mod replies;
 mod session;
 mod stats;

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use ringpost_protocol::envelope::{BodyType, Utf8};
+use ringpost_protocol::priority::Priority;
 use ringpost_session::client::{
     ClientConfig, ClientEvent, ClientTimeouts, LocalRefusal, ProtocolViolation, RecipientReport,
     SessionFailure, Stage, TransactionRequest, Verdict,
@@ -347,6 +348,7 @@ fn a_reply_that_was_on_its_way_is_not_for_the_next_command() {
         size: 10,
         body: BodyType::SevenBit,
         utf8: Utf8::Unmarked,
+        priority: Priority::NORMAL,
         dsn: None,
     };
     client.session.start_transaction(client.now, &request).unwrap();
@@ -557,6 +559,7 @@ fn pipelining_can_be_turned_off() {
         size: 0,
         body: BodyType::SevenBit,
         utf8: Utf8::Unmarked,
+        priority: Priority::NORMAL,
         dsn: None,
     };
     assert!(client.session.start_transaction(client.now, &request).is_err(), "one at a time");

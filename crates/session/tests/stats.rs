@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use ringpost_protocol::priority::Priority;
 use ringpost_session::server::{
     Admission, Refusal, ServerConfig, ServerLimit as Limit, ServerStats, TransactionRefusal as Why,
 };
@@ -133,6 +134,16 @@ fn future_release_max() {
     check(&server, 1, 0, &[(Why::Hold, 2)], &[(Limit::FutureRelease, 2)]);
     send(&mut server, &[DATA, "X: soon\r\n\r\n.\r\n"]);
     check(&server, 1, 0, &[(Why::Hold, 3)], &[(Limit::FutureRelease, 2)]);
+}
+
+#[test]
+fn mt_priority_max() {
+    let some = ServerConfig { priority_max: Priority::new(3), ..config() };
+    let mut server = Server::introduced(some, TRUSTED);
+    send(&mut server, &["MAIL FROM:<> MT-PRIORITY=3\r\nRSET\r\n"]);
+    check(&server, 0, 0, &[], &[]);
+    send(&mut server, &["MAIL FROM:<> MT-PRIORITY=4\r\n"]);
+    check(&server, 0, 0, &[], &[(Limit::MtPriority, 1)]);
 }
 
 #[test]

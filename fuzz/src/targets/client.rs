@@ -193,6 +193,7 @@ impl Driver {
                 false => BodyType::EightBitMime,
             },
             utf8: ringpost_protocol::envelope::Utf8::Unmarked,
+            priority: ringpost_protocol::priority::Priority::NORMAL,
             dsn: None,
         };
         self.dot_at = None;

@@ -225,6 +225,9 @@ fn written(parameters: &MailParameters) -> String {
     if let Some(id) = &parameters.envelope_id {
         let _ = write!(text, " ENVID={id}");
     }
+    if let Some(priority) = parameters.priority {
+        let _ = write!(text, " MT-PRIORITY={priority}");
+    }
     text.push_str(if parameters.smtputf8 { " SMTPUTF8" } else { "" });
     text
 }

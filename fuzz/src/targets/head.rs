@@ -266,6 +266,7 @@ fn check_received(input: &mut Input<'_>) -> Verdict {
         id: "00a1",
         recipient: path.as_deref(),
         tls_cipher: None,
+        priority: None,
         unix_seconds: input.number().into(),
     }
     .write(&mut field);

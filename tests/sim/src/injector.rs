@@ -53,6 +53,8 @@ pub struct Ways {
     pub tls_percent: u8,
     /// Messages that are to be held for some seconds.
     pub hold_percent: u8,
+    /// Messages of which it says how urgent they are.
+    pub priority_percent: u8,
     /// Recipients of whom it asks to be told one thing or another, or nothing.
     pub notify_percent: u8,
     /// Messages at which it goes away: before, in or right after the content.
@@ -81,6 +83,7 @@ impl Default for Ways {
             chunk_percent: 0,
             tls_percent: 0,
             hold_percent: 0,
+            priority_percent: 0,
             notify_percent: 0,
             drop_percent: 0,
             reset_percent: 0,
@@ -115,9 +118,13 @@ impl Ways {
             notify_percent: some(random, 40, 100),
             chunk_percent: some(random, 40, 100),
             tls_percent: some(&mut random.fork("tls"), 40, 100),
+            priority_percent: some(&mut random.fork("priority"), 40, 100),
         }
     }
 }
+
+/// The highest priority that the server gives.
+pub const PRIORITY_MAX: i8 = 5;
 
 /// How many messages are still to be sent, by all applications together.
 #[derive(Debug, Default)]
@@ -220,6 +227,7 @@ struct Offers {
     utf8: bool,
     chunking: bool,
     hold: bool,
+    priority: bool,
     dsn: bool,
     starttls: bool,
     size: Option<u64>,
@@ -433,6 +441,11 @@ impl<R: Runtime> Session<'_, R> {
             let _ = write!(mail, " HOLDFOR={seconds}");
             ledger.hold(number, self.runtime.now() + Duration::from_secs(seconds));
         }
+        if self.offers.priority && self.random.percent(ways.priority_percent) {
+            let level = self.random.within(0..=18) as i8 - 9;
+            let _ = write!(mail, " MT-PRIORITY={level}");
+            ledger.prioritize(number, level.min(PRIORITY_MAX));
+        }
         if utf8 && content::has_utf8_header(content) {
             ledger.mark_utf8(number);
         }
@@ -533,6 +546,7 @@ impl Offers {
             utf8: has("SMTPUTF8"),
             chunking: has("CHUNKING"),
             hold: has("FUTURERELEASE"),
+            priority: has("MT-PRIORITY"),
             dsn: has("DSN"),
             starttls: has("STARTTLS"),
             size,

@@ -163,6 +163,7 @@ impl Ledger {
             content: None,
             eight_bit: false,
             utf8: false,
+            priority: 0,
             begun: None,
             sent: None,
             not_before: None,
@@ -186,6 +187,13 @@ impl Ledger {
     pub fn mark_utf8(&mut self, number: u32) {
         if let Some(message) = self.message_mut(number) {
             message.utf8 = true;
+        }
+    }
+
+    /// Notes how urgent a message is to be.
+    pub fn prioritize(&mut self, number: u32, level: i8) {
+        if let Some(message) = self.message_mut(number) {
+            message.priority = level;
         }
     }
 
@@ -272,6 +280,8 @@ impl Ledger {
         }
         let address =
             self.message(about).map(|about| about.reverse_path.clone()).unwrap_or_default();
+        // A report is as urgent as what it tells of.
+        let priority = self.message(about).map_or(0, |about| about.priority);
         let number = self.next_number();
         let origin = Origin::Report { about, expects: BTreeMap::new(), says: None };
         self.messages.push(Message {
@@ -281,6 +291,7 @@ impl Ledger {
             content: None,
             eight_bit: false,
             utf8: false,
+            priority,
             begun: None,
             sent: Some(now),
             not_before: None,

@@ -92,6 +92,7 @@ pub fn serve<R: Runtime>(
                 may_pipeline: false,
                 reports: false,
                 takes_utf8: false,
+                takes_priority: false,
                 is_confused: false,
                 messages: 0,
             };
@@ -132,6 +133,8 @@ struct Session<R: Runtime> {
     reports: bool,
     /// Whether it has offered SMTPUTF8.
     takes_utf8: bool,
+    /// Whether it has offered MT-PRIORITY.
+    takes_priority: bool,
     /// Whether there were more replies than commands, so that any may be taken for another.
     is_confused: bool,
     messages: u32,
@@ -192,6 +195,7 @@ impl<R: Runtime> Session<R> {
         self.may_pipeline = is_extended && habits.pipelining;
         self.reports = is_extended && habits.dsn;
         self.takes_utf8 = is_extended && habits.utf8;
+        self.takes_priority = is_extended && habits.priority;
         let mut good = format!("250-{}\n250-HELP\n", self.host.name);
         if is_extended {
             for (is_offered, keyword) in [
@@ -199,6 +203,7 @@ impl<R: Runtime> Session<R> {
                 (habits.eight_bit, "8BITMIME"),
                 (habits.utf8, "SMTPUTF8"),
                 (habits.dsn, "DSN"),
+                (habits.priority, "MT-PRIORITY"),
             ] {
                 if is_offered {
                     let _ = writeln!(good, "250-{keyword}");
@@ -236,6 +241,7 @@ impl<R: Runtime> Session<R> {
         if (!self.host.habits.eight_bit && line.contains("BODY=8BITMIME"))
             || (!self.reports && has_dsn)
             || (!self.takes_utf8 && utf8)
+            || (!self.takes_priority && line.contains(" MT-PRIORITY="))
         {
             self.violate("extension used that was not offered", line);
         }
@@ -245,7 +251,12 @@ impl<R: Runtime> Session<R> {
             ledger.refuse_sender(&reverse_path, code);
         }
         if told.is_some_and(|code| code / 100 == 2) {
-            self.transaction = Some(Transaction { reverse_path, utf8, ..Transaction::default() });
+            let told = line.split(" MT-PRIORITY=").nth(1).and_then(|rest| rest.split(' ').next());
+            let level = told.map_or(0, |level| level.trim().parse().unwrap_or(i8::MIN));
+            let priority = self.takes_priority.then_some(level);
+            let transaction =
+                Transaction { reverse_path, utf8, priority, ..Transaction::default() };
+            self.transaction = Some(transaction);
         }
         Ok(())
     }

@@ -5,14 +5,13 @@
 //! to a place behind the pass. Such work is narrowed when its turn comes, or the driver sees an attempt
 //! for a recipient that is not in the queue deferred, and asks for another pass.
 
-use std::ops::Range;
-
 use ringpost_queue::due::DueCursor;
 use ringpost_queue::{MessageId, RecipientIndex};
 
 use super::Engine;
 use crate::destination::Destinations;
 use crate::site::SiteId;
+use crate::waiting::Cursor;
 use crate::work::{DestinationId, Recipient, Recipients, Work};
 
 /// How far a pass has come.
@@ -28,9 +27,9 @@ enum At {
     Due(DueCursor),
     /// Work whose way is to be found anew; the next block.
     Astray(i64),
-    /// The blocks of a destination that are still to be seen, once that is known.
-    Destination(DestinationId, Option<Range<i64>>),
-    Site(SiteId, Option<Range<i64>>),
+    /// How much of what waits for a destination has been seen.
+    Destination(DestinationId, Cursor),
+    Site(SiteId, Cursor),
 }
 
 /// Recipients looked at in one step, and places; up to a block of work more.
@@ -106,7 +105,7 @@ impl Engine {
                 let blocks = self.astray.blocks();
                 let next = (*block).max(blocks.start);
                 if next >= blocks.end {
-                    *at = At::Destination(DestinationId(0), None);
+                    *at = At::Destination(DestinationId(0), Cursor::default());
                     return Some(0);
                 }
                 *block = next + 1;
@@ -119,49 +118,38 @@ impl Engine {
                 Some(before)
             }
             At::Destination(id, _) if id.0 >= destinations.bound() => {
-                *at = At::Site(SiteId(0), None);
+                *at = At::Site(SiteId(0), Cursor::default());
                 Some(0)
             }
-            At::Destination(id, blocks) => {
+            At::Destination(id, cursor) => {
                 // The way to its work leads through the table in which it is counted.
                 let mut waiting = destinations
                     .get_mut(*id)
                     .map(|destination| std::mem::take(&mut destination.waiting))
                     .unwrap_or_default();
-                let next = next_block(blocks, &waiting.blocks());
-                let seen = next
-                    .map(|next| waiting.retain(next, |work| forget(work, destinations, is_queued)));
+                let seen =
+                    waiting.retain_some(cursor, |work| forget(work, destinations, is_queued));
                 if let Some(destination) = destinations.get_mut(*id) {
                     destination.waiting = waiting;
                 }
                 if seen.is_none() {
-                    *at = At::Destination(DestinationId(id.0 + 1), None);
+                    *at = At::Destination(DestinationId(id.0 + 1), Cursor::default());
                 }
                 Some(seen.unwrap_or_default())
             }
             At::Site(id, _) if id.0 >= self.sites.bound() => None,
-            At::Site(id, blocks) => {
+            At::Site(id, cursor) => {
                 let seen = self.sites.get_mut(id.0).and_then(|site| {
-                    let next = next_block(blocks, &site.ready.blocks())?;
                     let keep = |work: &mut Work| forget(work, destinations, is_queued);
-                    Some(site.ready.retain(next, keep))
+                    site.ready.retain_some(cursor, keep)
                 });
                 if seen.is_none() {
-                    *at = At::Site(SiteId(id.0 + 1), None);
+                    *at = At::Site(SiteId(id.0 + 1), Cursor::default());
                 }
                 Some(seen.unwrap_or_default())
             }
         }
     }
-}
-
-/// The next block to be seen of a queue. What came in after the pass had come to it has been seen, or
-/// is new.
-fn next_block(left: &mut Option<Range<i64>>, now: &Range<i64>) -> Option<i64> {
-    let left = left.get_or_insert_with(|| now.clone());
-    let next = left.start.max(now.start);
-    left.start = next + 1;
-    (next < left.end.min(now.end)).then_some(next)
 }
 
 /// Takes the recipients away that are not in the queue any more.

@@ -24,6 +24,7 @@ impl Engine {
             expiry: self.clock.take(now, message.expiry_unix_ms).min(longest),
             recipients: Recipients::default(),
             returns: 0,
+            priority: message.priority,
         };
         if let [only] = &*message.recipients {
             // The usual case, of which there may be millions.

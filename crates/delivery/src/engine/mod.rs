@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringpost_protocol::address::Host;
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::due::DueWheel;
 use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
 
@@ -47,6 +48,8 @@ pub struct QueuedMessage {
     pub received_unix_ms: u64,
     /// When to give up.
     pub expiry_unix_ms: u64,
+    /// How urgent it is: at one place the highest go first.
+    pub priority: Priority,
     /// The recipients that are not settled, each once.
     pub recipients: Vec<QueuedRecipient>,
 }

@@ -210,7 +210,8 @@ impl Engine {
             let works = site.ready.take();
             return self.doom(failure, Fate::Attempted, works);
         }
-        let first = site.ready.pop();
+        // What is urgent does not wait for its next attempt when the site may be back in seconds.
+        let first = site.ready.pop_least();
         self.doom_first(failure, first);
         self.watch(Place::Site(id));
     }

@@ -175,7 +175,7 @@ impl Engine {
         destination.state = DestinationState::Parked { until };
         destination.last_failure = Some(failure.clone());
         self.timers.insert((until, Timer::Resolve(id)));
-        let first = destination.waiting.pop();
+        let first = destination.waiting.pop_least();
         self.doom_first(failure, first);
         self.watch(Place::Destination(id));
     }

@@ -9,6 +9,7 @@
 
 mod chaos;
 mod parked;
+mod priority;
 mod purge;
 mod scenarios;
 mod silence;

@@ -9,6 +9,7 @@ use ringpost_delivery::{
     Smarthost,
 };
 use ringpost_protocol::address::Host;
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::{MessageId, RecipientIndex, ShardId};
 use ringpost_session::client::Stage;
 
@@ -31,6 +32,7 @@ fn a_job_without_the_recipients_that_were_removed() {
             id: MessageId::new(ShardId(0), sequence),
             received_unix_ms: now.unix_ms,
             expiry_unix_ms: now.unix_ms + 1_000_000,
+            priority: Priority::NORMAL,
             recipients: (0..3).map(recipient).collect(),
         };
         engine.handle_message(now, &message);

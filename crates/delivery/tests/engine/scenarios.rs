@@ -499,6 +499,7 @@ fn a_new_route_takes_waiting_mail_along() {
 fn recovered_recipients_keep_their_due_time_and_attempts() {
     use ringpost_delivery::{QueuedMessage, QueuedRecipient};
     use ringpost_protocol::address::Host;
+    use ringpost_protocol::priority::Priority;
     use ringpost_queue::{MessageId, RecipientIndex};
     let mut world = World::new(config(), 1);
     world.add_host("mx.test", [192, 0, 2, 1], Server::default());
@@ -516,6 +517,7 @@ fn recovered_recipients_keep_their_due_time_and_attempts() {
         id,
         received_unix_ms: now.unix_ms,
         expiry_unix_ms: now.unix_ms + 1_000_000,
+        priority: Priority::NORMAL,
         recipients: vec![recipient],
     });
     assert_eq!(world.engine.stats().waiting, 1);

@@ -15,6 +15,7 @@ use ringpost_delivery::{
     Reason, Settlement, SiteChange,
 };
 use ringpost_protocol::address::Host;
+use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::{Reply, ReplyCode};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId, RecipientIndex};
@@ -253,6 +254,7 @@ impl World {
             id,
             received_unix_ms: self.now.unix_ms,
             expiry_unix_ms: self.now.unix_ms + u64::try_from(lifetime.as_millis()).unwrap(),
+            priority: Priority::NORMAL,
             recipients: recipients.collect(),
         };
         self.hosts_of.insert(id, hosts);

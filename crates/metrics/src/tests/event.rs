@@ -130,6 +130,7 @@ fn records_of_different_things_have_different_names() {
         listener: None,
         tls: None,
         hold_until_unix_ms: None,
+        priority: 0,
     };
     let events = [
         (Event::Received(reception), "A1"),
@@ -154,6 +155,7 @@ proptest! {
         numbers in any::<[u64; 4]>(),
         code in any::<Option<u16>>(),
         is_held in any::<bool>(),
+        priority in any::<i8>(),
         control in "[\\x00-\\x1f\\x7f-\\u{9f}\"\\\\]{0,20}",
     ) {
         let reception = Reception {
@@ -170,11 +172,14 @@ proptest! {
             listener: is_held.then_some("main"),
             tls: is_held.then_some(("1.3", "TLS_AES_256_GCM_SHA384")),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
+            priority,
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
         prop_assert_eq!(&value["id"], &id);
         prop_assert_eq!(&value["reverse_path"], &reverse_path);
         prop_assert_eq!(&value["helo"], &helo);
+        let said = value.get("priority").and_then(Value::as_i64);
+        prop_assert_eq!(said, (priority != 0).then_some(priority.into()));
         let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
         prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
         prop_assert_eq!(value.get("tls_version").and_then(Value::as_str), is_held.then_some("1.3"));

@@ -221,6 +221,7 @@ impl Queue {
             expiry_unix_ms: message.expiry_unix_ms,
             size: message.size,
             chunks,
+            priority: message.envelope.priority,
         })
     }
 

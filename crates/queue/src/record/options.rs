@@ -3,10 +3,12 @@
 //! Each option is a number, the length of its value, and the value; numbers rise.
 
 use ringpost_protocol::envelope::{Envelope, Utf8};
+use ringpost_protocol::priority::Priority;
 
 use crate::codec::Fields;
 
 const UTF8: u8 = 1;
+const PRIORITY: u8 = 2;
 
 /// Encodes the options of an envelope; empty when there are none.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
@@ -16,7 +18,15 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
         Utf8::Marked => put(&mut out, UTF8, &[0]),
         Utf8::Header => put(&mut out, UTF8, &[1]),
     }
+    put_priority(&mut out, envelope.priority);
     out
+}
+
+/// Encodes the options that the index has.
+pub(crate) fn put_priority(out: &mut Vec<u8>, priority: Priority) {
+    if !priority.is_normal() {
+        put(out, PRIORITY, &[priority.level().cast_unsigned()]);
+    }
 }
 
 fn put(out: &mut Vec<u8>, number: u8, value: &[u8]) {
@@ -27,6 +37,35 @@ fn put(out: &mut Vec<u8>, number: u8, value: &[u8]) {
 
 /// Reads what [`encode`] gave into an envelope; `None` for what it cannot have given.
 pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
+    each(octets, |number, value| {
+        match (number, value) {
+            (UTF8, [0]) => envelope.utf8 = Utf8::Marked,
+            (UTF8, [1]) => envelope.utf8 = Utf8::Header,
+            (PRIORITY, [level]) => envelope.priority = read_priority(*level)?,
+            _ => return None,
+        }
+        Some(())
+    })
+}
+
+/// The priority that options say; `None` for what cannot have been written.
+pub(crate) fn priority(octets: &[u8]) -> Option<Priority> {
+    let mut priority = Priority::NORMAL;
+    each(octets, |number, value| {
+        if let (PRIORITY, [level]) = (number, value) {
+            priority = read_priority(*level)?;
+        }
+        Some(())
+    })?;
+    Some(priority)
+}
+
+fn read_priority(level: u8) -> Option<Priority> {
+    Priority::new(level.cast_signed()).filter(|priority| !priority.is_normal())
+}
+
+/// Shows each option to `take`, as long as that takes them.
+fn each(octets: &[u8], mut take: impl FnMut(u8, &[u8]) -> Option<()>) -> Option<()> {
     let mut fields = Fields::new(octets);
     let mut before = 0;
     while let Some(number) = fields.u8() {
@@ -36,11 +75,7 @@ pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
             return None;
         }
         before = number;
-        match (number, value) {
-            (UTF8, [0]) => envelope.utf8 = Utf8::Marked,
-            (UTF8, [1]) => envelope.utf8 = Utf8::Header,
-            _ => return None,
-        }
+        take(number, value)?;
     }
     Some(())
 }

@@ -65,8 +65,14 @@ fn dispositions() -> impl Strategy<Value = Vec<(RecipientIndex, Disposition)>> {
 fn some_records() -> Vec<u8> {
     let mut out = Vec::new();
     encode_chunk(&mut out, &ChunkRecord { id: id(7), index: 3, content: b"piece" });
-    let head =
-        MessageHead { id: id(7), received_unix_ms: 1, expiry_unix_ms: 2, size: 9, chunks: 4 };
+    let head = MessageHead {
+        id: id(7),
+        received_unix_ms: 1,
+        expiry_unix_ms: 2,
+        size: 9,
+        chunks: 4,
+        priority: Priority::NORMAL,
+    };
     let states = [("<a@b.test>", RecipientState::default())];
     encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), Extras::default(), b"rest");
     let recipients = vec![(RecipientIndex(0), Disposition::Delivered)];
@@ -105,7 +111,7 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), utf8 in 0..3usize, content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
@@ -113,6 +119,8 @@ proptest! {
         prop_assert_eq!(dsn_octets.is_empty(), dsn.is_empty());
         let mut options_of = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
         options_of.utf8 = [Utf8::Unmarked, Utf8::Marked, Utf8::Header][utf8];
+        let priority = Priority::new(level).unwrap();
+        options_of.priority = priority;
         let options = encode_options(&options_of);
         let extras = Extras { dsn: &dsn_octets, options: &options };
         let head = MessageHead {
@@ -121,6 +129,7 @@ proptest! {
             expiry_unix_ms: numbers[2],
             size: numbers[3],
             chunks,
+            priority,
         };
         let mut out = Vec::new();
         let states = recipients.iter().map(|(path, state)| (path, *state));
@@ -134,6 +143,7 @@ proptest! {
         prop_assert_eq!(envelope.body, BodyType::EightBitMime);
         prop_assert_eq!(envelope.dsn, dsn);
         prop_assert_eq!(envelope.utf8, options_of.utf8);
+        prop_assert_eq!(envelope.priority, priority);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
             prop_assert_eq!(message.recipients[place].1, *state);
@@ -200,8 +210,14 @@ fn every_changed_bit_is_noticed() {
 
 #[test]
 fn a_path_that_is_none_is_an_error_and_not_a_panic() {
-    let head =
-        MessageHead { id: id(1), received_unix_ms: 0, expiry_unix_ms: 0, size: 0, chunks: 0 };
+    let head = MessageHead {
+        id: id(1),
+        received_unix_ms: 0,
+        expiry_unix_ms: 0,
+        size: 0,
+        chunks: 0,
+        priority: Priority::NORMAL,
+    };
     for (body, reverse, forward) in
         [("7BIT", "a@b.test", "<a@b.test>"), ("7BIT", "<>", "<>"), ("9BIT", "<>", "<a@b.test>")]
     {
@@ -246,8 +262,14 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
     }
 
     // A message without any is as it was before there were parameters.
-    let head =
-        MessageHead { id: id(1), received_unix_ms: 0, expiry_unix_ms: 0, size: 0, chunks: 0 };
+    let head = MessageHead {
+        id: id(1),
+        received_unix_ms: 0,
+        expiry_unix_ms: 0,
+        size: 0,
+        chunks: 0,
+        priority: Priority::NORMAL,
+    };
     let encoded = |dsn: &[u8]| {
         let states = [("<a@b.test>", RecipientState::default())];
         let mut out = Vec::new();
@@ -281,10 +303,17 @@ fn options_that_cannot_have_been_written_are_not_read() {
         &[1, 1, 0, 1, 1, 0],
         &[0, 0],
         &[99, 0],
+        &[2, 1],
+        &[2, 1, 0],
+        &[2, 1, 10],
+        &[2, 1, 0xF6],
+        &[2, 2, 1, 1],
+        &[2, 1, 1, 1, 1, 0],
     ] {
         assert_eq!(options::decode(octets, &mut envelope), None, "{octets:?}");
     }
-    assert_eq!(encode_options(&envelope.clone()).len(), 3 * usize::from(envelope.utf8.is_marked()));
+    let known = [envelope.utf8.is_marked(), !envelope.priority.is_normal()];
+    assert_eq!(encode_options(&envelope).len(), 3 * known.into_iter().filter(|one| *one).count());
     let plain = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
     assert_eq!(encode_options(&plain), b"", "most messages have none");
 }

@@ -83,6 +83,7 @@ impl Purges {
 #[cfg(test)]
 mod tests {
     use ringpost_protocol::address::Host;
+    use ringpost_protocol::priority::Priority;
 
     use super::*;
     use crate::index::{Location, Phase, RecipientEntry};
@@ -130,6 +131,7 @@ mod tests {
                         expiry_unix_ms: 1,
                         size: 1,
                         chunks: 0,
+                        priority: Priority::NORMAL,
                     };
                     let recipients = (0..=numbers.next(3)).map(|_| {
                         let host = host(numbers.next(4));

@@ -10,6 +10,7 @@ use futures_lite::future::{block_on, zip};
 use ringpost_protocol::address::Host;
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::checkpoint::{CHECKPOINT_FILES, write_piece};
 use ringpost_queue::segment::run_task;
 use ringpost_queue::storage::Storage;
@@ -70,11 +71,15 @@ impl Choices {
 pub(crate) fn envelope(recipients: usize) -> Envelope {
     let path =
         |index| ForwardPath::parse(&format!("<user{index}@host{}.test>", index % 3)).unwrap();
-    Envelope::new(
+    let mut envelope = Envelope::new(
         ReversePath::parse("<sender@example.test>").unwrap(),
         (0..recipients).map(path).collect(),
         BodyType::SevenBit,
-    )
+    );
+    // 0 for one, and then this and that.
+    let level = (recipients.saturating_sub(1) * 4 + 9) % 19;
+    envelope.priority = Priority::new(level as i8 - 9).unwrap();
+    envelope
 }
 
 pub(crate) fn content(id: MessageId, len: usize) -> Vec<u8> {
@@ -176,6 +181,7 @@ impl Driver {
             .map(|id| {
                 let stored = self.read_message(id).unwrap();
                 let view = self.queue.message(id).unwrap();
+                assert_eq!(view.priority, stored.envelope.priority, "{id}");
                 for (path, recipient) in stored.envelope.forward_paths.iter().zip(view.recipients) {
                     assert_eq!(self.queue.host(recipient.host), path.host());
                 }

@@ -48,6 +48,7 @@ impl ConfigSnapshot {
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
             add_missing_fields: listener.adds_missing_fields(),
+            priority_max: listener.mt_priority.then_some(listener.mt_priority_max),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
             binary_mime: listener.binary_mime,
             postmaster: listener.postmaster.clone(),

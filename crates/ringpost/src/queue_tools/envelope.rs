@@ -5,6 +5,7 @@ use ringpost_protocol::{
     envelope::{BodyType, Envelope, Utf8},
     notify::{DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return},
     path::{ForwardPath, ReversePath},
+    priority::Priority,
 };
 use ringpost_queue::{RecipientEntry, RecipientState, RecipientStatus};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub struct Sheet {
     /// Whether it came by SMTPUTF8. Default no.
     #[serde(default, skip_serializing_if = "is_false")]
     pub smtputf8: bool,
+    /// How urgent it is, −9 to 9. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i8,
     /// What `RET=` has asked for, `FULL` or `HDRS`. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ret: Option<String>,
@@ -126,6 +130,7 @@ impl Sheet {
             reverse_path: envelope.reverse_path.to_string(),
             body: envelope.body.keyword().to_owned(),
             smtputf8: envelope.utf8.is_marked(),
+            priority: envelope.priority.level(),
             ret: dsn.ret().map(|ret| ret.to_string()),
             envelope_id: dsn.envelope_id().map(ToString::to_string),
             size: view.size,
@@ -215,12 +220,19 @@ impl Sheet {
         );
         let mut envelope = Envelope::new(reverse_path, paths, body);
         envelope.dsn = dsn;
+        envelope.priority = Priority::new(self.priority)
+            .with_context(|| format!("priority {} is none", self.priority))?;
         if self.smtputf8 {
             let is_ascii = header_section(content).is_ascii();
             envelope.utf8 = if is_ascii { Utf8::Marked } else { Utf8::Header };
         }
         Ok((count > 0).then_some((envelope, states)))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(level: &i8) -> bool {
+    *level == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
@@ -327,6 +339,17 @@ mod tests {
     }
 
     #[test]
+    fn how_urgent_it_is_goes_with_it() {
+        let text = SHEET.replacen("\"size\"", "\"priority\": -7, \"size\"", 1);
+        let sheet = Sheet::read(text.as_bytes()).unwrap();
+        let (envelope, _) = sheet.to_queue(b"abc\r\n", 9).unwrap().unwrap();
+        assert_eq!(envelope.priority.level(), -7);
+        assert!(serde_json::to_string(&sheet).unwrap().contains("\"priority\":-7"));
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        assert!(!text.contains("priority"), "{text}");
+    }
+
+    #[test]
     fn eight_bit_content_is_declared_as_such() {
         let sheet = Sheet::read(SHEET.as_bytes()).unwrap();
         let (envelope, _) = sheet.to_queue(b"ab\xE4\r\n", 9).unwrap().unwrap();
@@ -351,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let table: [(&str, &str, &[u8], &str); 13] = [
+        let table: [(&str, &str, &[u8], &str); 14] = [
             ("\"version\": 1", "\"version\": 2", b"abc\r\n", "it has version 2"),
             ("\"version\": 1,", "", b"abc\r\n", "it has no version"),
             ("{", "", b"abc\r\n", "it is not JSON"),
@@ -362,6 +385,7 @@ mod tests {
             ("\"size\"", "\"ret\": \"ALL\", \"size\"", b"abc\r\n", "ret \"ALL\" is none"),
             ("\"size\"", "\"envelope_id\": \"\", \"size\"", b"abc\r\n", "envelope_id \"\""),
             ("\"attempts\"", "\"notify\": \"SO\", \"attempts\"", b"abc\r\n", "notify \"SO\""),
+            ("\"size\"", "\"priority\": 10, \"size\"", b"abc\r\n", "priority 10 is none"),
             ("\"size\": 5", "\"size\": 6", b"abc\r\n", "the content has 5 octets, not 6"),
             ("", "", b"a\nb\r\n", "octet 1 of the content"),
             ("", "", b"abcde", "does not end with CRLF"),

@@ -346,7 +346,8 @@ pub(super) fn fresh_message(
             warned: false,
         })
         .collect();
-    QueuedMessage { id, received_unix_ms, expiry_unix_ms, recipients }
+    let priority = envelope.priority;
+    QueuedMessage { id, received_unix_ms, expiry_unix_ms, priority, recipients }
 }
 
 /// Whether the queue wants nothing written any more.

@@ -332,6 +332,7 @@ impl<R: Runtime> Inbound<R> {
             id: &id_text,
             recipient: recipient.as_deref(),
             tls_cipher: self.session.tls().filter(|_| self.tells_tls).map(|tls| tls.cipher),
+            priority: self.session.priority_given(),
             unix_seconds: received_unix_ms / 1000,
         }
         .write(&mut self.buffers.content);
@@ -463,6 +464,7 @@ impl<R: Runtime> Inbound<R> {
                 listener: Some(self.listener.name()),
                 tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
+                priority: envelope.priority.level(),
             }),
         });
         let ticket = shard
@@ -482,6 +484,7 @@ impl<R: Runtime> Inbound<R> {
         }
         shard.commits.schedule_after(&ticket, fresh);
         let recipients = envelope.forward_paths.len() as u64;
+        let is_normal = envelope.priority.is_normal();
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
         // What is held is read from the log in its time: memory is for what goes out now.
         let is_held = receiving.hold_until_unix_ms.is_some();
@@ -499,6 +502,9 @@ impl<R: Runtime> Inbound<R> {
         counts.messages_received.increment(1);
         counts.recipients_received.increment(recipients);
         counts.received_bytes.increment(size);
+        if !is_normal {
+            shard.metrics.messages_prioritized.increment(1);
+        }
         if is_held {
             shard.metrics.messages_held.increment(1);
             shard.metrics.recipients_held.increment(recipients);

@@ -391,6 +391,7 @@ impl<R: Runtime> Outbound<R> {
             size: fitted.content_size(),
             body: fitted.envelope.body,
             utf8: message.envelope.utf8,
+            priority: message.envelope.priority,
             dsn: (!parameters.is_empty()).then_some(dsn),
         };
         let is_started = paths.len() == job.recipients.len()

@@ -348,6 +348,7 @@ impl<R: Runtime> Shard<R> {
                 listener: None,
                 tls: None,
                 hold_until_unix_ms: None,
+                priority: report.envelope.priority.level(),
             };
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });
         }

@@ -333,6 +333,7 @@ impl<R: Runtime> Shard<R> {
                 id: message.id,
                 received_unix_ms: message.received_unix_ms,
                 expiry_unix_ms: message.expiry_unix_ms,
+                priority: message.priority,
                 recipients: (0..)
                     .zip(message.recipients)
                     .filter(|(_, recipient)| !recipient.status.is_settled())

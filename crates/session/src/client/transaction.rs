@@ -7,6 +7,7 @@ use ringpost_protocol::envelope::{BodyType, Utf8};
 use ringpost_protocol::extension::{Extensions, SizeLimit};
 use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::Reply;
 
 use super::report::{
@@ -28,6 +29,8 @@ pub struct TransactionRequest<'a> {
     pub body: BodyType,
     /// Whether the message came by SMTPUTF8, and what for.
     pub utf8: Utf8,
+    /// How urgent it is. Passed on to servers that offer MT-PRIORITY, if it is not 0.
+    pub priority: Priority,
     /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
     /// DSN.
     pub dsn: Option<TransactionDsn<'a>>,
@@ -123,6 +126,9 @@ impl TransactionRequest<'_> {
         let utf8 = self.is_utf8(extensions);
         if utf8 {
             out.extend_from_slice(b" SMTPUTF8");
+        }
+        if extensions.mt_priority && !self.priority.is_normal() {
+            let _ = write!(out, " MT-PRIORITY={}", self.priority);
         }
         let dsn = self.dsn.filter(|_| extensions.dsn);
         if let Some(dsn) = dsn {

@@ -112,6 +112,7 @@ impl ServerSession {
                 transactions_max: self.config.transactions_max,
                 recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),
             }),
+            mt_priority: self.offers_priority(),
             binary_mime: self.config.binary_mime,
         }
     }
@@ -141,6 +142,7 @@ impl ServerSession {
         let is_off = |extension| !self.config.extensions.contains(extension);
         (parameters.size.is_some() && is_off(Extension::Size))
             || (parameters.auth.is_some() && !self.has_auth())
+            || (parameters.priority.is_some() && !self.offers_priority())
             || parameters.body.is_some_and(|body| match body {
                 BodyType::BinaryMime => !self.offer().has(Extension::BinaryMime),
                 _ => is_off(Extension::EightBitMime),
@@ -178,8 +180,13 @@ impl ServerSession {
         let mut envelope = Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default());
         envelope.dsn.set_message(parameters.ret, parameters.envelope_id);
         envelope.utf8 = if parameters.smtputf8 { Utf8::Marked } else { Utf8::Unmarked };
+        let wanted = parameters.priority;
+        if let Some(wanted) = wanted {
+            envelope.priority = self.grant_priority(wanted);
+        }
         self.transaction = Some(Transaction {
             envelope,
+            has_priority: wanted.is_some(),
             declared_size: parameters.size,
             hold: parameters.hold,
             not_before: None,
@@ -191,7 +198,7 @@ impl ServerSession {
         });
         self.chunks_failed = false;
         self.skipped = 0;
-        self.push(replies::MAIL_OK);
+        self.reply_to_mail(wanted);
     }
 
     fn handle_rcpt(&mut self, now: Instant, path: ForwardPath, parameters: RcptParameters) {

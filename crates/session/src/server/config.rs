@@ -10,6 +10,7 @@ use ringpost_protocol::limits::{
     DSN_PARAMETERS_SIZE_MAX, ERRORS_MAX, HEADER_FIELDS_MAX, HEADER_SIZE_MAX, JUNK_COMMANDS_MAX,
     MESSAGE_SIZE_MAX, RECEIVED_FIELDS_MAX, RECIPIENTS_MAX, TRANSACTIONS_MAX,
 };
+use ringpost_protocol::priority::Priority;
 
 use super::auth::AuthPolicy;
 use super::stress::StressLimits;
@@ -67,6 +68,9 @@ pub struct ServerConfig {
     /// Whether messages of clients that may relay get a `Date` and a `Message-ID` if they have none
     /// (RFC 6409 §8); see `data::edit`. Default no.
     pub add_missing_fields: bool,
+    /// The highest priority that a message of a client that may relay gets (RFC 6710), others not above 0;
+    /// without one MT-PRIORITY is not offered. Default none.
+    pub priority_max: Option<Priority>,
     /// Octets of what the RCPT commands of a transaction ask for by DSN (RFC 3461); a recipient beyond is
     /// put off with 452. Default 1 MiB.
     pub dsn_parameters_size_max: usize,
@@ -113,6 +117,7 @@ impl Default for ServerConfig {
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: None,
             add_missing_fields: false,
+            priority_max: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             binary_mime: false,
             postmaster: None,

@@ -72,7 +72,7 @@ pub(super) struct Helo {
 ///
 /// - Getters: [`state_name`](Self::state_name), [`helo`](Self::helo),
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
-///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until), [`added_fields`](Self::added_fields),
+///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until), [`added_fields`](Self::added_fields), [`priority_given`](Self::priority_given),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
 ///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`user`](Self::user), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),

@@ -48,6 +48,8 @@ pub enum ServerLimit {
     ReceivedFields,
     /// `future_release_max`: a message was to be held for longer.
     FutureRelease,
+    /// `mt_priority_max`: a message was to be more urgent, and is not.
+    MtPriority,
     /// `dsn_parameters_size_max`: a recipient was put off.
     DsnParameters,
     /// `REPLY_OUTPUT_MAX`: input had to wait until the client had read some replies.
@@ -56,7 +58,7 @@ pub enum ServerLimit {
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
@@ -78,6 +80,7 @@ impl ServerLimit {
         Self::Header,
         Self::ReceivedFields,
         Self::FutureRelease,
+        Self::MtPriority,
         Self::DsnParameters,
         Self::ReplyOutput,
     ];

@@ -19,6 +19,8 @@ use crate::timer::Timer;
 pub(super) struct Transaction {
     pub(super) envelope: Envelope,
     pub(super) declared_size: Option<u64>,
+    /// Whether MAIL has said a priority.
+    pub(super) has_priority: bool,
     /// How long MAIL wants it held.
     pub(super) hold: Option<Hold>,
     /// Until when its header wants it held.

@@ -13,6 +13,7 @@ use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::ReplyDecoder;
 use ringpost_session::client::{
     ClientConfig, ClientEvent, ClientSession, ClientTls, SessionFailure, TransactionDsn,
@@ -274,6 +275,7 @@ pub(crate) struct Message {
     /// How the content is encoded; `None` for what text is.
     pub(crate) body: Option<BodyType>,
     pub(crate) utf8: Utf8,
+    pub(crate) priority: Priority,
 }
 
 impl Message {
@@ -285,6 +287,7 @@ impl Message {
             dsn: DsnParameters::default(),
             body: None,
             utf8: Utf8::Unmarked,
+            priority: Priority::NORMAL,
         }
     }
 
@@ -354,6 +357,7 @@ impl Client {
             size: message.content.len() as u64,
             body: message.body.unwrap_or(text),
             utf8: message.utf8,
+            priority: message.priority,
             dsn: (!message.dsn.is_empty()).then_some(dsn),
         };
         self.content.clone_from(&message.content);

@@ -22,6 +22,7 @@ mod kill;
 mod limits;
 mod listeners;
 mod peers;
+mod priority;
 mod proxy;
 mod records;
 mod resources;

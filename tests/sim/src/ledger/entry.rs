@@ -232,6 +232,8 @@ pub struct Message {
     pub eight_bit: bool,
     /// Whether it came by SMTPUTF8 with a header section outside of ASCII.
     pub utf8: bool,
+    /// How urgent it is.
+    pub priority: i8,
     /// When the injector began with MAIL: its lifetime begins no earlier.
     pub begun: Option<Instant>,
     /// When the injector began to send the final dot.

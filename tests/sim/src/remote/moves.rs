@@ -105,6 +105,8 @@ pub struct Habits {
     pub utf8: bool,
     /// Whether it offers DSN.
     pub dsn: bool,
+    /// Whether it offers MT-PRIORITY.
+    pub priority: bool,
     /// The SIZE that it offers.
     pub size: Option<usize>,
     /// Recipients it takes in one transaction; others are put off with 452.
@@ -130,6 +132,7 @@ impl Default for Habits {
             eight_bit: true,
             utf8: true,
             dsn: false,
+            priority: false,
             size: None,
             recipients_max: 1000,
             messages_max: u32::MAX,
@@ -171,6 +174,7 @@ impl Habits {
         }
         habits.dsn = random.percent(30);
         habits.utf8 = !random.percent(20);
+        habits.priority = random.fork("priority").percent(50);
         habits
     }
 

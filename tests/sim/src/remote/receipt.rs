@@ -14,6 +14,8 @@ pub(super) struct Transaction {
     pub(super) reverse_path: String,
     /// Whether MAIL had SMTPUTF8.
     pub(super) utf8: bool,
+    /// The priority that MAIL had, if the host has offered to take one.
+    pub(super) priority: Option<i8>,
     /// Accepted recipients.
     pub(super) parties: Vec<(Party, String)>,
     /// When the content was asked for, and in which life of the server.
@@ -52,6 +54,7 @@ impl Transaction {
                     Key { message, recipient: 0 }
                 }
             };
+            self.check_priority(ledger, key.message, now);
             let receipt = receipt
                 .get_or_insert_with(|| Receipt { message: key.message, recipients: Vec::new() });
             if receipt.message != key.message {
@@ -64,6 +67,17 @@ impl Transaction {
             }
         }
         receipt
+    }
+
+    /// What it is to be in the ledger is what the host hears, if it wants to.
+    fn check_priority(&self, ledger: &mut Ledger, message: u32, now: Instant) {
+        let known = ledger.message(message).map(|message| message.priority);
+        if let (Some(heard), Some(known)) = (self.priority, known)
+            && heard != known
+        {
+            let text = format!("message {message}: {heard}, not {known}");
+            ledger.violate("mail with another priority", now, text);
+        }
     }
 
     fn check_message(
@@ -220,6 +234,7 @@ mod tests {
         let transaction = Transaction {
             reverse_path: reverse_path.to_owned(),
             utf8: false,
+            priority: None,
             parties,
             begun: None,
         };
@@ -234,6 +249,19 @@ mod tests {
     fn what_was_sent_is_recognised() {
         let both = ["m0.0@a.test", "m0.1@b.test"];
         assert_eq!(examine("s0@home.test", &both, CONTENT), (vec![], true));
+    }
+
+    #[test]
+    fn another_priority_is_seen() {
+        for (told, known, wrong) in [(None, 3, false), (Some(3), 3, false), (Some(0), 3, true)] {
+            let mut ledger = Ledger::new(Instant::now());
+            let now = ledger.start;
+            ledger.begin(Some("home.test"), &["a.test"]);
+            ledger.prioritize(0, known);
+            let transaction = Transaction { priority: told, ..Transaction::default() };
+            transaction.check_priority(&mut ledger, 0, now);
+            assert_eq!(!ledger.violations().is_empty(), wrong, "{told:?} {known}");
+        }
     }
 
     #[test]

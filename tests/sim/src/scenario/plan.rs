@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::disk::DiskFaults;
 use crate::dns::DnsHabits;
-use crate::injector::Ways;
+use crate::injector::{PRIORITY_MAX, Ways};
 use crate::net::Link;
 use crate::random::Random;
 use crate::remote::Habits;
@@ -126,6 +126,7 @@ impl Settings {
             text,
             "[server]\nhostname = \"mta.test\"\n\
              [listener.main]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
+             mt_priority = true\nmt_priority_max = {PRIORITY_MAX}\n\
              message_size_max = \"{}B\"\nrecipients_max = {}\ntransactions_max = {}\n\
              certificates = [{certificates}]\nheader.add_missing = {}\n\
              [queue]\nsegment_size = \"{}B\"\nsize_max = \"{}B\"\ncheckpoint_interval = \"{}B\"\n\

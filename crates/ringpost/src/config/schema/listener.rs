@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::extension::Extension;
+use ringpost_protocol::priority::Priority;
 use ringpost_session::server::TlsPolicy;
 use serde::Deserialize;
-use serde::de::Deserializer;
+use serde::de::{Deserializer, Error as _};
 
 use crate::config::auth::ListenerAuthSection;
 use crate::config::header::HeaderSection;
@@ -97,6 +98,12 @@ pub struct ListenerSection {
     /// seconds. Default: 7 d; 0 does not offer it.
     #[serde(deserialize_with = "units::duration")]
     pub future_release_max: Duration,
+    /// Whether clients may say how urgent a message is (MT-PRIORITY, RFC 6710). Default: no.
+    pub mt_priority: bool,
+    /// The highest priority that a message of a client that may relay gets, −9 to 9; others not above 0.
+    /// Default: 9.
+    #[serde(deserialize_with = "priority")]
+    pub mt_priority_max: Priority,
     /// Whether content that comes by BDAT may be binary (BINARYMIME, RFC 3030). Default: no.
     pub binary_mime: bool,
     /// The header field by which clients that may relay can have a message held. Default: none.
@@ -150,6 +157,8 @@ impl Default for ListenerSection {
             connections_per_client_per_core_max: 50,
             new_connections_per_client_per_core_max: 600,
             future_release_max: Duration::from_hours(7 * 24),
+            mt_priority: false,
+            mt_priority_max: Priority::MAX,
             binary_mime: false,
             not_before_header: String::new(),
             lifetime: None,
@@ -163,6 +172,12 @@ impl Default for ListenerSection {
 
 fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
     deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
+}
+
+fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Priority, D::Error> {
+    let level = i64::deserialize(deserializer)?;
+    let priority = i8::try_from(level).ok().and_then(Priority::new);
+    priority.ok_or_else(|| D::Error::custom("a priority is a number from -9 to 9"))
 }
 
 /// What a listener is for, which says what is made of TLS there.

@@ -29,6 +29,7 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[[route]]\ndomain = 'a.example'\nretry = { first = '5m' }\n", 3, "missing field `max`"),
     ("[delivery]\nretry = { first = '5m', most = '1h' }\n", 2, "unknown field `most`"),
     ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
+    ("[listener.a]\nmt_priority_max = 10\n", 2, "a priority is a number from -9 to 9"),
     ("[listener.a]\nextensions_off = ['ETRN']\n", 2, "\"ETRN\": not an extension that could be"),
     (
         "[listener.a.auth]\nmechanisms = ['CRAM-MD5']\n",

@@ -7,6 +7,7 @@ use ringpost_delivery::{
     AddressFamily, DeliveryConfig, RetryDelays, Route, RoutePattern, Smarthost,
 };
 use ringpost_protocol::extension::Extension;
+use ringpost_protocol::priority::Priority;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::ClientConfig;
 use ringpost_session::server::ServerConfig;
@@ -49,6 +50,8 @@ fn keys_reach_the_crates() {
          extensions_off = ['size', '8BITMIME']\n\
          future_release_max = '90s'\n\
          not_before_header = 'X-Later'\n\
+         mt_priority = true\n\
+         mt_priority_max = -2\n\
          binary_mime = true\n\
          lenient = true\n",
     );
@@ -61,6 +64,7 @@ fn keys_reach_the_crates() {
     assert_eq!(server.dsn_parameters_size_max, 1 << 20);
     assert_eq!(snapshot.return_size_max(), 256 << 10);
     assert_eq!(server.future_release_max, Duration::from_secs(90));
+    assert_eq!(server.priority_max, Priority::new(-2));
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");
     assert_eq!(snapshot.client_config().timeouts.data, Duration::from_secs(7));

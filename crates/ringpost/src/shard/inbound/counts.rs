@@ -78,6 +78,7 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::Header => Limit::Header,
         ServerLimit::ReceivedFields => Limit::ReceivedFields,
         ServerLimit::FutureRelease => Limit::FutureRelease,
+        ServerLimit::MtPriority => Limit::MtPriority,
         ServerLimit::DsnParameters => Limit::DsnParameters,
         ServerLimit::ReplyOutput => Limit::ReplyOutput,
     }
