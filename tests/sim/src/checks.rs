@@ -279,6 +279,7 @@ fn is_explained(ledger: &Ledger, key: Key, now: Instant, terms: &Terms) -> bool 
         || has_been_refused
         || causes.has_no_way(recipient.domain())
         || (message.eight_bit && causes.lacks_eight_bit)
+        || (message.binary && causes.lacks_binary)
         || (message.utf8 && causes.lacks_utf8)
         || causes.size_min.is_some_and(|least| {
             // What the server puts in front is less than this.

@@ -6,7 +6,9 @@
 
 mod chunks;
 mod content;
+mod excess;
 mod head;
+mod speaking;
 mod tls;
 
 use std::cell::Cell;
@@ -19,6 +21,7 @@ use ringpost::runtime::Runtime;
 use ringpost_protocol::notify::Notify;
 
 use self::content::Words;
+use self::speaking::Spoken;
 use crate::ledger::{Key, SharedLedger};
 use crate::random::Random;
 use crate::tls::Trust;
@@ -49,6 +52,10 @@ pub struct Ways {
     pub eight_bit_percent: u8,
     /// Messages whose content it sends by BDAT, where that is offered.
     pub chunk_percent: u8,
+    /// Messages of octets that are no lines, where that is offered.
+    pub binary_percent: u8,
+    /// Sessions in which it speaks for somebody else, by the PROXY protocol or by XCLIENT.
+    pub speaking_percent: u8,
     /// Sessions that it goes on with over TLS, where that is offered.
     pub tls_percent: u8,
     /// Messages that are to be held for some seconds.
@@ -61,6 +68,8 @@ pub struct Ways {
     pub drop_percent: u8,
     /// Messages that it takes back by RSET before the content.
     pub reset_percent: u8,
+    /// Messages that are larger than the server has said it takes.
+    pub excess_percent: u8,
     /// Messages whose content it sends in pieces, with pauses.
     pub slow_percent: u8,
     /// The longest such pause.
@@ -81,12 +90,15 @@ impl Default for Ways {
             null_percent: 0,
             eight_bit_percent: 0,
             chunk_percent: 0,
+            binary_percent: 0,
+            speaking_percent: 0,
             tls_percent: 0,
             hold_percent: 0,
             priority_percent: 0,
             notify_percent: 0,
             drop_percent: 0,
             reset_percent: 0,
+            excess_percent: 0,
             slow_percent: 0,
             pause_max: Duration::from_secs(2),
             gap_max: Duration::from_millis(50),
@@ -119,6 +131,9 @@ impl Ways {
             chunk_percent: some(random, 40, 100),
             tls_percent: some(&mut random.fork("tls"), 40, 100),
             priority_percent: some(&mut random.fork("priority"), 40, 100),
+            excess_percent: some(&mut random.fork("excess"), 30, 20),
+            binary_percent: some(&mut random.fork("binary"), 40, 50),
+            speaking_percent: some(&mut random.fork("speaking"), 40, 100),
         }
     }
 }
@@ -161,6 +176,8 @@ impl Quota {
 pub struct Application {
     /// Where the server listens.
     pub servers: Vec<SocketAddr>,
+    /// Where it listens for those who speak for others by the PROXY protocol.
+    pub proxied: Vec<SocketAddr>,
     /// Domains of recipients.
     pub domains: Rc<[String]>,
     /// Domains of originators: they get the reports.
@@ -192,8 +209,9 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
             break;
         }
         let mut random = random.fork_number("session", number);
-        let server = random.pick(&application.servers).copied();
-        let Some(server) = server else { break };
+        let spoken = Spoken::draw(&random, &application);
+        let servers = if spoken.by_proxy { &application.proxied } else { &application.servers };
+        let Some(server) = random.pick(servers).copied() else { break };
         let life = application.ledger.borrow().life();
         let connected = runtime.connect(server, None, CONNECT_TIMEOUT).await;
         let pause = random.duration(RETRY_PAUSE.0, RETRY_PAUSE.1);
@@ -207,6 +225,9 @@ pub async fn run<R: Runtime>(runtime: R, application: Application, random: Rando
                 offers: Offers::default(),
                 life,
                 said: String::new(),
+                transactions: 0,
+                is_excessive: false,
+                spoken,
             };
             if session.talk().await.is_ok() {
                 session.wire.close().await;
@@ -226,11 +247,17 @@ struct Offers {
     eight_bit: bool,
     utf8: bool,
     chunking: bool,
+    binary: bool,
+    xclient: bool,
     hold: bool,
     priority: bool,
     dsn: bool,
     starttls: bool,
     size: Option<u64>,
+    /// MAILMAX.
+    transactions_max: Option<u64>,
+    /// RCPTMAX.
+    recipients_max: Option<u64>,
 }
 
 /// The session is over, and not in good order.
@@ -273,21 +300,30 @@ struct Session<'a, R: Runtime> {
     life: u32,
     /// The last line that was sent; empty before the first.
     said: String,
+    /// Transactions that the server has let begin.
+    transactions: u64,
+    /// Whether the message is larger than the server takes.
+    is_excessive: bool,
+    /// Whom it speaks for.
+    spoken: Spoken,
 }
 
 impl<R: Runtime> Session<'_, R> {
     async fn talk(&mut self) -> Result<(), Over> {
         let patience = self.application.patience;
         self.wire.set_patience(patience + self.application.opening.unwrap_or_default());
+        self.say_proxy_header().await?;
         self.expect_good().await?;
         self.wire.set_patience(patience);
         if self.application.ways.is_extended {
             self.hello().await?;
+            self.say_xclient().await?;
             let is_private = self.random.fork("tls").percent(self.application.ways.tls_percent);
             if is_private && self.offers.starttls {
                 self.start_tls().await?;
             }
         } else {
+            self.spoken.without_extensions();
             self.write("HELO app.test\r\n").await?;
             self.expect_good().await?;
         }
@@ -316,11 +352,16 @@ impl<R: Runtime> Session<'_, R> {
 
     async fn message(&mut self) -> Result<(), Over> {
         let ways = self.application.ways.clone();
-        let content = self.content(&ways);
-        let (number, mail, rcpts) = self.envelope(&ways, &content);
+        let is_binary = self.is_binary(&ways);
+        let mut content = self.content(&ways);
+        if is_binary {
+            content::make_binary(&mut content);
+        }
+        let (number, mail, rcpts) = self.envelope(&ways, &content, is_binary);
         let is_grouped = ways.pipelining && self.offers.pipelining;
-        let is_chunked = self.offers.chunking && self.random.percent(ways.chunk_percent);
-        let mut accepted = 0_usize;
+        let is_chunked =
+            self.offers.chunking && (self.random.percent(ways.chunk_percent) || is_binary);
+        let mut accepted = 0_u64;
         if is_grouped {
             let data = if is_chunked { "" } else { "DATA\r\n" };
             self.write(&format!("{mail}{}{data}", rcpts.concat())).await?;
@@ -331,6 +372,9 @@ impl<R: Runtime> Session<'_, R> {
         if !mail_reply.is_good() && !is_grouped {
             return self.refused(&mail_reply);
         }
+        if mail_reply.is_good() {
+            self.begins();
+        }
         for (rcpt, recipient) in rcpts.iter().zip(0..) {
             if !is_grouped {
                 self.write(rcpt).await?;
@@ -338,6 +382,8 @@ impl<R: Runtime> Session<'_, R> {
             let reply = self.reply().await?;
             if reply.is_good() {
                 accepted += 1;
+                self.accepts(accepted);
+                self.is_let_relay();
                 let key = Key { message: number, recipient };
                 self.application.ledger.borrow_mut().accepted(key);
             } else if reply.code == 421 {
@@ -377,6 +423,7 @@ impl<R: Runtime> Session<'_, R> {
         if !reply.is_good() {
             return self.refused(reply);
         }
+        self.takes();
         let id = reply.text.trim_end().rsplit(' ').next().unwrap_or_default();
         let now = self.runtime.now();
         self.application.ledger.borrow_mut().ack(number, now, id);
@@ -389,15 +436,27 @@ impl<R: Runtime> Session<'_, R> {
         if reply.code == 421 || self.random.percent(20) { Err(Over) } else { Ok(()) }
     }
 
+    /// Whether the next message is no lines.
+    fn is_binary(&self, ways: &Ways) -> bool {
+        let mut random = self.random.fork_number("binary", self.transactions);
+        self.offers.binary && self.offers.chunking && random.percent(ways.binary_percent)
+    }
+
     fn content(&mut self, ways: &Ways) -> Vec<u8> {
         let size_max = self.offers.size.map_or(ways.size_max, |size| size.min(ways.size_max));
         let is_eight_bit = self.offers.eight_bit && self.random.percent(ways.eight_bit_percent);
         let content = self.words.content(&mut self.random, size_max, is_eight_bit);
-        head::with_fields(content, &mut self.random.fork("head"), size_max)
+        let content = head::with_fields(content, &mut self.random.fork("head"), size_max);
+        self.exceed(ways, content)
     }
 
     /// Enters a message into the ledger; its number, MAIL, and each RCPT.
-    fn envelope(&mut self, ways: &Ways, content: &[u8]) -> (u32, String, Vec<String>) {
+    fn envelope(
+        &mut self,
+        ways: &Ways,
+        content: &[u8],
+        is_binary: bool,
+    ) -> (u32, String, Vec<String>) {
         let application = self.application;
         let recipients = self.random.within(1..=ways.recipients_max);
         let domains: Vec<&str> = (0..recipients)
@@ -409,11 +468,21 @@ impl<R: Runtime> Session<'_, R> {
         let number = ledger.begin(home, &domains);
         ledger.set_content(number, content);
         ledger.mail(number, self.runtime.now());
+        if let Some(client) = self.spoken.client {
+            ledger.speak_for(number, client);
+        }
+        if is_binary {
+            ledger.mark_binary(number);
+        }
         let Some(message) = ledger.message(number) else { return Default::default() };
         // What is marked and in ASCII has to reach hosts without it, too.
         let utf8 = self.offers.utf8 && self.random.percent(ways.eight_bit_percent);
         let mut mail = format!("MAIL FROM:<{}>", message.reverse_path);
-        mail.push_str(if message.eight_bit { " BODY=8BITMIME" } else { "" });
+        mail.push_str(match (is_binary, message.eight_bit) {
+            (true, _) => " BODY=BINARYMIME",
+            (false, true) => " BODY=8BITMIME",
+            (false, false) => "",
+        });
         mail.push_str(if utf8 { " SMTPUTF8" } else { "" });
         if self.offers.size.is_some() && self.random.coin() {
             let _ = write!(mail, " SIZE={}", content.len());
@@ -540,16 +609,25 @@ impl Offers {
     fn read(text: &str) -> Self {
         let has = |keyword| text.lines().any(|line| line.split(' ').next() == Some(keyword));
         let size = text.lines().find_map(|line| line.strip_prefix("SIZE ")?.trim().parse().ok());
+        let limits = text.lines().find_map(|line| line.strip_prefix("LIMITS ")).unwrap_or_default();
+        let limit = |name: &str| {
+            let value = limits.split(' ').find_map(|limit| limit.strip_prefix(name));
+            value.and_then(|value| value.strip_prefix('=')?.trim().parse().ok())
+        };
         Self {
             pipelining: has("PIPELINING"),
             eight_bit: has("8BITMIME"),
             utf8: has("SMTPUTF8"),
             chunking: has("CHUNKING"),
+            binary: has("BINARYMIME"),
+            xclient: has("XCLIENT"),
             hold: has("FUTURERELEASE"),
             priority: has("MT-PRIORITY"),
             dsn: has("DSN"),
             starttls: has("STARTTLS"),
             size,
+            transactions_max: limit("MAILMAX"),
+            recipients_max: limit("RCPTMAX"),
         }
     }
 }
@@ -582,6 +660,7 @@ mod tests {
         });
         let application = Application {
             servers: vec![at],
+            proxied: Vec::new(),
             domains: Rc::new(["a.test".to_owned()]),
             homes: Rc::new(["b.test".to_owned()]),
             ways: Ways::default(),
@@ -616,10 +695,12 @@ mod tests {
 
     #[test]
     fn offers_are_read_from_the_reply() {
-        let offers =
-            Offers::read("mta.test\nPIPELINING\nSIZE 1000\nCHUNKING\nFUTURERELEASE 60 2030\n");
+        let offers = Offers::read(
+            "mta.test\nPIPELINING\nSIZE 1000\nCHUNKING\nFUTURERELEASE 60 2030\nLIMITS MAILMAX=7 RCPTMAX=50\n",
+        );
         assert!(offers.pipelining && offers.hold && offers.chunking && !offers.eight_bit);
         assert_eq!(offers.size, Some(1000));
+        assert_eq!((offers.transactions_max, offers.recipients_max), (Some(7), Some(50)));
         assert!(!Offers::read("PIPELININGS\n").pipelining);
     }
 

@@ -12,6 +12,7 @@ mod entry;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -162,8 +163,10 @@ impl Ledger {
             recipients,
             content: None,
             eight_bit: false,
+            binary: false,
             utf8: false,
             priority: 0,
+            client: None,
             begun: None,
             sent: None,
             not_before: None,
@@ -194,6 +197,20 @@ impl Ledger {
     pub fn prioritize(&mut self, number: u32, level: i8) {
         if let Some(message) = self.message_mut(number) {
             message.priority = level;
+        }
+    }
+
+    /// Notes that a message is octets that are no lines.
+    pub fn mark_binary(&mut self, number: u32) {
+        if let Some(message) = self.message_mut(number) {
+            message.binary = true;
+        }
+    }
+
+    /// Notes that a message is sent in the name of a client.
+    pub fn speak_for(&mut self, number: u32, client: IpAddr) {
+        if let Some(message) = self.message_mut(number) {
+            message.client = Some(client);
         }
     }
 
@@ -290,8 +307,10 @@ impl Ledger {
             recipients: vec![Recipient { address, accepted: true, ..Recipient::default() }],
             content: None,
             eight_bit: false,
+            binary: false,
             utf8: false,
             priority,
+            client: None,
             begun: None,
             sent: Some(now),
             not_before: None,
@@ -380,10 +399,13 @@ impl Ledger {
         let Some(taking) = self.takings.get(number) else { return };
         let now = taking.confirmed.unwrap_or(taking.at);
         let mut wrong = Vec::new();
-        if recipient.fate.is_some_and(|fate| fate.at < taking.begun) {
+        // Where there were more replies than commands, one to RCPT is taken for the one to BDAT, and the end
+        // is there before the content is: nothing tells the two apart.
+        let is_known = !recipient.confused;
+        if is_known && recipient.fate.is_some_and(|fate| fate.at < taking.begun) {
             wrong.push(("sent again after its end", "the event records have its end before"));
         }
-        if recipient.settled.is_some_and(|at| at < taking.begun) {
+        if is_known && recipient.settled.is_some_and(|at| at < taking.begun) {
             wrong.push(("sent again after its end", "the log had it settled at a crash before"));
         }
         for other in recipient.takings.iter().filter(|other| **other != number) {

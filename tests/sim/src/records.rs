@@ -238,6 +238,7 @@ impl Ledger {
                 let is_eight_bit = message.eight_bit || message.origin != Origin::Injector;
                 size > least as u64
                     || (is_eight_bit && causes.lacks_eight_bit)
+                    || (message.binary && causes.lacks_binary)
                     || (message.utf8 && causes.lacks_utf8)
             }
             (_, None) => causes.has_no_way(recipient.domain()),

@@ -5,6 +5,8 @@
 //! the ledger. It also looks at how it is spoken to: nothing ahead of a reply where that is not
 //! offered, and nothing at all between the final dot and its reply.
 
+mod body;
+mod chunk;
 mod mended;
 mod moves;
 mod receipt;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 use ringpost::runtime::{Containment, Listener, Runtime};
 use ringpost_protocol::notify::Notify;
 
+use self::body::Body;
 pub use self::moves::{Habits, Move, Phase};
 use self::receipt::Transaction;
 use crate::ledger::{Party, SharedLedger, Taking};
@@ -90,6 +93,7 @@ pub fn serve<R: Runtime>(
                 transaction: None,
                 answered: None,
                 may_pipeline: false,
+                takes_binary: false,
                 reports: false,
                 takes_utf8: false,
                 takes_priority: false,
@@ -129,6 +133,8 @@ struct Session<R: Runtime> {
     /// What was taken last, until the client is seen to know the answer.
     answered: Option<usize>,
     may_pipeline: bool,
+    /// Whether it has offered CHUNKING and BINARYMIME.
+    takes_binary: bool,
     /// Whether DSN was offered.
     reports: bool,
     /// Whether it has offered SMTPUTF8.
@@ -157,7 +163,9 @@ impl<R: Runtime> Session<R> {
                 let now = self.runtime.now();
                 self.host.ledger.borrow_mut().confirm(taking, now);
             }
-            if !self.may_pipeline && !self.wire.pending().is_empty() {
+            // A chunk goes with its BDAT.
+            let is_chunk = line.starts_with("BDAT ");
+            if !self.may_pipeline && !is_chunk && !self.wire.pending().is_empty() {
                 self.violate("commands sent ahead without leave", &line);
             }
             let verb = line.get(..4).unwrap_or(&line).to_ascii_uppercase();
@@ -167,6 +175,7 @@ impl<R: Runtime> Session<R> {
                 "MAIL" => self.mail(&line).await?,
                 "RCPT" => self.rcpt(&line).await?,
                 "DATA" => self.data().await?,
+                "BDAT" => self.bdat(&line).await?,
                 "RSET" => {
                     self.transaction = None;
                     self.write("250 2.0.0 ok\r\n").await?;
@@ -194,6 +203,7 @@ impl<R: Runtime> Session<R> {
         self.transaction = None;
         self.may_pipeline = is_extended && habits.pipelining;
         self.reports = is_extended && habits.dsn;
+        self.takes_binary = is_extended && habits.binary;
         self.takes_utf8 = is_extended && habits.utf8;
         self.takes_priority = is_extended && habits.priority;
         let mut good = format!("250-{}\n250-HELP\n", self.host.name);
@@ -204,6 +214,8 @@ impl<R: Runtime> Session<R> {
                 (habits.utf8, "SMTPUTF8"),
                 (habits.dsn, "DSN"),
                 (habits.priority, "MT-PRIORITY"),
+                (habits.binary, "CHUNKING"),
+                (habits.binary, "BINARYMIME"),
             ] {
                 if is_offered {
                     let _ = writeln!(good, "250-{keyword}");
@@ -217,6 +229,7 @@ impl<R: Runtime> Session<R> {
             let mut ledger = self.host.ledger.borrow_mut();
             let causes = ledger.causes();
             causes.lacks_eight_bit |= !is_extended || !habits.eight_bit;
+            causes.lacks_binary |= !is_extended || !habits.binary;
             causes.lacks_utf8 |= !is_extended || !habits.utf8;
             if let Some(size) = habits.size.filter(|_| is_extended) {
                 causes.size_min = Some(causes.size_min.map_or(size, |least| least.min(size)));
@@ -238,7 +251,9 @@ impl<R: Runtime> Session<R> {
         let reverse_path = path(line);
         let utf8 = line.contains(" SMTPUTF8");
         let has_dsn = line.contains(" RET=") || line.contains(" ENVID=");
-        if (!self.host.habits.eight_bit && line.contains("BODY=8BITMIME"))
+        let body = Body::read(line);
+        if (!self.host.habits.eight_bit && body == Body::EightBit)
+            || (!self.takes_binary && body == Body::Binary)
             || (!self.reports && has_dsn)
             || (!self.takes_utf8 && utf8)
             || (!self.takes_priority && line.contains(" MT-PRIORITY="))
@@ -255,7 +270,7 @@ impl<R: Runtime> Session<R> {
             let level = told.map_or(0, |level| level.trim().parse().unwrap_or(i8::MIN));
             let priority = self.takes_priority.then_some(level);
             let transaction =
-                Transaction { reverse_path, utf8, priority, ..Transaction::default() };
+                Transaction { reverse_path, utf8, priority, body, ..Transaction::default() };
             self.transaction = Some(transaction);
         }
         Ok(())
@@ -286,12 +301,18 @@ impl<R: Runtime> Session<R> {
             }
         }
         let told = self.answer(Phase::Rcpt, "250 2.1.5 ok").await?;
+        if self.is_confused {
+            self.host.ledger.borrow_mut().confuse(party);
+        }
         match told {
             Some(code) if code / 100 == 5 => {
                 self.host.ledger.borrow_mut().refuse(party, code);
             }
             Some(code) if code / 100 == 2 => {
+                let begun = (self.runtime.now(), self.host.ledger.borrow().life());
                 if let Some(transaction) = &mut self.transaction {
+                    // From here on the content may be on its way, if it goes by BDAT.
+                    transaction.begun = Some(begun);
                     transaction.parties.push((party, address));
                 }
             }
@@ -349,10 +370,7 @@ impl<R: Runtime> Session<R> {
         self.transaction = Some(transaction);
         self.while_content_comes().await?;
         let content = self.wire.content().await?;
-        if !self.wire.pending().is_empty() {
-            self.violate("something sent between the dot and its reply", "");
-        }
-        self.dot(&content).await
+        self.examine(&content, false).await
     }
 
     /// What may happen before the content has come.
@@ -378,12 +396,16 @@ impl<R: Runtime> Session<R> {
         }
     }
 
-    async fn dot(&mut self, content: &[u8]) -> Result<(), Over> {
+    /// Takes a whole content, or does not; `is_chunk` if it came as it is, without a dot.
+    async fn examine(&mut self, content: &[u8], is_chunk: bool) -> Result<(), Over> {
+        if !self.wire.pending().is_empty() {
+            self.violate("something sent between the dot and its reply", "");
+        }
         let Some(transaction) = self.transaction.clone() else { return Ok(()) };
         let now = self.runtime.now();
         let receipt = {
             let mut ledger = self.host.ledger.borrow_mut();
-            transaction.examine(&mut ledger, content, now)
+            transaction.examine(&mut ledger, content, is_chunk, now)
         };
         let chosen = self.choose(Phase::Dot);
         let is_taken = match chosen {

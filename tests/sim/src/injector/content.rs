@@ -85,6 +85,24 @@ impl Words {
     }
 }
 
+/// Makes lines into octets that are none: CR and LF alone, NUL, no line end at the end; not one octet more.
+pub(super) fn make_binary(content: &mut [u8]) {
+    let body = content.windows(4).position(|octets| octets == b"\r\n\r\n");
+    let from = body.map_or(content.len(), |at| at + 4);
+    let Some(body) = content.get_mut(from..) else { return };
+    for (octet, number) in body.iter_mut().zip(0_usize..) {
+        match (*octet, number % 7) {
+            (b'\r', 0) => *octet = 0,
+            (b'\n', 1) => *octet = b'\r',
+            (b'a', _) => *octet = 255,
+            _ => {}
+        }
+    }
+    if let Some(last) = body.last_mut() {
+        *last = b'.';
+    }
+}
+
 /// Content with dots stuffed, as it goes out.
 pub(super) fn stuffed(content: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(content.len() + 16);
@@ -123,6 +141,18 @@ mod tests {
         let mut random = Random::new(1);
         let words = Words::new(&mut random);
         assert!((0..100).all(|_| words.content(&mut random, 100, true).len() <= 100));
+    }
+
+    #[test]
+    fn binary_content_has_no_lines() {
+        let mut content = b"Subject: x\r\n\r\nabc\r\n1\r\n23\r\n\r\n".to_vec();
+        let len = content.len();
+        make_binary(&mut content);
+        assert!(content.starts_with(b"Subject: x\r\n\r\n\xff") && content.ends_with(b"."));
+        assert_eq!(content.len(), len);
+        let mut lone = b"lone\r\n".to_vec();
+        make_binary(&mut lone);
+        assert_eq!(lone, b"lone\r\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ringpost_protocol::notify::Notify;
@@ -230,6 +231,10 @@ pub struct Message {
     pub content: Option<Fingerprint>,
     /// Whether it has octets above 127.
     pub eight_bit: bool,
+    /// Whether it is octets that are no lines.
+    pub binary: bool,
+    /// The client it is sent for, if that is not who sends it.
+    pub client: Option<IpAddr>,
     /// Whether it came by SMTPUTF8 with a header section outside of ASCII.
     pub utf8: bool,
     /// How urgent it is.
@@ -291,6 +296,8 @@ pub struct Causes {
     pub reports: BTreeSet<(u32, Option<u16>)>,
     /// Whether a host did not offer 8BITMIME.
     pub lacks_eight_bit: bool,
+    /// Whether a host did not offer BINARYMIME.
+    pub lacks_binary: bool,
     /// Whether a host did not offer SMTPUTF8.
     pub lacks_utf8: bool,
     /// The least SIZE that a host has offered.

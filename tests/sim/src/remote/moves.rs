@@ -101,6 +101,8 @@ pub struct Habits {
     pub pipelining: bool,
     /// Whether it offers 8BITMIME.
     pub eight_bit: bool,
+    /// Whether it offers CHUNKING and BINARYMIME.
+    pub binary: bool,
     /// Whether it offers SMTPUTF8.
     pub utf8: bool,
     /// Whether it offers DSN.
@@ -130,6 +132,7 @@ impl Default for Habits {
             knows_ehlo: true,
             pipelining: true,
             eight_bit: true,
+            binary: true,
             utf8: true,
             dsn: false,
             priority: false,
@@ -155,7 +158,7 @@ impl Habits {
         habits.moves = Move::BAD.iter().copied().filter(|_| random.percent(40)).collect();
         habits.knows_ehlo = !random.percent(5);
         habits.pipelining = !random.percent(30);
-        habits.eight_bit = !random.percent(10);
+        habits.eight_bit = !random.percent(25);
         habits.size = random.percent(20).then(|| random.within(20_000..=2_000_000) as usize);
         if random.percent(20) {
             habits.recipients_max = random.within(1..=5) as usize;
@@ -175,6 +178,7 @@ impl Habits {
         habits.dsn = random.percent(30);
         habits.utf8 = !random.percent(20);
         habits.priority = random.fork("priority").percent(50);
+        habits.binary = !random.fork("binary").percent(30);
         habits
     }
 

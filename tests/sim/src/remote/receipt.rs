@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::body::{self, Body};
 use super::mended;
-use crate::ledger::{Fingerprint, Key, Ledger, Origin, Party};
+use crate::ledger::{Fingerprint, Key, Ledger, Message, Origin, Party};
 use crate::wire::find;
 
 /// A transaction as the host heard it.
@@ -16,6 +17,8 @@ pub(super) struct Transaction {
     pub(super) utf8: bool,
     /// The priority that MAIL had, if the host has offered to take one.
     pub(super) priority: Option<i8>,
+    /// What MAIL said of the content.
+    pub(super) body: Body,
     /// Accepted recipients.
     pub(super) parties: Vec<(Party, String)>,
     /// When the content was asked for, and in which life of the server.
@@ -35,10 +38,16 @@ impl Transaction {
         &self,
         ledger: &mut Ledger,
         content: &[u8],
+        is_chunk: bool,
         now: Instant,
     ) -> Option<Receipt> {
-        check_wire(ledger, content, now);
-        let content = unstuffed(content);
+        if self.body != Body::Binary {
+            check_wire(ledger, content, now);
+        }
+        if self.body == Body::SevenBit && !content.is_ascii() {
+            ledger.violate("8-bit content that is not said to be", now, String::new());
+        }
+        let content = if is_chunk { content.to_vec() } else { unstuffed(content) };
         let mut receipt: Option<Receipt> = None;
         for (party, address) in &self.parties {
             let key = match party {
@@ -92,12 +101,8 @@ impl Transaction {
             None => Some(("mail that nobody sent", String::new())),
             Some(message) => {
                 let recipient = message.recipients.get(usize::from(key.recipient));
+                let candidates = self.candidates(message, content, ledger.mends);
                 let sent = message.content.unwrap_or_default();
-                let candidates = if ledger.mends {
-                    mended::candidates(content).unwrap_or_default()
-                } else {
-                    vec![content.to_vec()]
-                };
                 // The server puts its trace fields in front.
                 let is_sent = candidates.iter().any(|content| {
                     let from = content.len().checked_sub(sent.len);
@@ -114,6 +119,8 @@ impl Transaction {
                     Some(("mail without a date or an id", String::new()))
                 } else if !is_sent {
                     Some(("mail with another content", format!("{} octets", content.len())))
+                } else if !is_traced(message, content) {
+                    Some(("mail with another client in its trace", format!("{:?}", message.client)))
                 } else {
                     None
                 }
@@ -121,6 +128,19 @@ impl Transaction {
         };
         if let Some((rule, text)) = wrong {
             ledger.violate(rule, now, format!("{key} to {address}: {text}"));
+        }
+    }
+
+    /// What content may have been before the server put fields in front, added some that were missing, and
+    /// made it 7-bit.
+    fn candidates(&self, message: &Message, content: &[u8], mends: bool) -> Vec<Vec<u8>> {
+        let was_eight_bit = self.body == Body::SevenBit && message.eight_bit && !message.binary;
+        let decoded = was_eight_bit.then(|| body::decoded(&body::text(content))).flatten();
+        let contents = std::iter::once(content.to_vec()).chain(decoded);
+        if mends {
+            contents.filter_map(|content| mended::candidates(&content)).flatten().collect()
+        } else {
+            contents.collect()
         }
     }
 
@@ -192,6 +212,13 @@ fn said(text: &str, about: u32) -> Option<BTreeMap<u16, bool>> {
     (!said.is_empty()).then_some(said)
 }
 
+/// Whether the topmost trace field names the client that the mail is from.
+fn is_traced(message: &Message, content: &[u8]) -> bool {
+    let Some(client) = message.client else { return true };
+    let text = body::text(content.get(..200.min(content.len())).unwrap_or_default());
+    text.starts_with("Received: ") && text.contains(&format!("[{client}]"))
+}
+
 /// No CR without LF, no LF without CR: what one side takes for the end, the other must too.
 fn check_wire(ledger: &mut Ledger, content: &[u8], now: Instant) {
     let mut before = 0;
@@ -235,10 +262,11 @@ mod tests {
             reverse_path: reverse_path.to_owned(),
             utf8: false,
             priority: None,
+            body: Body::SevenBit,
             parties,
             begun: None,
         };
-        let receipt = transaction.examine(&mut ledger, content, now);
+        let receipt = transaction.examine(&mut ledger, content, false, now);
         let rules = ledger.violations().iter().map(|violation| violation.rule).collect();
         (rules, receipt.is_some())
     }

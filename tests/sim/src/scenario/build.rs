@@ -18,6 +18,9 @@ use crate::world::World;
 /// Where the server listens.
 pub(super) const SERVER: IpAddr = address(0, 1);
 
+/// Where it listens for proxies.
+const PROXIED_PORT: u16 = 26;
+
 /// An address at which nobody listens.
 const CLOSED: IpAddr = address(3, 1);
 
@@ -56,7 +59,8 @@ pub(super) fn config(plan: &Plan) -> String {
     let servers: Vec<String> =
         (0..plan.name_servers.len()).map(|number| numbered(5, number).to_string()).collect();
     let smarthost = SocketAddr::new(host_address(0), 25).to_string();
-    plan.settings.text(&SocketAddr::new(SERVER, 25).to_string(), &servers, &smarthost)
+    let listeners = [25, PROXIED_PORT].map(|port| SocketAddr::new(SERVER, port).to_string());
+    plan.settings.text(&listeners, &servers, &smarthost)
 }
 
 /// Makes name servers and remote hosts, and applications that begin at once.
@@ -111,6 +115,7 @@ pub(super) fn build(
         let runtime = world.host(&[ip]);
         let application = Application {
             servers: vec![SocketAddr::new(SERVER, 25)],
+            proxied: vec![SocketAddr::new(SERVER, PROXIED_PORT)],
             domains: domains.clone().into(),
             homes: domains.get(..plan.homes).unwrap_or_default().into(),
             ways: ways.clone(),

@@ -56,6 +56,10 @@ pub struct Settings {
     pub tls: bool,
     /// Whether it adds fields that are missing.
     pub mends: bool,
+    /// Whether it takes content that is no lines.
+    pub binary: bool,
+    /// Whether 8-bit content is made 7-bit for hosts without 8BITMIME; otherwise it is bounced.
+    pub converts: bool,
 }
 
 impl Settings {
@@ -67,7 +71,7 @@ impl Settings {
             segments,
             checkpoint_interval: random.within(1..=64) << 18,
             cache_size: if random.percent(20) { 0 } else { random.within(1..=4096) << 10 },
-            message_size_max: (segments << 19).min(1 << 20),
+            message_size_max: size_max(&mut random.fork("size"), segments),
             recipients_max: random.within(1..=60),
             transactions_max: if random.percent(20) { random.within(1..=5) } else { 1000 },
             retry: vec![retry_first, retry_first * 2, retry_first * random.within(1..=4)],
@@ -86,6 +90,8 @@ impl Settings {
             smarthost: random.percent(10),
             tls: random.fork("tls").percent(70),
             mends: random.fork("mends").percent(40),
+            binary: random.fork("binary").percent(70),
+            converts: random.fork("converts").percent(70),
         }
     }
 
@@ -110,11 +116,18 @@ impl Settings {
             smarthost: false,
             tls: true,
             mends: false,
+            binary: true,
+            converts: true,
         }
     }
 
     /// The text of the configuration file.
-    pub fn text(&self, listener: &str, name_servers: &[String], smarthost: &str) -> String {
+    pub fn text(
+        &self,
+        listeners: &[String; 2],
+        name_servers: &[String],
+        smarthost: &str,
+    ) -> String {
         let seconds = |duration: Duration| format!("{}s", duration.as_secs());
         let mut text = String::new();
         let certificates = if self.tls {
@@ -122,20 +135,30 @@ impl Settings {
         } else {
             String::new()
         };
+        text.push_str("[server]\nhostname = \"mta.test\"\n");
+        let [main, proxied] = listeners;
+        // Whoever is no remote host speaks for others where he may.
+        for (name, listener, whom) in
+            [("main", main, "xclient_from"), ("proxied", proxied, "proxy_protocol_from")]
+        {
+            let _ = write!(
+                text,
+                "[listener.{name}]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
+                 {whom} = [\"10.0.2.0/24\"]\nmessage_size_max = \"{}B\"\nrecipients_max = {}\n\
+                 transactions_max = {}\ncertificates = [{certificates}]\nbinary_mime = {}\n\
+                 mt_priority = true\nmt_priority_max = {PRIORITY_MAX}\nheader.add_missing = {}\n",
+                self.message_size_max,
+                self.recipients_max,
+                self.transactions_max,
+                self.binary,
+                self.mends,
+            );
+        }
         let _ = write!(
             text,
-            "[server]\nhostname = \"mta.test\"\n\
-             [listener.main]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
-             mt_priority = true\nmt_priority_max = {PRIORITY_MAX}\n\
-             message_size_max = \"{}B\"\nrecipients_max = {}\ntransactions_max = {}\n\
-             certificates = [{certificates}]\nheader.add_missing = {}\n\
-             [queue]\nsegment_size = \"{}B\"\nsize_max = \"{}B\"\ncheckpoint_interval = \"{}B\"\n\
+            "[queue]\nsegment_size = \"{}B\"\nsize_max = \"{}B\"\ncheckpoint_interval = \"{}B\"\n\
              content_cache_size_max = \"{}B\"\nlifetime = \"{}\"\nbounce_lifetime = \"{}\"\n\
              delay_warning = \"{}\"\n",
-            self.message_size_max,
-            self.recipients_max,
-            self.transactions_max,
-            self.mends,
             self.segment_size,
             self.segment_size * self.segments,
             self.checkpoint_interval,
@@ -148,8 +171,9 @@ impl Settings {
         let timeout = seconds(self.timeout);
         let _ = write!(
             text,
-            "[delivery]\neight_bit = \"bounce\"\nretry = [{}]\npipelining = {}\nconnections_per_site_per_core_max = {}\n\
+            "[delivery]\neight_bit = \"{}\"\nretry = [{}]\npipelining = {}\nconnections_per_site_per_core_max = {}\n\
              recipients_per_transaction_max = {}\ntransactions_per_connection_max = {}\n",
+            if self.converts { "convert" } else { "bounce" },
             retry.join(", "),
             self.pipelining,
             self.connections_max,
@@ -384,6 +408,12 @@ impl Plan {
         let hold = Duration::from_mins(1);
         settings.lifetime + settings.bounce_lifetime + settings.timeout * 8 + site + hold
     }
+}
+
+/// The largest message that is taken: what always has room in the log, or much less.
+fn size_max(random: &mut Random, segments: u64) -> u64 {
+    let most = (segments << 19).min(1 << 20);
+    if random.percent(30) { random.within(1_000..=50_000).min(most) } else { most }
 }
 
 /// How long a shard may wait for room in its log, and then for a write of it, before it says 451.
