@@ -215,7 +215,7 @@ proptest! {
 
     /// What is read is what is written again, and nothing in it can end a line or a word.
     #[test]
-    fn whatever_is_read_is_safe(text in any::<String>(), near in "([a-z0-9;+=, -~]|\\+[0-9A-F]{2}){0,40}") {
+    fn whatever_is_read_is_safe(text in any::<String>(), near in "([a-z0-9;+=, -~]|\\+[0-9A-F]{2}|\\+C[23]\\+[89AB][0-9A-F]|\\+E2\\+80\\+A[0-9A-F]){0,40}") {
         for text in [text, near] {
             if let Some(id) = EnvelopeId::parse(&text) {
                 prop_assert_eq!(id.as_str(), &text);
@@ -224,7 +224,9 @@ proptest! {
             if let Some(original) = OriginalRecipient::parse(&text) {
                 prop_assert_eq!(original.as_str(), &text);
                 prop_assert!(!text.contains([' ', '\r', '\n', '=']));
-                prop_assert!(original.address().bytes().all(|b| matches!(b, b' '..=b'~')));
+                // Beyond ASCII since addresses may be; U+0080 to U+009F control terminals too.
+                let is_safe = |c| matches!(c, ' '..='~' | '\u{a0}'..) && !"\u{2028}\u{2029}".contains(c);
+                prop_assert!(original.address().chars().all(is_safe));
             }
             if let Some(notify) = Notify::parse(&text) {
                 prop_assert_eq!(Notify::parse(&notify.to_string()), Some(notify));
