@@ -54,6 +54,8 @@ pub fn told(envelope: &Envelope, attempt: &Attempt, settled: &Settled) -> Option
 /// for it, and a recipient has failed (RFC 3461 §4.3).
 pub fn returns_all(envelope: &Envelope, settlement: &Settlement) -> bool {
     envelope.dsn.ret() == Some(Return::Full)
+        // RFC 8689 §5: what may only travel under TLS is not returned, whatever RET says.
+        && !envelope.require_tls
         // Others cannot be a part of a message that is none of them.
         && matches!(envelope.body, BodyType::SevenBit | BodyType::EightBitMime)
         && settlement
@@ -123,6 +125,8 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
     let mut envelope = Envelope::new(ReversePath::Null, vec![to], body);
     // As urgent as what it tells of.
     envelope.priority = context.envelope.priority;
+    // RFC 8689 §5.
+    envelope.require_tls = context.envelope.require_tls;
     if !originator.is_ascii() {
         // The field that names them is the one of the header that is not ASCII.
         envelope.utf8 = Utf8::Header;
@@ -262,6 +266,21 @@ mod tests {
         assert!(content.contains("delivery time expired; last failure: connection refused"));
         assert!(content.contains("Subject: hello"));
         assert!(!content.contains("the rest"));
+    }
+
+    /// RFC 8689 §5.
+    #[test]
+    fn what_requires_tls_is_reported_under_tls_and_without_its_content() {
+        let bounced = || vec![settled(1, Disposition::Bounced, Some("nobody here"))];
+        for require_tls in [false, true] {
+            let mut original = envelope("<me@origin.test>");
+            original.dsn.set_message(Some(Return::Full), None);
+            original.require_tls = require_tls;
+            let (envelope, content) = written(&original, bounced()).unwrap();
+            assert_eq!(envelope.require_tls, require_tls);
+            assert!(content.contains("Subject: hello"));
+            assert_eq!(content.contains("the rest"), !require_tls);
+        }
     }
 
     #[test]

@@ -214,7 +214,8 @@ pub fn refusal(refusal: LocalRefusal) -> Verdict {
         text: refusal.as_str().into(),
         outcome_unknown: false,
     };
-    Verdict::new(Meaning::Bounced, reason)
+    let is_temporary = reason.status.class() == 4;
+    Verdict::new(if is_temporary { Meaning::Deferred } else { Meaning::Bounced }, reason)
 }
 
 /// Returns what the report about one recipient means.

@@ -79,6 +79,9 @@ pub struct Envelope {
     pub utf8: Utf8,
     /// How urgent it is (RFC 6710); 0 by default.
     pub priority: Priority,
+    /// Whether it may only travel under TLS, to hosts that see to that too (REQUIRETLS, RFC 8689); not
+    /// by default.
+    pub require_tls: bool,
 }
 
 impl Envelope {
@@ -86,7 +89,7 @@ impl Envelope {
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
         let (dsn, utf8) = (DsnParameters::default(), Utf8::default());
         let priority = Priority::NORMAL;
-        Self { reverse_path, forward_paths, body, dsn, utf8, priority }
+        Self { reverse_path, forward_paths, body, dsn, utf8, priority, require_tls: false }
     }
 }
 

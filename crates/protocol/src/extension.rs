@@ -53,6 +53,8 @@ pub struct Extensions {
     pub starttls: bool,
     /// MT-PRIORITY (RFC 6710).
     pub mt_priority: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub requiretls: bool,
 }
 
 impl Extensions {
@@ -69,7 +71,7 @@ impl Extensions {
     }
 
     fn add(&mut self, keyword: &str, argument: Option<&str>) {
-        let flags: [(&str, &mut bool); 9] = [
+        let flags: [(&str, &mut bool); 10] = [
             ("PIPELINING", &mut self.pipelining),
             ("8BITMIME", &mut self.eight_bit_mime),
             ("ENHANCEDSTATUSCODES", &mut self.enhanced_status_codes),
@@ -79,6 +81,7 @@ impl Extensions {
             ("DSN", &mut self.dsn),
             ("STARTTLS", &mut self.starttls),
             ("MT-PRIORITY", &mut self.mt_priority),
+            ("REQUIRETLS", &mut self.requiretls),
         ];
         for (name, flag) in flags {
             if keyword.eq_ignore_ascii_case(name) {
@@ -112,6 +115,8 @@ pub enum Extension {
     SmtpUtf8,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// REQUIRETLS (RFC 8689); only under TLS.
+    RequireTls,
     /// AUTH (RFC 4954); only with a mechanism.
     Auth,
     /// DSN (RFC 3461).
@@ -130,7 +135,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -138,6 +143,7 @@ impl Extension {
         Self::BinaryMime,
         Self::SmtpUtf8,
         Self::StartTls,
+        Self::RequireTls,
         Self::Auth,
         Self::Dsn,
         Self::FutureRelease,
@@ -157,6 +163,7 @@ impl Extension {
             Self::BinaryMime => "BINARYMIME",
             Self::SmtpUtf8 => "SMTPUTF8",
             Self::StartTls => "STARTTLS",
+            Self::RequireTls => "REQUIRETLS",
             Self::Auth => "AUTH",
             Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
@@ -215,6 +222,8 @@ pub struct Offer {
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
     pub starttls: bool,
+    /// Whether REQUIRETLS (RFC 8689) is offered.
+    pub requiretls: bool,
     /// Whether XCLIENT is offered, with all its attributes.
     pub xclient: bool,
     /// The mechanisms of AUTH (RFC 4954); without any it is not offered.
@@ -251,6 +260,7 @@ impl Offer {
             // RFC 6531 §3.1: the one is announced with the other.
             Extension::SmtpUtf8 => self.has(Extension::EightBitMime),
             Extension::StartTls => self.starttls,
+            Extension::RequireTls => self.requiretls,
             Extension::XClient => self.xclient,
             Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
@@ -420,6 +430,7 @@ mod tests {
                 mt_priority: true,
                 binary_mime: true,
                 starttls: true,
+                requiretls: true,
                 xclient: true,
                 mechanisms: MechanismSet::NONE.with(Mechanism::Plain),
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),

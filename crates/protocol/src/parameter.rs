@@ -23,6 +23,8 @@ pub struct MailParameters {
     pub envelope_id: Option<EnvelopeId>,
     /// `SMTPUTF8` (RFC 6531): addresses and header may have UTF-8.
     pub smtputf8: bool,
+    /// `REQUIRETLS` (RFC 8689): the message may only travel under TLS.
+    pub requiretls: bool,
     /// `AUTH=` (RFC 4954 §5): who is said to have submitted the message.
     pub auth: Option<Submitter>,
     /// `MT-PRIORITY=` (RFC 6710).
@@ -75,6 +77,12 @@ impl MailParameters {
             } else if keyword.eq_ignore_ascii_case("SMTPUTF8") {
                 // RFC 6531 §3.4: it has no value.
                 let is_first = !std::mem::replace(&mut parameters.smtputf8, true);
+                if value.is_some() || !is_first {
+                    return Err(CommandError::ParameterSyntax);
+                }
+            } else if keyword.eq_ignore_ascii_case("REQUIRETLS") {
+                // RFC 8689 §2: it has no value.
+                let is_first = !std::mem::replace(&mut parameters.requiretls, true);
                 if value.is_some() || !is_first {
                     return Err(CommandError::ParameterSyntax);
                 }

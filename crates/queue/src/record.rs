@@ -48,6 +48,7 @@
 //!      2        value, by number:
 //!               1 SMTPUTF8 (RFC 6531): 1 whether the header section has octets above 127, 0 or 1
 //!               2 priority (RFC 6710): 1 signed, −9 to 9, not 0
+//!               4 REQUIRETLS (RFC 8689): nothing
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id

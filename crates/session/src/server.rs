@@ -13,6 +13,7 @@ mod help;
 mod hold;
 mod priority;
 mod replies;
+mod requiretls;
 mod session;
 mod stats;
 mod stress;

@@ -349,6 +349,7 @@ fn a_reply_that_was_on_its_way_is_not_for_the_next_command() {
         body: BodyType::SevenBit,
         utf8: Utf8::Unmarked,
         priority: Priority::NORMAL,
+        require_tls: false,
         dsn: None,
     };
     client.session.start_transaction(client.now, &request).unwrap();
@@ -560,6 +561,7 @@ fn pipelining_can_be_turned_off() {
         body: BodyType::SevenBit,
         utf8: Utf8::Unmarked,
         priority: Priority::NORMAL,
+        require_tls: false,
         dsn: None,
     };
     assert!(client.session.start_transaction(client.now, &request).is_err(), "one at a time");

@@ -194,6 +194,7 @@ impl Driver {
             },
             utf8: ringpost_protocol::envelope::Utf8::Unmarked,
             priority: ringpost_protocol::priority::Priority::NORMAL,
+            require_tls: false,
             dsn: None,
         };
         self.dot_at = None;

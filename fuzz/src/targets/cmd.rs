@@ -229,6 +229,7 @@ fn written(parameters: &MailParameters) -> String {
         let _ = write!(text, " MT-PRIORITY={priority}");
     }
     text.push_str(if parameters.smtputf8 { " SMTPUTF8" } else { "" });
+    text.push_str(if parameters.requiretls { " REQUIRETLS" } else { "" });
     text
 }
 

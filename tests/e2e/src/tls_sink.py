@@ -88,6 +88,9 @@ def talk(plain):
                 offers.append("STARTTLS")
             if secure is not None:
                 offers.append("PIPELINING")
+            if how == "requiretls":
+                # In plain text too, where nobody should believe it.
+                offers.append("REQUIRETLS")
             say("\r\n".join("250-" + offer for offer in offers) + "\r\n250 ENHANCEDSTATUSCODES")
         elif verb == b"STAR":
             if how == "refuse":
@@ -101,12 +104,17 @@ def talk(plain):
                 return
             plain = secure = shake(plain)
             stream = plain.makefile("rb")
+        elif verb == b"MAIL":
+            tell("mail", line.decode().strip())
+            say("250 2.1.0 ok")
         elif verb == b"DATA":
             say("354 go")
             size = 0
             while True:
                 line = stream.readline()
                 size += len(line)
+                if line.startswith(b"X-Content:"):
+                    tell("content")
                 if line in (b".\r\n", b""):
                     break
             if line:

@@ -15,7 +15,7 @@ use crate::wait::{SOON, wait_until};
 /// How a receiver is.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSinkOptions<'a> {
-    /// `good`; `implicit`, TLS from the first octet; `none`, without STARTTLS; `refuse`, with 454; `ahead`,
+    /// `good`; `requiretls`, which offers that; `implicit`, TLS from the first octet; `none`, without STARTTLS; `refuse`, with 454; `ahead`,
     /// with octets behind 220 in the same write; or what it does behind 220: `garbage`, `cut`, `hang`, `alert`,
     /// `close`.
     pub how: &'a str,

@@ -132,6 +132,9 @@ fn missing_ways_and_answers() {
         (dns_failure(DnsFailure::NoServer), "deferred 4.4.3"),
         (refusal(LocalRefusal::TooLarge), "bounced 5.3.4"),
         (refusal(LocalRefusal::NeedsEightBitMime), "bounced 5.6.3"),
+        // Who is verified is believed; what is not verified may be otherwise another time.
+        (refusal(LocalRefusal::NeedsRequireTls), "bounced 5.7.30"),
+        (refusal(LocalRefusal::NeedsTls), "deferred 4.7.10"),
         (job_failure(), "deferred 4.3.0"),
     ];
     for (verdict, expected) in rows {

@@ -102,7 +102,7 @@ fn commands_are_understood() {
 fn bad_lines_get_their_replies() {
     let long_name = format!("EHLO {}", "a".repeat(300));
     let long_local_part = format!("RCPT TO:<{}@b.test>", "a".repeat(65));
-    let table: [(&[u8], &str); 79] = [
+    let table: [(&[u8], &str); 82] = [
         (b"", "500 5.5.2"),
         (b" ", "500 5.5.2"),
         (b"   NOOP", "500 5.5.2"),
@@ -138,6 +138,9 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<a>", "501 5.1.7"),
         (b"MAIL FROM:<;for i in x;do true;done;@a>", "501 5.1.7"),
         (b"MAIL FROM:<a@b.test> FOO=bar", "555 5.5.4"),
+        (b"MAIL FROM:<a@b.test> REQUIRETLS=YES", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> REQUIRETLS requiretls", "501 5.5.4"),
+        (b"RCPT TO:<a@b.test> REQUIRETLS", "555 5.5.4"),
         (b"MAIL FROM:<a@b.test> SMTPUTF8=1", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> SMTPUTF8 SMTPUTF8", "501 5.5.4"),
         (b"RCPT TO:<a@b.test> SMTPUTF8", "555 5.5.4"),

@@ -9,6 +9,7 @@ use crate::codec::Fields;
 
 const UTF8: u8 = 1;
 const PRIORITY: u8 = 2;
+const REQUIRE_TLS: u8 = 4;
 
 /// Encodes the options of an envelope; empty when there are none.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
@@ -19,6 +20,9 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
         Utf8::Header => put(&mut out, UTF8, &[1]),
     }
     put_priority(&mut out, envelope.priority);
+    if envelope.require_tls {
+        put(&mut out, REQUIRE_TLS, &[]);
+    }
     out
 }
 
@@ -41,6 +45,7 @@ pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
         match (number, value) {
             (UTF8, [0]) => envelope.utf8 = Utf8::Marked,
             (UTF8, [1]) => envelope.utf8 = Utf8::Header,
+            (REQUIRE_TLS, []) => envelope.require_tls = true,
             (PRIORITY, [level]) => envelope.priority = read_priority(*level)?,
             _ => return None,
         }

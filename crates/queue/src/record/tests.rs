@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
@@ -121,6 +121,7 @@ proptest! {
         options_of.utf8 = [Utf8::Unmarked, Utf8::Marked, Utf8::Header][utf8];
         let priority = Priority::new(level).unwrap();
         options_of.priority = priority;
+        options_of.require_tls = require_tls;
         let options = encode_options(&options_of);
         let extras = Extras { dsn: &dsn_octets, options: &options };
         let head = MessageHead {
@@ -144,6 +145,7 @@ proptest! {
         prop_assert_eq!(envelope.dsn, dsn);
         prop_assert_eq!(envelope.utf8, options_of.utf8);
         prop_assert_eq!(envelope.priority, priority);
+        prop_assert_eq!(envelope.require_tls, require_tls);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
             prop_assert_eq!(message.recipients[place].1, *state);
@@ -309,11 +311,16 @@ fn options_that_cannot_have_been_written_are_not_read() {
         &[2, 1, 0xF6],
         &[2, 2, 1, 1],
         &[2, 1, 1, 1, 1, 0],
+        &[4, 1, 0],
+        &[4, 0, 4, 0],
+        &[4, 0, 1, 1, 0],
     ] {
         assert_eq!(options::decode(octets, &mut envelope), None, "{octets:?}");
     }
     let known = [envelope.utf8.is_marked(), !envelope.priority.is_normal()];
-    assert_eq!(encode_options(&envelope).len(), 3 * known.into_iter().filter(|one| *one).count());
+    let known = 3 * known.into_iter().filter(|one| *one).count();
+    let tls = 2 * usize::from(envelope.require_tls);
+    assert_eq!(encode_options(&envelope).len(), known + tls);
     let plain = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
     assert_eq!(encode_options(&plain), b"", "most messages have none");
 }

@@ -35,6 +35,9 @@ pub struct Sheet {
     /// How urgent it is, −9 to 9. Default 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: i8,
+    /// Whether it may only travel under TLS (`REQUIRETLS`). Default no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub requiretls: bool,
     /// What `RET=` has asked for, `FULL` or `HDRS`. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ret: Option<String>,
@@ -131,6 +134,7 @@ impl Sheet {
             body: envelope.body.keyword().to_owned(),
             smtputf8: envelope.utf8.is_marked(),
             priority: envelope.priority.level(),
+            requiretls: envelope.require_tls,
             ret: dsn.ret().map(|ret| ret.to_string()),
             envelope_id: dsn.envelope_id().map(ToString::to_string),
             size: view.size,
@@ -222,6 +226,7 @@ impl Sheet {
         envelope.dsn = dsn;
         envelope.priority = Priority::new(self.priority)
             .with_context(|| format!("priority {} is none", self.priority))?;
+        envelope.require_tls = self.requiretls;
         if self.smtputf8 {
             let is_ascii = header_section(content).is_ascii();
             envelope.utf8 = if is_ascii { Utf8::Marked } else { Utf8::Header };
@@ -347,6 +352,17 @@ mod tests {
         assert!(serde_json::to_string(&sheet).unwrap().contains("\"priority\":-7"));
         let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
         assert!(!text.contains("priority"), "{text}");
+    }
+
+    #[test]
+    fn what_requires_tls_still_does() {
+        let sheet = SHEET.replacen("\"size\"", "\"requiretls\": true, \"size\"", 1);
+        let sheet = Sheet::read(sheet.as_bytes()).unwrap();
+        let (envelope, _) = sheet.to_queue(b"abc\r\n", 9).unwrap().unwrap();
+        assert!(envelope.require_tls);
+        assert!(serde_json::to_string(&sheet).unwrap().contains("\"requiretls\":true"));
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        assert!(!text.contains("requiretls"), "{text}");
     }
 
     #[test]

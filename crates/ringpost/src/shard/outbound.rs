@@ -392,6 +392,7 @@ impl<R: Runtime> Outbound<R> {
             body: fitted.envelope.body,
             utf8: message.envelope.utf8,
             priority: message.envelope.priority,
+            require_tls: message.envelope.require_tls,
             dsn: (!parameters.is_empty()).then_some(dsn),
         };
         let is_started = paths.len() == job.recipients.len()

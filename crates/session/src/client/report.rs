@@ -182,6 +182,12 @@ pub enum LocalRefusal {
     NeedsUtf8Address,
     /// The header section is not ASCII, by SMTPUTF8, and the server lacks that.
     NeedsUtf8Header,
+    /// The message may only travel under TLS, and the server is not known to be the right one by its
+    /// certificate, or there is no TLS. It may be otherwise another time.
+    NeedsTls,
+    /// The message may only go to servers that see to TLS on its further way, and the server lacks
+    /// REQUIRETLS.
+    NeedsRequireTls,
 }
 
 impl LocalRefusal {
@@ -194,6 +200,9 @@ impl LocalRefusal {
             // RFC 6531 §4.2.
             Self::NeedsUtf8Address => EnhancedStatusCode::new(5, 6, 7),
             Self::NeedsUtf8Header => EnhancedStatusCode::new(5, 6, 9),
+            // RFC 7817, RFC 8689 §6.
+            Self::NeedsTls => EnhancedStatusCode::new(4, 7, 10),
+            Self::NeedsRequireTls => EnhancedStatusCode::new(5, 7, 30),
         }
     }
 
@@ -212,6 +221,12 @@ impl LocalRefusal {
             }
             Self::NeedsUtf8Header => {
                 "the header of the message is not in ASCII, which the receiving server does not take"
+            }
+            Self::NeedsTls => {
+                "the message requires TLS, and the receiving server was not verified by it"
+            }
+            Self::NeedsRequireTls => {
+                "REQUIRETLS support required, which the receiving server does not have"
             }
         }
     }

@@ -259,7 +259,7 @@ impl ClientSession {
         }
         self.transactions = self.transactions.saturating_add(1);
         let recipients = request.forward_paths.len();
-        if let Some(refusal) = request.refusal(&self.extensions) {
+        if let Some(refusal) = request.refusal(&self.extensions, self.tls) {
             let report = Transaction::refused(recipients, refusal);
             self.push_report(report);
             return Ok(());

@@ -14,6 +14,7 @@ use super::report::{
     LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,
     Verdict,
 };
+use super::tls::ClientTlsInfo;
 
 /// A message to be sent to some recipients.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +32,8 @@ pub struct TransactionRequest<'a> {
     pub utf8: Utf8,
     /// How urgent it is. Passed on to servers that offer MT-PRIORITY, if it is not 0.
     pub priority: Priority,
+    /// Whether the message may only travel under TLS (RFC 8689).
+    pub require_tls: bool,
     /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
     /// DSN.
     pub dsn: Option<TransactionDsn<'a>>,
@@ -71,8 +74,15 @@ impl TransactionDsn<'_> {
 }
 
 impl TransactionRequest<'_> {
-    /// Why the message cannot be offered to a server with these extensions.
-    pub(super) fn refusal(&self, extensions: &Extensions) -> Option<LocalRefusal> {
+    /// Why the message cannot be offered to a server with these extensions, over this TLS.
+    pub(super) fn refusal(
+        &self,
+        extensions: &Extensions,
+        tls: Option<ClientTlsInfo>,
+    ) -> Option<LocalRefusal> {
+        if let Some(refusal) = self.tls_refusal(extensions, tls) {
+            return Some(refusal);
+        }
         if !extensions.size.allows(self.size) {
             return Some(LocalRefusal::TooLarge);
         }
@@ -85,6 +95,22 @@ impl TransactionRequest<'_> {
             }
             _ => self.utf8_refusal(extensions),
         }
+    }
+
+    /// Why the message cannot be offered for want of TLS (RFC 8689 §4.2.1). What somebody on the way can
+    /// bring about is no reason to give up: only who is verified is believed to lack the extension.
+    fn tls_refusal(
+        &self,
+        extensions: &Extensions,
+        tls: Option<ClientTlsInfo>,
+    ) -> Option<LocalRefusal> {
+        if !self.require_tls {
+            return None;
+        }
+        if !tls.is_some_and(|tls| tls.verified) {
+            return Some(LocalRefusal::NeedsTls);
+        }
+        (!extensions.requiretls).then_some(LocalRefusal::NeedsRequireTls)
     }
 
     /// Why the message as a whole cannot be offered for its UTF-8 (RFC 6531 §3.2).
@@ -129,6 +155,9 @@ impl TransactionRequest<'_> {
         }
         if extensions.mt_priority && !self.priority.is_normal() {
             let _ = write!(out, " MT-PRIORITY={}", self.priority);
+        }
+        if self.require_tls {
+            out.extend_from_slice(b" REQUIRETLS");
         }
         let dsn = self.dsn.filter(|_| extensions.dsn);
         if let Some(dsn) = dsn {

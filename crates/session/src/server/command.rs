@@ -106,6 +106,7 @@ impl ServerSession {
             size_max: self.config.size_max,
             hold: self.hold_offer(),
             starttls: self.offers_starttls(),
+            requiretls: self.offers_requiretls(),
             xclient: self.offers_xclient(),
             mechanisms: self.offered_mechanisms(),
             limits: Some(SessionLimits {
@@ -143,6 +144,7 @@ impl ServerSession {
         (parameters.size.is_some() && is_off(Extension::Size))
             || (parameters.auth.is_some() && !self.has_auth())
             || (parameters.priority.is_some() && !self.offers_priority())
+            || (parameters.requiretls && !self.offers_requiretls())
             || parameters.body.is_some_and(|body| match body {
                 BodyType::BinaryMime => !self.offer().has(Extension::BinaryMime),
                 _ => is_off(Extension::EightBitMime),
@@ -179,6 +181,7 @@ impl ServerSession {
         self.transactions += 1;
         let mut envelope = Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default());
         envelope.dsn.set_message(parameters.ret, parameters.envelope_id);
+        envelope.require_tls = parameters.requiretls;
         envelope.utf8 = if parameters.smtputf8 { Utf8::Marked } else { Utf8::Unmarked };
         let wanted = parameters.priority;
         if let Some(wanted) = wanted {

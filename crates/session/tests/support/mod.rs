@@ -276,6 +276,7 @@ pub(crate) struct Message {
     pub(crate) body: Option<BodyType>,
     pub(crate) utf8: Utf8,
     pub(crate) priority: Priority,
+    pub(crate) require_tls: bool,
 }
 
 impl Message {
@@ -288,6 +289,7 @@ impl Message {
             body: None,
             utf8: Utf8::Unmarked,
             priority: Priority::NORMAL,
+            require_tls: false,
         }
     }
 
@@ -358,6 +360,7 @@ impl Client {
             body: message.body.unwrap_or(text),
             utf8: message.utf8,
             priority: message.priority,
+            require_tls: message.require_tls,
             dsn: (!message.dsn.is_empty()).then_some(dsn),
         };
         self.content.clone_from(&message.content);

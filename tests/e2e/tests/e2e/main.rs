@@ -25,6 +25,7 @@ mod peers;
 mod priority;
 mod proxy;
 mod records;
+mod requiretls;
 mod resources;
 #[path = "../../../../crates/session/tests/support/rows.rs"]
 mod rows;
