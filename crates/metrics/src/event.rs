@@ -108,8 +108,10 @@ pub struct Reception<'a> {
     pub helo: Text<'a>,
     /// `ESMTP` or `SMTP`, or `internal` for messages of our own.
     pub protocol: &'a str,
-    /// The user that the client has shown to be, and its tenant, if it has one.
-    pub user: Option<(&'a str, Option<&'a str>)>,
+    /// The user that the client has shown to be.
+    pub user: Option<&'a str>,
+    /// What the message is known by.
+    pub labels: EventLabels<'a>,
     /// The listener it came in by; `None` for messages of our own.
     pub listener: Option<&'a str>,
     /// Version and cipher suite, if it came over TLS.
@@ -120,11 +122,22 @@ pub struct Reception<'a> {
     pub priority: i8,
 }
 
+/// What a message is known by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EventLabels<'a> {
+    /// On whose behalf it is sent: the tenant of the user, or the one that its header had.
+    pub tenant: Option<&'a str>,
+    /// The campaign that its header had.
+    pub campaign: Option<&'a str>,
+}
+
 /// What an attempt meant for one recipient.
 #[derive(Clone, Copy)]
 pub struct Settlement<'a> {
     /// Queue id.
     pub id: Text<'a>,
+    /// What the message is known by.
+    pub labels: EventLabels<'a>,
     /// Argument of MAIL without brackets; empty when null.
     pub reverse_path: Text<'a>,
     /// Argument of RCPT without brackets.
@@ -245,12 +258,10 @@ impl Reception<'_> {
         if let Some(listener) = self.listener {
             object.string("listener", &listener);
         }
-        if let Some((user, tenant)) = self.user {
+        if let Some(user) = self.user {
             object.string("user", &user);
-            if let Some(tenant) = tenant {
-                object.string("tenant", &tenant);
-            }
         }
+        self.labels.encode(object);
         if let Some((version, cipher)) = self.tls {
             object.string("tls_version", &version).string("tls_cipher", &cipher);
         }
@@ -259,6 +270,17 @@ impl Reception<'_> {
         }
         if self.priority != 0 {
             object.signed("priority", self.priority.into());
+        }
+    }
+}
+
+impl EventLabels<'_> {
+    fn encode(&self, object: &mut JsonObject<'_>) {
+        if let Some(tenant) = self.tenant {
+            object.string("tenant", &tenant);
+        }
+        if let Some(campaign) = self.campaign {
+            object.string("campaign", &campaign);
         }
     }
 }
@@ -272,6 +294,7 @@ impl Settlement<'_> {
             .string("reverse_path", self.reverse_path)
             .string("forward_path", self.forward_path)
             .number("size", self.size);
+        self.labels.encode(object);
         optional(object, "site", self.site);
         optional(object, "mx_host", self.mx_host);
         optional(object, "remote", self.remote);

@@ -82,6 +82,8 @@ closed_label! {
         Loop = "loop",
         /// To be held for longer than `future_release_max`, or until a time that cannot be read.
         Hold = "hold",
+        /// The header does not say clearly which tenant or campaign it belongs to.
+        Label = "label",
         /// The user may not give that reverse-path.
         ReversePath = "reverse_path",
         /// The user has sent enough for now.
@@ -176,6 +178,14 @@ closed_label! {
         Date = "date",
         /// `Message-ID`.
         MessageId = "message_id",
+    }
+
+    /// What a message is known by.
+    MessageLabel as "label" {
+        /// On whose behalf it is sent.
+        Tenant = "tenant",
+        /// What it is part of.
+        Campaign = "campaign",
     }
 
     /// Why a TLS handshake failed.

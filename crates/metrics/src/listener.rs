@@ -4,7 +4,7 @@ use metrics::{Counter, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{AddedField, AuthMechanism, ProxyHeader, TlsFailure, TlsVersion};
+use crate::label::{AddedField, AuthMechanism, MessageLabel, ProxyHeader, TlsFailure, TlsVersion};
 use crate::table::metric_table;
 
 metric_table! {
@@ -26,6 +26,8 @@ metric_table! {
         "Content of acknowledged messages.";
     fields_added: Family<AddedField, Counter> = "ringpost_header_fields_added_total", Count,
         "Header fields added to acknowledged messages that had none of the name, by field.";
+    messages_labelled: Family<MessageLabel, Counter> = "ringpost_messages_labelled_total", Count,
+        "Acknowledged messages whose tenant, or whose campaign, is known.";
 
     proxy_headers: Family<ProxyHeader, Counter> = "ringpost_proxy_headers_total", Count,
         "Connections of proxies, by what came of the PROXY protocol header that they had to send.";

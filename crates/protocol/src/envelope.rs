@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::label::Labels;
 use crate::notify::DsnParameters;
 use crate::path::{ForwardPath, ReversePath};
 use crate::priority::Priority;
@@ -82,14 +83,17 @@ pub struct Envelope {
     /// Whether it may only travel under TLS, to hosts that see to that too (REQUIRETLS, RFC 8689); not
     /// by default.
     pub require_tls: bool,
+    /// On whose behalf it is sent, and as part of what; not known by default.
+    pub labels: Labels,
 }
 
 impl Envelope {
     /// Makes an envelope without parameters of other extensions.
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
-        let (dsn, utf8) = (DsnParameters::default(), Utf8::default());
+        let (dsn, utf8, labels) = Default::default();
         let priority = Priority::NORMAL;
-        Self { reverse_path, forward_paths, body, dsn, utf8, priority, require_tls: false }
+        let require_tls = false;
+        Self { reverse_path, forward_paths, body, dsn, utf8, priority, require_tls, labels }
     }
 }
 

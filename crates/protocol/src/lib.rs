@@ -17,7 +17,7 @@
 //!
 //! # Modules
 //!
-//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`priority`], [`notify`], [`status`], [`limits`], [`error`]
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`label`], [`priority`], [`notify`], [`status`], [`limits`], [`error`]
 //! - in front of it: [`proxy`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`sasl`], [`mod@line`], [`xclient`]
 //! - content: [`data`], [`chunking`], [`seven_bit`], [`trace`], [`dsn`], [`time`]
@@ -33,6 +33,7 @@ pub mod envelope;
 pub mod error;
 pub mod extension;
 pub mod hold;
+pub mod label;
 pub mod limits;
 pub mod line;
 pub mod notify;

@@ -49,6 +49,12 @@ pub const HEADER_SIZE_MAX: usize = 64 * 1024;
 /// Octets behind the colon of a header field that is taken out, its folding and CRLF included.
 pub const TAKEN_FIELD_SIZE_MAX: usize = 256;
 
+/// Octets in the name of a tenant or a campaign that a header field has.
+pub const LABEL_FIELD_MAX: usize = 64;
+
+/// Octets in the name of a tenant that an operator has written.
+pub const LABEL_TEXT_MAX: usize = 128;
+
 /// Multiparts within each other in content that is made 7-bit.
 pub const MIME_DEPTH_MAX: usize = 20;
 

@@ -49,6 +49,8 @@
 //!               1 SMTPUTF8 (RFC 6531): 1 whether the header section has octets above 127, 0 or 1
 //!               2 priority (RFC 6710): 1 signed, −9 to 9, not 0
 //!               4 REQUIRETLS (RFC 8689): nothing
+//!               8 tenant: its name
+//!               9 campaign: its name
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id

@@ -147,6 +147,16 @@ fn mt_priority_max() {
 }
 
 #[test]
+fn labels_that_cannot_be_read() {
+    let labels = ServerConfig { tenant_header: Some("X".into()), ..config() };
+    let mut server = Server::introduced(labels, TRUSTED);
+    send(&mut server, &[DATA, "X: a\r\n\r\n.\r\n"]);
+    check(&server, 0, 0, &[], &[]);
+    send(&mut server, &[DATA, "X: a b\r\n\r\n.\r\n", DATA, "X: a\r\nX: a\r\n.\r\n"]);
+    check(&server, 0, 0, &[(Why::Label, 2)], &[]);
+}
+
+#[test]
 fn dsn_parameters_size_max() {
     let mut server =
         Server::introduced(ServerConfig { dsn_parameters_size_max: 5, ..config() }, TRUSTED);

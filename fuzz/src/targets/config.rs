@@ -145,8 +145,10 @@ fn check_snapshot(snapshot: &ConfigSnapshot) -> Verdict {
         must!(server.size_max > 0 && server.recipients_max > 0, "{server:?} takes no mail");
         let is_kept = server.recipients_max <= 65_535;
         must!(is_kept, "{} recipients cannot be stored", server.recipients_max);
-        let name = server.not_before_header.as_deref();
-        must!(name.is_none_or(ringpost_protocol::data::field::is_field_name), "{name:?}");
+        for name in [&server.not_before_header, &server.tenant_header, &server.campaign_header] {
+            let is_name = ringpost_protocol::data::field::is_field_name;
+            must!(name.as_deref().is_none_or(is_name), "{name:?}");
+        }
     }
     let delivery = snapshot.delivery_config();
     must!(delivery.connections_per_site_max > 0, "no connection may be made");

@@ -21,6 +21,7 @@ use ringpost::runtime::Runtime;
 use ringpost_protocol::notify::Notify;
 
 use self::content::Words;
+pub use self::head::TENANT_FIELD;
 use self::speaking::Spoken;
 use crate::ledger::{Key, SharedLedger};
 use crate::random::Random;
@@ -358,6 +359,7 @@ impl<R: Runtime> Session<'_, R> {
             content::make_binary(&mut content);
         }
         let (number, mail, rcpts) = self.envelope(&ways, &content, is_binary);
+        let content = self.labelled(number, &ways, content);
         let is_grouped = ways.pipelining && self.offers.pipelining;
         let is_chunked =
             self.offers.chunking && (self.random.percent(ways.chunk_percent) || is_binary);
@@ -448,6 +450,19 @@ impl<R: Runtime> Session<'_, R> {
         let content = self.words.content(&mut self.random, size_max, is_eight_bit);
         let content = head::with_fields(content, &mut self.random.fork("head"), size_max);
         self.exceed(ways, content)
+    }
+
+    /// Has some messages name a tenant, where the server takes that out.
+    fn labelled(&mut self, number: u32, ways: &Ways, content: Vec<u8>) -> Vec<u8> {
+        let mut ledger = self.application.ledger.borrow_mut();
+        let tenant = format!("t{number}");
+        let labelled = head::with_tenant(&content, &tenant);
+        let is_labelled = ledger.mends && self.random.fork("tenant").percent(50);
+        if !is_labelled || labelled.len() as u64 > ways.size_max {
+            return content;
+        }
+        ledger.label(number, &tenant);
+        labelled
     }
 
     /// Enters a message into the ledger; its number, MAIL, and each RCPT.

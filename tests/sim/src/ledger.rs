@@ -58,7 +58,8 @@ pub struct Ledger {
     pub wants_look: bool,
     /// Whether the wall clock of the run goes as the other one does.
     pub has_steady_clock: bool,
-    /// Whether the server adds a `Date` and a `Message-ID` to messages that have none.
+    /// Whether the server adds a `Date` and a `Message-ID` to messages that have none, and takes out the
+    /// field that names a tenant.
     pub mends: bool,
     violations: Vec<Violation>,
 }
@@ -170,6 +171,7 @@ impl Ledger {
             begun: None,
             sent: None,
             not_before: None,
+            tenant: None,
             acked: None,
             queue_id: None,
             received: None,
@@ -211,6 +213,13 @@ impl Ledger {
     pub fn speak_for(&mut self, number: u32, client: IpAddr) {
         if let Some(message) = self.message_mut(number) {
             message.client = Some(client);
+        }
+    }
+
+    /// Notes on whose behalf a message is sent.
+    pub fn label(&mut self, number: u32, tenant: &str) {
+        if let Some(message) = self.message_mut(number) {
+            message.tenant = Some(tenant.to_owned());
         }
     }
 
@@ -314,6 +323,7 @@ impl Ledger {
             begun: None,
             sent: Some(now),
             not_before: None,
+            tenant: None,
             acked: None,
             queue_id: None,
             received: None,

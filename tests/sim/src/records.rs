@@ -105,6 +105,16 @@ impl Ledger {
             let text = format!("{recipients} were accepted: {record}");
             self.violate("event record with another envelope", now, text);
         }
+        self.check_tenant(number, record, now);
+    }
+
+    /// A record tells of the tenant that the injector has named.
+    fn check_tenant(&mut self, number: u32, record: &Value, now: Instant) {
+        let tenant = self.message(number).and_then(|message| message.tenant.as_deref());
+        if record["tenant"].as_str() != tenant {
+            let text = format!("{tenant:?} was named: {record}");
+            self.violate("event record with another tenant", now, text);
+        }
     }
 
     /// Which recipient a record is about; its queue id and its number have to be those of the address.
@@ -135,6 +145,7 @@ impl Ledger {
         }
         let key = key?;
         self.name(key.message, id, now);
+        self.check_tenant(key.message, record, now);
         let is_known = self.recipient(key).is_some_and(|recipient| recipient.accepted);
         if !is_known {
             self.violate("event record of a refused recipient", now, record.to_string());

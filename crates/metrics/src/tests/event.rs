@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::event::{Event, EventRecord, EventReply, Reception, Removal, Settlement};
+use crate::event::{Event, EventLabels, EventRecord, EventReply, Reception, Removal, Settlement};
 
 fn parse(record: &EventRecord<'_>) -> Value {
     let mut line = Vec::from(&b"kept\n"[..]);
@@ -18,6 +18,7 @@ fn parse(record: &EventRecord<'_>) -> Value {
 fn settlement<'a>() -> Settlement<'a> {
     Settlement {
         id: &"A1",
+        labels: EventLabels::default(),
         reverse_path: &"",
         forward_path: &"user@example.com",
         size: 5120,
@@ -78,6 +79,15 @@ fn absent_fields_are_left_out() {
 }
 
 #[test]
+fn what_a_message_is_known_by_is_in_its_records() {
+    let labels = EventLabels { tenant: Some("acme"), campaign: Some("may") };
+    let settlement = Settlement { labels, ..settlement() };
+    let delivered = Event::Delivered { settlement, dsn_id: None };
+    let value = parse(&EventRecord { time_unix_ms: 0, event: delivered });
+    assert_eq!((&value["tenant"], &value["campaign"]), (&"acme".into(), &"may".into()));
+}
+
+#[test]
 fn each_type_has_its_own_fields() {
     let deferred = Event::Deferred { settlement: settlement(), due_unix_ms: 60_000 };
     let bounced = Event::Bounced { settlement: settlement(), dsn_id: Some(&"B2") };
@@ -127,6 +137,7 @@ fn records_of_different_things_have_different_names() {
         helo: &"",
         protocol: "internal",
         user: None,
+        labels: EventLabels::default(),
         listener: None,
         tls: None,
         hold_until_unix_ms: None,
@@ -168,7 +179,11 @@ proptest! {
             login: if is_held { Some(&text) } else { None },
             helo: &helo,
             protocol: "ESMTP",
-            user: is_held.then_some((&*helo, Some(&*reverse_path))),
+            user: is_held.then_some(&*helo),
+            labels: EventLabels {
+                tenant: is_held.then_some(&*reverse_path),
+                campaign: is_held.then_some(&*helo),
+            },
             listener: is_held.then_some("main"),
             tls: is_held.then_some(("1.3", "TLS_AES_256_GCM_SHA384")),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),

@@ -3,6 +3,7 @@
 //! Each option is a number, the length of its value, and the value; numbers rise.
 
 use ringpost_protocol::envelope::{Envelope, Utf8};
+use ringpost_protocol::label::LabelText;
 use ringpost_protocol::priority::Priority;
 
 use crate::codec::Fields;
@@ -10,6 +11,8 @@ use crate::codec::Fields;
 const UTF8: u8 = 1;
 const PRIORITY: u8 = 2;
 const REQUIRE_TLS: u8 = 4;
+const TENANT: u8 = 8;
+const CAMPAIGN: u8 = 9;
 
 /// Encodes the options of an envelope; empty when there are none.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
@@ -22,6 +25,12 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
     put_priority(&mut out, envelope.priority);
     if envelope.require_tls {
         put(&mut out, REQUIRE_TLS, &[]);
+    }
+    for (number, text) in [(TENANT, &envelope.labels.tenant), (CAMPAIGN, &envelope.labels.campaign)]
+    {
+        if let Some(text) = text {
+            put(&mut out, number, text.as_str().as_bytes());
+        }
     }
     out
 }
@@ -47,6 +56,8 @@ pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
             (UTF8, [1]) => envelope.utf8 = Utf8::Header,
             (REQUIRE_TLS, []) => envelope.require_tls = true,
             (PRIORITY, [level]) => envelope.priority = read_priority(*level)?,
+            (TENANT, text) => envelope.labels.tenant = Some(label(text)?),
+            (CAMPAIGN, text) => envelope.labels.campaign = Some(label(text)?),
             _ => return None,
         }
         Some(())
@@ -83,4 +94,8 @@ fn each(octets: &[u8], mut take: impl FnMut(u8, &[u8]) -> Option<()>) -> Option<
         take(number, value)?;
     }
     Some(())
+}
+
+fn label(octets: &[u8]) -> Option<LabelText> {
+    LabelText::new(std::str::from_utf8(octets).ok()?)
 }

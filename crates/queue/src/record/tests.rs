@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use ringpost_protocol::label::LabelText;
 use ringpost_protocol::notify::{
     DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return,
 };
@@ -111,7 +112,7 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), labels in any::<[bool; 2]>(), content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
@@ -122,6 +123,8 @@ proptest! {
         let priority = Priority::new(level).unwrap();
         options_of.priority = priority;
         options_of.require_tls = require_tls;
+        options_of.labels.tenant = labels[0].then(|| LabelText::new(&"t".repeat(128)).unwrap());
+        options_of.labels.campaign = labels[1].then(|| LabelText::new(&"c".repeat(64)).unwrap());
         let options = encode_options(&options_of);
         let extras = Extras { dsn: &dsn_octets, options: &options };
         let head = MessageHead {
@@ -146,6 +149,7 @@ proptest! {
         prop_assert_eq!(envelope.utf8, options_of.utf8);
         prop_assert_eq!(envelope.priority, priority);
         prop_assert_eq!(envelope.require_tls, require_tls);
+        prop_assert_eq!(envelope.labels, options_of.labels);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
             prop_assert_eq!(message.recipients[place].1, *state);
@@ -295,7 +299,7 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
 
 #[test]
 fn options_that_cannot_have_been_written_are_not_read() {
-    let mut envelope = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
+    let envelope = Envelope::new(ReversePath::Null, Vec::new(), BodyType::SevenBit);
     for octets in [
         &[1][..],
         &[1, 1],
@@ -314,7 +318,14 @@ fn options_that_cannot_have_been_written_are_not_read() {
         &[4, 1, 0],
         &[4, 0, 4, 0],
         &[4, 0, 1, 1, 0],
+        &[8, 0],
+        &[8, 1],
+        &[8, 1, b' '],
+        &[9, 1, 0xff],
+        &[9, 1, b'a', 8, 1, b'a'],
     ] {
+        // What was read before the fault does not matter.
+        let mut envelope = envelope.clone();
         assert_eq!(options::decode(octets, &mut envelope), None, "{octets:?}");
     }
     let known = [envelope.utf8.is_marked(), !envelope.priority.is_normal()];

@@ -12,6 +12,7 @@ use ringpost_queue::QueueConfig;
 use ringpost_session::client::{ClientConfig, ClientTimeouts};
 use ringpost_session::server::{AuthPolicy, ServerConfig};
 
+use super::header::field_name;
 use super::retry::{Exponential, Retry};
 use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
 use super::snapshot::ConfigSnapshot;
@@ -44,9 +45,9 @@ impl ConfigSnapshot {
             header_fields_max: listener.header_fields_max,
             session_time_max: listener.session_time_max,
             future_release_max: listener.future_release_max,
-            not_before_header: Some(&*listener.not_before_header)
-                .filter(|name| !name.is_empty())
-                .map(Into::into),
+            not_before_header: field_name(&listener.not_before_header),
+            tenant_header: field_name(&listener.header.tenant),
+            campaign_header: field_name(&listener.header.campaign),
             add_missing_fields: listener.adds_missing_fields(),
             priority_max: listener.mt_priority.then_some(listener.mt_priority_max),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use ringpost_protocol::{
     envelope::{BodyType, Envelope, Utf8},
+    label::{LabelText, Labels},
     notify::{DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return},
     path::{ForwardPath, ReversePath},
     priority::Priority,
@@ -38,6 +39,12 @@ pub struct Sheet {
     /// Whether it may only travel under TLS (`REQUIRETLS`). Default no.
     #[serde(default, skip_serializing_if = "is_false")]
     pub requiretls: bool,
+    /// On whose behalf it is sent. Default: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The campaign that it is part of. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<String>,
     /// What `RET=` has asked for, `FULL` or `HDRS`. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ret: Option<String>,
@@ -135,6 +142,8 @@ impl Sheet {
             smtputf8: envelope.utf8.is_marked(),
             priority: envelope.priority.level(),
             requiretls: envelope.require_tls,
+            tenant: envelope.labels.tenant.as_ref().map(ToString::to_string),
+            campaign: envelope.labels.campaign.as_ref().map(ToString::to_string),
             ret: dsn.ret().map(|ret| ret.to_string()),
             envelope_id: dsn.envelope_id().map(ToString::to_string),
             size: view.size,
@@ -227,6 +236,10 @@ impl Sheet {
         envelope.priority = Priority::new(self.priority)
             .with_context(|| format!("priority {} is none", self.priority))?;
         envelope.require_tls = self.requiretls;
+        envelope.labels = Labels {
+            tenant: read("tenant", self.tenant.as_deref(), LabelText::new)?,
+            campaign: read("campaign", self.campaign.as_deref(), LabelText::new)?,
+        };
         if self.smtputf8 {
             let is_ascii = header_section(content).is_ascii();
             envelope.utf8 = if is_ascii { Utf8::Marked } else { Utf8::Header };
@@ -245,7 +258,7 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// Reads a DSN parameter, if there is one.
+/// Reads a DSN parameter or a label, if there is one.
 fn read<T>(key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Result<Option<T>> {
     text.map(|text| parse(text).with_context(|| format!("{key} {text:?} is none"))).transpose()
 }
@@ -324,6 +337,21 @@ mod tests {
         for key in ["ret", "envelope_id", "notify", "original_recipient"] {
             assert!(!text.contains(&format!("\"{key}\"")), "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_message_is_known_by_goes_with_it() {
+        let labelled =
+            SHEET.replacen("\"size\"", "\"tenant\": \"acme\", \"campaign\": \"may\", \"size\"", 1);
+        let sheet = Sheet::read(labelled.as_bytes()).unwrap();
+        let (envelope, _) = sheet.to_queue(b"abc\r\n", 9).unwrap().unwrap();
+        let labels = envelope.labels;
+        assert_eq!(labels.tenant.unwrap().as_str(), "acme");
+        assert_eq!(labels.campaign.unwrap().as_str(), "may");
+        let bad = labelled.replacen("acme", "a b", 1);
+        assert!(Sheet::read(bad.as_bytes()).unwrap().to_queue(b"abc\r\n", 9).is_err());
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        assert!(!text.contains("tenant") && !text.contains("campaign"), "{text}");
     }
 
     #[test]

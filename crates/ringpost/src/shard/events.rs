@@ -15,7 +15,14 @@ use std::{
 };
 
 use futures_lite::future::yield_now;
-use ringpost_metrics::{event::EventRecord, label::Limit};
+use ringpost_metrics::{
+    event::{EventLabels, EventRecord},
+    label::Limit,
+};
+use ringpost_protocol::{
+    envelope::Envelope,
+    label::{LabelText, Labels},
+};
 use ringpost_queue::{
     Admission, BatchNumber, EventRead, EventRecords, Lsn, Queue, Ticket, storage::Storage,
 };
@@ -148,6 +155,15 @@ impl Events {
         self.rewinds.set(self.rewinds.get() + 1);
         queue.read_events_after(after);
         self.work.set();
+    }
+}
+
+/// What records say that a message is known by.
+pub(super) fn event_labels(envelope: &Envelope) -> EventLabels<'_> {
+    let Labels { tenant, campaign } = &envelope.labels;
+    EventLabels {
+        tenant: tenant.as_ref().map(LabelText::as_str),
+        campaign: campaign.as_ref().map(LabelText::as_str),
     }
 }
 

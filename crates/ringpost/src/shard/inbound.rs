@@ -27,6 +27,7 @@ use super::{
     activity::Heard,
     cache::CachedMessage,
     commit::{StorageLost, fresh_message},
+    events::event_labels,
     listener::{Admitted, ListenerContext},
 };
 use crate::{
@@ -460,7 +461,8 @@ impl<R: Runtime> Inbound<R> {
                     .named_client()
                     .and_then(|named| named.login.as_ref())
                     .map(|login| login as _),
-                user: self.session.user().map(|user| (&*user.name, user.tenant.as_deref())),
+                user: self.session.user().map(|user| &*user.name),
+                labels: event_labels(&envelope),
                 listener: Some(self.listener.name()),
                 tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
@@ -485,6 +487,7 @@ impl<R: Runtime> Inbound<R> {
         shard.commits.schedule_after(&ticket, fresh);
         let recipients = envelope.forward_paths.len() as u64;
         let is_normal = envelope.priority.is_normal();
+        let labels = envelope.labels.clone();
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
         // What is held is read from the log in its time: memory is for what goes out now.
         let is_held = receiving.hold_until_unix_ms.is_some();
@@ -505,6 +508,7 @@ impl<R: Runtime> Inbound<R> {
         if !is_normal {
             shard.metrics.messages_prioritized.increment(1);
         }
+        counts::count_labels(counts, &labels);
         if is_held {
             shard.metrics.messages_held.increment(1);
             shard.metrics.recipients_held.increment(recipients);

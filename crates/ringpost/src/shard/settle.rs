@@ -18,14 +18,20 @@ use std::{
 use futures_lite::future;
 use ringpost_delivery::{Settled, Settlement, bounce::told};
 use ringpost_metrics::{
-    event::{Event, EventRecord, EventReply, Reception, Settlement as SettlementEvent},
+    event::{
+        Event, EventLabels, EventRecord, EventReply, Reception, Settlement as SettlementEvent,
+    },
     label::Outcome as OutcomeLabel,
 };
 use ringpost_queue::{AppendError, Disposition, MessageId, NewMessage, Outcome, RecipientIndex};
 use ringpost_session::client::Stage;
 
 use super::{
-    Shard, cache::CachedMessage, events::Lines, report::Report, signal::Signal,
+    Shard,
+    cache::CachedMessage,
+    events::{Lines, event_labels},
+    report::Report,
+    signal::Signal,
     stored::MessageError,
 };
 use crate::runtime::Runtime;
@@ -345,6 +351,7 @@ impl<R: Runtime> Shard<R> {
                 helo: &"",
                 protocol: "internal",
                 user: None,
+                labels: EventLabels::default(),
                 listener: None,
                 tls: None,
                 hold_until_unix_ms: None,
@@ -410,6 +417,7 @@ impl EventFacts<'_> {
         let site = &attempt.site;
         let settlement = SettlementEvent {
             id: &self.settlement.id,
+            labels: event_labels(&self.message.envelope),
             reverse_path: &reverse_path,
             forward_path: &forward_path,
             size: self.size,

@@ -65,6 +65,12 @@ pub struct ServerConfig {
     /// The header field by which clients that may relay can say until when a message is to be held;
     /// it is taken out. One that `data::field::is_field_name` lets pass. Default none.
     pub not_before_header: Option<Box<str>>,
+    /// The header field by which clients that may relay name the tenant on whose behalf they send; it is taken
+    /// out, and counts for users without a tenant. As above. Default none.
+    pub tenant_header: Option<Box<str>>,
+    /// The header field by which they name the campaign that a message is part of; it is taken out. As above.
+    /// Default none.
+    pub campaign_header: Option<Box<str>>,
     /// Whether messages of clients that may relay get a `Date` and a `Message-ID` if they have none
     /// (RFC 6409 §8); see `data::edit`. Default no.
     pub add_missing_fields: bool,
@@ -116,6 +122,8 @@ impl Default for ServerConfig {
             output_timeout: Duration::from_mins(1),
             future_release_max: Duration::from_hours(7 * 24),
             not_before_header: None,
+            tenant_header: None,
+            campaign_header: None,
             add_missing_fields: false,
             priority_max: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,

@@ -141,6 +141,7 @@ impl ServerSession {
                 return self.refuse_field(now, &name, reason);
             }
         }
+        self.label_by_user();
         if let Some(transaction) = &mut self.transaction {
             transaction.edits = edits;
             transaction.settle_utf8(header_eight_bit);

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringpost_protocol::data::edit::{HeaderEditor, MissingFields, Origin};
+use ringpost_protocol::data::field::TakenField;
 use ringpost_protocol::data::{ContentDecoder, ContentProgress, ContentViolation};
+use ringpost_protocol::label::{LabelText, Labels};
 
+use super::config::ServerConfig;
 use super::event::ServerEvent;
 use super::session::{ServerSession, State};
+use super::stats::TransactionRefusal;
 
 /// Edits the header section of content that comes in.
 #[derive(Debug)]
@@ -15,6 +19,24 @@ pub(super) struct HeaderEdits {
     editor: HeaderEditor,
     /// Content on its way from the decoder to the editor, while the header section lasts.
     decoded: Vec<u8>,
+}
+
+/// What a field is taken out for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    NotBefore,
+    Tenant,
+    Campaign,
+}
+
+/// The fields that are taken out.
+fn fields(config: &ServerConfig) -> impl Iterator<Item = (Purpose, &str)> {
+    let all = [
+        (Purpose::NotBefore, &config.not_before_header),
+        (Purpose::Tenant, &config.tenant_header),
+        (Purpose::Campaign, &config.campaign_header),
+    ];
+    all.into_iter().filter_map(|(purpose, name)| Some((purpose, name.as_deref()?)))
 }
 
 impl HeaderEdits {
@@ -104,10 +126,11 @@ impl ServerSession {
     /// What edits the header section, if that is to be done here, and for this client.
     pub(super) fn header_edits(&self) -> Option<Box<HeaderEdits>> {
         let config = &self.config;
-        let names = config.not_before_header.as_deref();
-        if !(config.add_missing_fields || names.is_some()) || !self.may_relay() {
+        let is_needed = config.add_missing_fields || fields(config).next().is_some();
+        if !is_needed || !self.may_relay() {
             return None;
         }
+        let names = fields(config).map(|(_, name)| name);
         let mut editor = HeaderEditor::new(names, config.header_size_max);
         if config.add_missing_fields {
             editor.add_missing();
@@ -120,10 +143,46 @@ impl ServerSession {
         &mut self,
         edits: &HeaderEdits,
     ) -> Result<(), (Box<str>, &'static str)> {
-        if let Some(name) = self.config.not_before_header.clone() {
-            self.hold_by_field(edits.editor.field(0)).map_err(|reason| (name, reason))?;
+        let config = Arc::clone(&self.config);
+        for (number, (purpose, name)) in fields(&config).enumerate() {
+            let field = edits.editor.field(number);
+            let taken = match purpose {
+                Purpose::NotBefore => self.hold_by_field(field),
+                Purpose::Tenant => self.label_by_field(field, |labels| &mut labels.tenant),
+                Purpose::Campaign => self.label_by_field(field, |labels| &mut labels.campaign),
+            };
+            taken.map_err(|reason| (name.into(), reason))?;
         }
         Ok(())
+    }
+
+    /// Takes the name that a field has, or says why not. To leave out what cannot be read would put the
+    /// message into the books of somebody else, and nobody would hear of it.
+    fn label_by_field(
+        &mut self,
+        field: TakenField<'_>,
+        place: fn(&mut Labels) -> &mut Option<LabelText>,
+    ) -> Result<(), &'static str> {
+        let label = match field {
+            TakenField::Absent => return Ok(()),
+            TakenField::Value(value) => LabelText::parse_field(value)
+                .ok_or("not 1 to 64 letters, digits and characters of ._-+:/@"),
+            TakenField::TooLong => Err("not 1 to 64 letters, digits and characters of ._-+:/@"),
+            TakenField::Repeated => Err("there can be only one such field"),
+        };
+        let label = label.inspect_err(|_| self.stats.count_refusal(TransactionRefusal::Label))?;
+        if let Some(transaction) = &mut self.transaction {
+            *place(&mut transaction.envelope.labels) = Some(label);
+        }
+        Ok(())
+    }
+
+    /// Puts the tenant of a user in the place of any other.
+    pub(super) fn label_by_user(&mut self) {
+        let tenant = self.user().and_then(|user| LabelText::new(user.tenant.as_deref()?));
+        if let (Some(tenant), Some(transaction)) = (tenant, &mut self.transaction) {
+            transaction.envelope.labels.tenant = Some(tenant);
+        }
     }
 
     /// Refuses content for what a field says.

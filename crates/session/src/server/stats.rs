@@ -104,6 +104,8 @@ pub enum TransactionRefusal {
     Loop,
     /// It was to be held for too long, or its header did not say clearly until when.
     Hold,
+    /// Its header did not say clearly whose it is, or what it is part of.
+    Label,
     /// The user may not give that reverse-path.
     ReversePath,
     /// The user has sent enough for now.
@@ -120,13 +122,14 @@ pub enum TransactionRefusal {
 
 impl TransactionRefusal {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Relay,
         Self::NoRecipient,
         Self::Size,
         Self::Content,
         Self::Loop,
         Self::Hold,
+        Self::Label,
         Self::ReversePath,
         Self::UserRate,
         Self::QueueFull,

@@ -1,16 +1,18 @@
-//! The header section of messages that come in: missing fields are added, and nothing else changes.
+//! The header section of messages that come in: missing fields are added, labels are taken out, and nothing else
+//! changes.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use ringpost_e2e::events::Event;
 use ringpost_e2e::injector::Client;
 use ringpost_e2e::message::{self, Mark};
 use ringpost_e2e::peers;
 use ringpost_e2e::ports;
 use ringpost_e2e::process::Server;
-use ringpost_e2e::sink::{Answer, Sink, SinkOptions};
+use ringpost_e2e::sink::{Answer, Sink, SinkOptions, Step};
 use ringpost_e2e::wait::{SOON, wait_until};
 
 fn keeping() -> Result<Sink> {
@@ -196,5 +198,90 @@ fn a_relay_adds_nothing() -> Result<()> {
     assert!(!content.contains("\r\nDate:") && !content.contains("Message-ID"), "{content}");
     assert!(content.ends_with("\r\nSubject: x\r\n\r\ntext\r\n"), "{content}");
     assert_eq!(added(&server)?, (0, 0));
+    Ok(())
+}
+
+/// A server whose clients name tenants and campaigns.
+fn labelling(sink: &Sink) -> Result<Server> {
+    let mut server = Server::prepare()?;
+    server
+        .config
+        .route("*", sink.address())
+        .set("listener.main.header", "tenant", "\"X-Tenant\"")
+        .set("listener.main.header", "campaign", "\"X-Campaign\"");
+    server.start()?;
+    Ok(server)
+}
+
+/// Tenant and campaign in an event record.
+fn labels(event: &Event) -> (Option<&str>, Option<&str>) {
+    (event.fields["tenant"].as_str(), event.fields["campaign"].as_str())
+}
+
+#[test]
+fn labels_survive_a_restart_and_are_not_sent() -> Result<()> {
+    let Some(python) = peers::program("python3") else {
+        return peers::skip("python3 is not installed");
+    };
+    let sink = keeping()?;
+    sink.set_script(|step| match step {
+        Step::Rcpt(_) => Answer::reply("450 4.2.0 not yet"),
+        _ => Answer::Accept,
+    });
+    let mut server = labelling(&sink)?;
+    let script = "\
+import smtplib, sys
+with smtplib.SMTP('127.0.0.1', int(sys.argv[1]), local_hostname='python.test', timeout=60) as client:
+    text = 'Subject: a\\r\\nX-Campaign: may/1\\r\\nX-TENANT:\\r\\n acme\\r\\nDate: x\\r\\n\\r\\nX-Tenant: text\\r\\n'
+    client.sendmail('a@a.test', ['labelled@b.test'], text)
+    client.sendmail('a@a.test', ['plain@b.test'], 'Subject: b\\r\\n\\r\\ntext\\r\\n')
+    for field in ('X-Tenant: a b', 'X-Campaign: a\\r\\nX-Campaign: a'):
+        try:
+            client.sendmail('a@a.test', ['c@b.test'], field + '\\r\\n\\r\\ntext\\r\\n')
+            raise SystemExit('taken')
+        except smtplib.SMTPDataError as error:
+            assert error.smtp_code == 550 and field.split(':')[0].encode() in error.smtp_error, error
+";
+    peers::run(Command::new(&python).args(["-c", script, &server.smtp().port().to_string()]))?;
+    server.wait_events("deferred", 2)?;
+    let metrics = server.metrics()?;
+    let labelled = |label: &str| metrics.count_where("ringpost_messages_labelled_total", label);
+    assert_eq!((labelled("label=\"tenant\""), labelled("label=\"campaign\"")), (1, 1));
+    let refused = metrics.count_where("ringpost_messages_refused_total", "reason=\"label\"");
+    assert_eq!(refused, 2);
+    server.kill()?;
+    sink.accept_all();
+    server.start()?;
+    server.wait_events("delivered", 2)?;
+    for event in server.events()? {
+        let Some(path) = event.forward_path.as_deref() else { continue };
+        let is_labelled = path == "labelled@b.test";
+        let expected = if is_labelled { (Some("acme"), Some("may/1")) } else { (None, None) };
+        assert_eq!(labels(&event), expected, "{event:?}");
+    }
+    let events = server.events()?;
+    let received = events.iter().filter(|event| event.kind == "received");
+    let mut known: Vec<_> = received.map(labels).collect();
+    known.sort_unstable();
+    assert_eq!(known, [(None, None), (Some("acme"), Some("may/1"))]);
+    let contents = contents(&sink)?;
+    let with = contents.iter().find(|content| content.contains("Subject: a")).context("none")?;
+    let sent = "Subject: a\r\nDate: x\r\n\r\nX-Tenant: text\r\n";
+    assert!(with.ends_with(sent), "the fields alone are taken out: {with}");
+    Ok(())
+}
+
+/// The twin: where no field is looked for, it is sent.
+#[test]
+fn labels_are_text_where_nobody_asks_for_them() -> Result<()> {
+    let sink = keeping()?;
+    let server = Server::relaying_to(sink.address())?;
+    let mut client = Client::connect(server.smtp())?;
+    let content = b"X-Tenant: acme\r\nSubject: a\r\n\r\ntext\r\n";
+    let reply = client.message("<a@a.test>", &["<b@b.test>"], content)?;
+    ensure!(reply.code == 250, "{reply:?}");
+    let events = server.wait_events("delivered", 1)?;
+    assert!(events.iter().all(|event| labels(event) == (None, None)), "{events:?}");
+    assert!(contents(&sink)?.remove(0).contains("\r\nX-Tenant: acme\r\n"));
     Ok(())
 }

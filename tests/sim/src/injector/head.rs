@@ -6,6 +6,14 @@ use crate::random::Random;
 const FIELDS: [&[u8]; 2] =
     [b"Date: Mon, 01 Jan 2024 00:00:00 +0000\r\n", b"Message-ID: <1@app.test>\r\n"];
 
+/// The field that says on whose behalf a message is sent.
+pub const TENANT_FIELD: &str = "X-Tenant";
+
+/// Puts the field in front that names a tenant.
+pub(super) fn with_tenant(content: &[u8], tenant: &str) -> Vec<u8> {
+    [format!("{TENANT_FIELD}: {tenant}\r\n").as_bytes(), content].concat()
+}
+
 /// Puts some fields in front of content that begins with a field, as long as it may have so many octets.
 pub(super) fn with_fields(content: Vec<u8>, random: &mut Random, size_max: u64) -> Vec<u8> {
     let fields: Vec<&[u8]> = FIELDS.into_iter().filter(|_| random.percent(30)).collect();

@@ -245,6 +245,8 @@ pub struct Message {
     pub sent: Option<Instant>,
     /// Before when it must not be delivered.
     pub not_before: Option<Instant>,
+    /// On whose behalf it is sent, if that was said.
+    pub tenant: Option<String>,
     /// When the injector had the whole of a 250.
     pub acked: Option<Instant>,
     /// The queue id, if it is known.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::disk::DiskFaults;
 use crate::dns::DnsHabits;
-use crate::injector::{PRIORITY_MAX, Ways};
+use crate::injector::{PRIORITY_MAX, TENANT_FIELD, Ways};
 use crate::net::Link;
 use crate::random::Random;
 use crate::remote::Habits;
@@ -54,7 +54,7 @@ pub struct Settings {
     pub smarthost: bool,
     /// Whether it has a certificate.
     pub tls: bool,
-    /// Whether it adds fields that are missing.
+    /// Whether it adds fields that are missing, and takes out the one that names a tenant.
     pub mends: bool,
     /// Whether it takes content that is no lines.
     pub binary: bool,
@@ -146,12 +146,13 @@ impl Settings {
                 "[listener.{name}]\naddresses = [\"{listener}\"]\nrelay_networks = [\"10.0.0.0/8\"]\n\
                  {whom} = [\"10.0.2.0/24\"]\nmessage_size_max = \"{}B\"\nrecipients_max = {}\n\
                  transactions_max = {}\ncertificates = [{certificates}]\nbinary_mime = {}\n\
-                 mt_priority = true\nmt_priority_max = {PRIORITY_MAX}\nheader.add_missing = {}\n",
+                 mt_priority = true\nmt_priority_max = {PRIORITY_MAX}\nheader = {{ add_missing = {}, tenant = \"{}\" }}\n",
                 self.message_size_max,
                 self.recipients_max,
                 self.transactions_max,
                 self.binary,
                 self.mends,
+                if self.mends { TENANT_FIELD } else { "" },
             );
         }
         let _ = write!(

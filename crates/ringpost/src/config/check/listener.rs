@@ -3,33 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringpost_protocol::data::field::is_field_name;
 use ringpost_protocol::extension::Extension;
 use ringpost_session::server::TlsPolicy;
 
 use super::Findings;
+use crate::config::header::check_header;
 use crate::config::schema::{Config, ListenerSection, Role, TlsMode};
 use crate::config::units::display_size;
 
 /// Bytes that one recipient takes in a record, at most: a forward-path (RFC 5321 §4.5.3.1.3) and its
 /// state. An envelope has an eighth of a segment.
 const RECIPIENT_SIZE_MAX: u64 = 320;
-/// Fields that mail cannot do without.
-const TAKEN_FIELDS_NOT: [&str; 12] = [
-    "Bcc",
-    "Cc",
-    "Content-Type",
-    "Date",
-    "From",
-    "Message-ID",
-    "MIME-Version",
-    "Received",
-    "Reply-To",
-    "Sender",
-    "Subject",
-    "To",
-];
-
 pub(super) fn check_listeners(found: &mut Findings, config: &Config) {
     if config.listener.is_empty() {
         found.add(&["listener"], "no listener: nothing could ever come in");
@@ -88,18 +72,11 @@ fn check_listener(
         let place = [section[0], section[1], "future_release_max"];
         found.add(&place, "not in whole seconds, as RFC 4865 counts them");
     }
-    let name = &listener.not_before_header;
-    if !name.is_empty() {
+    if !listener.not_before_header.is_empty() && future_release_max.is_zero() {
         let place = [section[0], section[1], "not_before_header"];
-        if !is_field_name(name) {
-            found.add(&place, format!("{name:?} is not the name of a header field"));
-        } else if TAKEN_FIELDS_NOT.iter().any(|field| field.eq_ignore_ascii_case(name)) {
-            found.add(&place, format!("{name} says something else, and would be taken out"));
-        }
-        if future_release_max.is_zero() {
-            found.add(&place, "future_release_max holds no message");
-        }
+        found.add(&place, "future_release_max holds no message");
     }
+    check_header(found, section, listener);
     check_tls(found, section, listener);
     if listener.binary_mime && listener.extensions_off.contains(&Extension::Chunking) {
         let place = [section[0], section[1], "binary_mime"];

@@ -160,6 +160,22 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
         "listener.a.not_before_header: future_release_max holds no message",
     ),
     (
+        "listener.a = { addresses = ['[::1]:2'], header.tenant = 'X Tenant' }",
+        "listener.a.header.tenant: \"X Tenant\" is not the name of a header field",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], header.campaign = 'subject' }",
+        "listener.a.header.campaign: subject says something else",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], header = { tenant = 'X-A', campaign = 'x-a' } }",
+        "listener.a.header.campaign: x-a is taken out for something else",
+    ),
+    (
+        "listener.a = { addresses = ['[::1]:2'], not_before_header = 'X-A', header.tenant = 'X-A' }",
+        "listener.a.header.tenant: X-A is taken out for something else",
+    ),
+    (
         "listener.a = { addresses = ['[::1]:2'], extensions_off = ['chunking'], binary_mime = true }",
         "listener.a.binary_mime: comes by BDAT only, and extensions_off has CHUNKING",
     ),

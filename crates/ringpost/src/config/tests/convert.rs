@@ -52,6 +52,7 @@ fn keys_reach_the_crates() {
          not_before_header = 'X-Later'\n\
          mt_priority = true\n\
          mt_priority_max = -2\n\
+         header = { tenant = 'X-T', campaign = 'X-C' }\n\
          binary_mime = true\n\
          lenient = true\n",
     );
@@ -66,6 +67,8 @@ fn keys_reach_the_crates() {
     assert_eq!(server.future_release_max, Duration::from_secs(90));
     assert_eq!(server.priority_max, Priority::new(-2));
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
+    assert_eq!(server.tenant_header.as_deref(), Some("X-T"));
+    assert_eq!(server.campaign_header.as_deref(), Some("X-C"));
     assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");
     assert_eq!(snapshot.client_config().timeouts.data, Duration::from_secs(7));
     let delivery = snapshot.delivery_config();

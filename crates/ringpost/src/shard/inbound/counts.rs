@@ -2,9 +2,9 @@
 
 use ringpost_metrics::{
     ListenerMetrics, ShardMetrics,
-    label::{AddedField, Limit, Refusal},
+    label::{AddedField, Limit, MessageLabel, Refusal},
 };
-use ringpost_protocol::data::edit::MissingFields;
+use ringpost_protocol::{data::edit::MissingFields, label::Labels};
 use ringpost_session::server::{ServerLimit, ServerStats, TransactionRefusal};
 
 /// Publishes what has been counted since `published`, and makes that `stats`.
@@ -38,6 +38,16 @@ pub(super) fn count_added(metrics: &ListenerMetrics, added: MissingFields) {
     }
 }
 
+/// Counts what a message is known by.
+pub(super) fn count_labels(metrics: &ListenerMetrics, labels: &Labels) {
+    if labels.tenant.is_some() {
+        metrics.messages_labelled.increment(MessageLabel::Tenant);
+    }
+    if labels.campaign.is_some() {
+        metrics.messages_labelled.increment(MessageLabel::Campaign);
+    }
+}
+
 fn refusal_label(refusal: TransactionRefusal) -> Refusal {
     match refusal {
         TransactionRefusal::Relay => Refusal::Relay,
@@ -46,6 +56,7 @@ fn refusal_label(refusal: TransactionRefusal) -> Refusal {
         TransactionRefusal::Content => Refusal::Content,
         TransactionRefusal::Loop => Refusal::Loop,
         TransactionRefusal::Hold => Refusal::Hold,
+        TransactionRefusal::Label => Refusal::Label,
         TransactionRefusal::ReversePath => Refusal::ReversePath,
         TransactionRefusal::UserRate => Refusal::UserRate,
         TransactionRefusal::QueueFull => Refusal::QueueFull,

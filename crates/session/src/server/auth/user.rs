@@ -8,7 +8,7 @@ use ringpost_protocol::path::ReversePath;
 pub struct User {
     /// Its name; free of control characters.
     pub name: Box<str>,
-    /// On whose behalf it sends, for logs and events; free of control characters.
+    /// On whose behalf it sends; a text that `LabelText::new` takes.
     pub tenant: Option<Box<str>>,
     /// What it may give as reverse-path.
     pub reverse_paths: ReversePaths,
