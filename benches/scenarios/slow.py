@@ -185,7 +185,8 @@ hostname = "relay.example"
 [listener.bench]
 addresses = ["127.0.0.1:{port}"]
 relay_networks = ["127.0.0.1/32"]
-postmaster = "postmaster@relay.example"
+[aliases]
+postmaster = ["postmaster@sink.example"]
 [queue]
 directory = "{directory}/queue"
 size_max = "2GiB"

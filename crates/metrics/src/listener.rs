@@ -29,6 +29,8 @@ metric_table! {
     messages_labelled: Family<MessageLabel, Counter> = "ringpost_messages_labelled_total", Count,
         "Acknowledged messages whose tenant, or whose campaign, is known.";
 
+    aliases_expanded: Counter = "ringpost_aliases_expanded_total", Count,
+        "Recipients that were aliases, and were replaced by what these stand for.";
     proxy_headers: Family<ProxyHeader, Counter> = "ringpost_proxy_headers_total", Count,
         "Connections of proxies, by what came of the PROXY protocol header that they had to send.";
     clients_named: Counter = "ringpost_clients_named_total", Count,

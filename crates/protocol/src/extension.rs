@@ -129,6 +129,8 @@ pub enum Extension {
     Limits,
     /// ENHANCEDSTATUSCODES (RFC 2034).
     EnhancedStatusCodes,
+    /// EXPN (RFC 5321 §3.5.2).
+    Expn,
     /// XCLIENT, of Postfix.
     XClient,
 }
@@ -150,6 +152,7 @@ impl Extension {
         Self::MtPriority,
         Self::Limits,
         Self::EnhancedStatusCodes,
+        Self::Expn,
         Self::XClient,
     ];
 
@@ -170,6 +173,7 @@ impl Extension {
             Self::MtPriority => "MT-PRIORITY",
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+            Self::Expn => "EXPN",
             Self::XClient => "XCLIENT",
         }
     }
@@ -224,6 +228,8 @@ pub struct Offer {
     pub starttls: bool,
     /// Whether REQUIRETLS (RFC 8689) is offered.
     pub requiretls: bool,
+    /// Whether EXPN is offered.
+    pub expn: bool,
     /// Whether XCLIENT is offered, with all its attributes.
     pub xclient: bool,
     /// The mechanisms of AUTH (RFC 4954); without any it is not offered.
@@ -261,6 +267,7 @@ impl Offer {
             Extension::SmtpUtf8 => self.has(Extension::EightBitMime),
             Extension::StartTls => self.starttls,
             Extension::RequireTls => self.requiretls,
+            Extension::Expn => self.expn,
             Extension::XClient => self.xclient,
             Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
@@ -432,6 +439,7 @@ mod tests {
                 starttls: true,
                 requiretls: true,
                 xclient: true,
+                expn: true,
                 mechanisms: MechanismSet::NONE.with(Mechanism::Plain),
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),
             };

@@ -108,6 +108,15 @@ pub const HOLD_SECONDS_MAX: u32 = 999_999_999;
 /// Unsent octets of replies above which a session takes no more input.
 pub const REPLY_OUTPUT_MAX: usize = 64 * 1024;
 
+/// Mailboxes that one alias stands for.
+pub const ALIAS_MEMBERS_MAX: usize = 100;
+
+/// Aliases that stand for one another, in a row.
+pub const ALIAS_DEPTH_MAX: usize = 10;
+
+/// Aliases in a configuration.
+pub const ALIASES_MAX: usize = 10_000;
+
 /// Octets in a local-part. RFC 5321 §4.5.3.1.1.
 pub const LOCAL_PART_MAX: usize = 64;
 
@@ -135,6 +144,8 @@ pub const DSN_RETURN_SIZE_MAX: u64 = 256 * 1024;
 /// Octets of the original header section that a delivery status notification repeats.
 pub const DSN_HEADER_SIZE_MAX: usize = 50_000;
 
+// The reply to EXPN is one that we would take ourselves.
+const _: () = assert!(ALIAS_MEMBERS_MAX <= REPLY_LINES_MAX);
 const _: () = assert!(AUTH_LINE_MAX < ENDLESS_LINE_MAX);
 const _: () = assert!(COMMAND_LINE_MAX < ENDLESS_LINE_MAX);
 const _: () = assert!(REPLY_LINE_MAX <= REPLY_SIZE_MAX);

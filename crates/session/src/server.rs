@@ -1,6 +1,7 @@
 //! The end of a session that accepts mail.
 
 mod admission;
+mod aliases;
 mod auth;
 mod chunk;
 mod command;
@@ -23,6 +24,7 @@ mod utf8;
 mod vrfy;
 mod xclient;
 
+pub use aliases::{Alias, Aliases};
 pub use auth::{
     AuthPolicy, AuthQuestion, AuthRefusal, Password, ReversePathRule, ReversePaths, User,
 };

@@ -4,10 +4,11 @@
 mod rows;
 mod support;
 
-use ringpost_protocol::address::Mailbox;
+use std::sync::Arc;
+
 use ringpost_session::server::ServerConfig;
 use rows::{Row, rows};
-use support::{STRANGER, Server, TRUSTED};
+use support::{STRANGER, Server, TRUSTED, postmaster};
 
 const ENVELOPE: &str = "MAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n";
 
@@ -19,7 +20,7 @@ fn run(row: &Row, pieces: &[&[u8]], manner: &str) -> Server {
     let config = ServerConfig {
         size_max: row.size_max,
         lenient: row.is_lenient,
-        postmaster: Mailbox::parse("root@a.test").ok().filter(|_| row.has_postmaster),
+        aliases: if row.has_postmaster { postmaster("root@a.test") } else { Arc::default() },
         ..ServerConfig::default()
     };
     let peer = if row.is_stranger { STRANGER } else { TRUSTED };
@@ -162,8 +163,7 @@ fn c16_repeated_recipients_are_kept_once() {
 
 #[test]
 fn a12_postmaster_has_a_route() {
-    let postmaster = Mailbox::parse("root@a.test").unwrap();
-    let config = ServerConfig { postmaster: Some(postmaster), ..config() };
+    let config = ServerConfig { aliases: postmaster("root@a.test"), ..config() };
     let mut server = Server::introduced(config, STRANGER);
     server.send(b"MAIL FROM:<>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n");
     server.send(b".\r\n");

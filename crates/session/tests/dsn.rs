@@ -4,12 +4,11 @@
 
 mod support;
 
-use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_protocol::notify::{DsnParameters, EnvelopeId, Notify, RecipientDsn, Return};
 use ringpost_session::client::ClientConfig;
 use ringpost_session::server::{Peer, ServerConfig, ServerLimit};
-use support::{Client, Message, STRANGER, Server, TRUSTED};
+use support::{Client, Message, STRANGER, Server, TRUSTED, aliases, postmaster};
 
 fn config() -> ServerConfig {
     ServerConfig { hostname: "mx.test".into(), ..ServerConfig::default() }
@@ -141,8 +140,7 @@ fn a_recipient_that_is_refused_leaves_nothing() {
 /// RFC 3461 §5.2.1 d: what stands in ORCPT is what the client has written to.
 #[test]
 fn the_postmaster_is_told_of_as_it_was_named() {
-    let postmaster = Mailbox::parse("real@b.test").ok();
-    let config = ServerConfig { postmaster, ..config() };
+    let config = ServerConfig { aliases: postmaster("real@b.test"), ..config() };
     let mail = "MAIL FROM:<a@a.test>";
     let table = [
         ("RCPT TO:<Postmaster> NOTIFY=FAILURE", vec!["0 FAILURE rfc822;Postmaster"]),
@@ -151,6 +149,28 @@ fn the_postmaster_is_told_of_as_it_was_named() {
     ];
     for (rcpt, expected) in table {
         assert_eq!(taken(config.clone(), &[mail, rcpt]).0, expected, "{rcpt}");
+    }
+}
+
+/// RFC 3461 §5.2.7: what was asked for goes on with whoever stands in the place of an alias, under the name
+/// that the client has used; and nothing is made of nothing.
+#[test]
+fn what_an_alias_stands_for_has_its_parameters() {
+    let of_list = aliases(&[("list@relay.test", &["c@b.test", "d@b.test"])]);
+    let config = ServerConfig { aliases: of_list, ..config() };
+    let mail = "MAIL FROM:<a@a.test>";
+    let before = "RCPT TO:<b@b.test> NOTIFY=DELAY";
+    let table: [(&str, &[&str]); 3] = [
+        ("NOTIFY=NEVER", &["1 NEVER rfc822;List@relay.test", "2 NEVER rfc822;List@relay.test"]),
+        ("NOTIFY=SUCCESS ORCPT=rfc822;x", &["1 SUCCESS rfc822;x", "2 SUCCESS rfc822;x"]),
+        ("", &[]),
+    ];
+    for (parameters, expected) in table {
+        let rcpt = format!("RCPT TO:<List@Relay.test> {parameters}");
+        let (words, paths) = taken(config.clone(), &[mail, before, rcpt.trim_end()]);
+        assert_eq!(paths, "<b@b.test> <c@b.test> <d@b.test>");
+        assert_eq!(words[0], "0 DELAY");
+        assert_eq!(words[1..], *expected, "{parameters}");
     }
 }
 

@@ -2,10 +2,9 @@
 
 mod support;
 
-use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::data::edit::MissingFields;
 use ringpost_session::server::{Peer, ServerConfig};
-use support::{STRANGER, Server, TRUSTED};
+use support::{STRANGER, Server, TRUSTED, postmaster};
 
 const DATE: &str = "Date: Tue, 14 Nov 2023 22:13:20 +0000\r\n";
 const MESSAGE_ID: &str = "Message-ID: <00a1.1700000000@mx.test>\r\n";
@@ -16,7 +15,7 @@ fn config() -> ServerConfig {
         add_missing_fields: true,
         not_before_header: Some("X-Later".into()),
         binary_mime: true,
-        postmaster: Mailbox::parse("p@b.test").ok(),
+        aliases: postmaster("p@b.test"),
         ..ServerConfig::default()
     }
 }

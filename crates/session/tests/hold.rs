@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use ringpost_session::server::{Peer, ServerConfig, TransactionRefusal};
-use support::{STRANGER, Server, TRUSTED, UNIX_MS};
+use support::{STRANGER, Server, TRUSTED, UNIX_MS, postmaster};
 
 fn config() -> ServerConfig {
     ServerConfig {
@@ -230,10 +230,9 @@ fn the_later_of_two_times_counts() {
 /// Whoever may not relay sends text, and so does everybody where no field is looked for.
 #[test]
 fn the_field_is_left_alone_elsewhere() {
-    let postmaster = ringpost_protocol::address::Mailbox::parse("p@b.test").unwrap();
     let content = b"X-Later: tomorrow\r\n\r\n.\r\n";
     for (config, peer) in [(with_header(), STRANGER), (config(), TRUSTED)] {
-        let config = ServerConfig { postmaster: Some(postmaster.clone()), ..config };
+        let config = ServerConfig { aliases: postmaster("p@b.test"), ..config };
         let mut server = Server::introduced(config, peer);
         server.send(b"MAIL FROM:<a@a.test>\r\nRCPT TO:<Postmaster>\r\nDATA\r\n");
         server.send(content);

@@ -2,9 +2,10 @@
 
 mod support;
 
-use ringpost_protocol::address::Mailbox;
+use std::sync::Arc;
+
 use ringpost_session::server::ServerConfig;
-use support::{STRANGER, Server, TRUSTED};
+use support::{STRANGER, Server, TRUSTED, postmaster};
 
 fn replies(config: &ServerConfig, texts: &[&str]) -> Vec<String> {
     let mut server = Server::introduced(config.clone(), TRUSTED);
@@ -16,11 +17,8 @@ fn replies(config: &ServerConfig, texts: &[&str]) -> Vec<String> {
 
 #[test]
 fn it_says_what_rcpt_would() {
-    let config = ServerConfig {
-        vrfy: true,
-        postmaster: Mailbox::parse("root@a.test").ok(),
-        ..ServerConfig::default()
-    };
+    let config =
+        ServerConfig { vrfy: true, aliases: postmaster("root@a.test"), ..ServerConfig::default() };
     for (text, expected) in [
         ("b@B.test", "252 2.1.5 <b@b.test> would be sent there"),
         ("<b@b.test>", "252 2.1.5 <b@b.test> would be sent there"),
@@ -33,7 +31,7 @@ fn it_says_what_rcpt_would() {
     ] {
         assert_eq!(replies(&config, &[text]), [expected], "{text}");
     }
-    let without = ServerConfig { postmaster: None, address_literals: true, ..config };
+    let without = ServerConfig { aliases: Arc::default(), address_literals: true, ..config };
     let said = replies(&without, &["postmaster", "b@[192.0.2.1]"]);
     assert!(said[0].starts_with("550 5.1.1") && said[1].starts_with("252 2.1.5"), "{said:?}");
 }

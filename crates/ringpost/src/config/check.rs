@@ -1,5 +1,6 @@
 //! Contradictions: values that are each valid and do not go together, or cannot work.
 
+mod aliases;
 mod listener;
 mod outbound_tls;
 mod stress;
@@ -54,6 +55,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     let mut found = Findings::default();
     check_server(&mut found, config, facts);
     listener::check_listeners(&mut found, config);
+    aliases::check_aliases(&mut found, config, facts);
     check_queue(&mut found, config);
     check_delivery(&mut found, config);
     check_routes(&mut found, config);

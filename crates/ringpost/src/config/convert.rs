@@ -1,5 +1,7 @@
 //! The settings of the pure crates, made from a snapshot.
 
+use std::sync::Arc;
+
 use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
     AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetryDelays, RetrySchedule,
@@ -52,8 +54,9 @@ impl ConfigSnapshot {
             priority_max: listener.mt_priority.then_some(listener.mt_priority_max),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
             binary_mime: listener.binary_mime,
-            postmaster: listener.postmaster.clone(),
+            aliases: Arc::clone(self.aliases()),
             vrfy: listener.vrfy,
+            expn: listener.expn,
             address_literals: listener.address_literals,
             stress: self.config().stress.limits(),
             lenient: listener.lenient,

@@ -4,6 +4,7 @@
 //! [`ConfigSnapshot`] that the shards share. What the machine decides and the file does not (host name,
 //! cores, name servers) comes in as [`SystemFacts`]. Nothing here has an effect on the system.
 
+mod aliases;
 pub mod auth;
 mod check;
 mod convert;

@@ -21,6 +21,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 pub use self::listener::{ListenerSection, Role, TlsMode};
 pub use self::outbound_tls::{OutboundTls, TlsVersionMin};
 pub use self::stress::StressSection;
+pub use super::aliases::AliasTable;
 use super::auth::AuthSection;
 use super::retry::Retry;
 use super::smarthost::SmarthostAddress;
@@ -35,6 +36,8 @@ pub struct Config {
     pub server: ServerSection,
     /// Where mail comes in, by a name of the operator's choice. At least one.
     pub listener: BTreeMap<String, ListenerSection>,
+    /// Names of ours and addresses that stand for others. Default: none.
+    pub aliases: AliasTable,
     /// The log.
     pub queue: QueueSection,
     /// How mail goes out.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ringpost_delivery::{TlsPolicy, TlsProfile};
 use ringpost_protocol::address::Domain;
+use ringpost_session::server::Aliases;
 
+use super::aliases;
 use super::check::Contradiction;
 use super::outbound_tls::Connectors;
 use super::schema::{Config, Cores, ListenerSection, RouteSection};
@@ -28,6 +30,8 @@ pub struct ConfigSnapshot {
     acceptors: BTreeMap<String, Acceptor>,
     /// What shakes hands with next hops.
     connectors: Connectors,
+    /// What `[aliases]` comes to.
+    aliases: Arc<Aliases>,
     /// The users, if there is a file of them and it was read.
     users: Option<LoadedUsers>,
 }
@@ -60,6 +64,11 @@ impl ConfigSnapshot {
         };
         let memory_max = config.server.memory_max.or(facts.memory).unwrap_or(u64::MAX);
         let acceptors = BTreeMap::new();
+        // The checks have found that it can be expanded.
+        let aliases = Domain::parse(&hostname).ok().and_then(|own_domain| {
+            aliases::expand(&config.aliases, &own_domain).ok().map(Arc::new)
+        });
+        let aliases = aliases.unwrap_or_default();
         Self {
             config,
             hostname,
@@ -69,6 +78,7 @@ impl ConfigSnapshot {
             memory_max,
             acceptors,
             connectors: Connectors::default(),
+            aliases,
             users: None,
         }
     }
@@ -124,6 +134,11 @@ impl ConfigSnapshot {
         let sessions = self.config.delivery.tls_sessions_per_core_max;
         let all = self.connectors.all().iter();
         all.map(|(profile, one)| (*profile, one.with_own_sessions(sessions))).collect()
+    }
+
+    /// What stands for other addresses.
+    pub fn aliases(&self) -> &Arc<Aliases> {
+        &self.aliases
     }
 
     /// The users; `None` when the configuration names no file of them, or when it was not read.

@@ -229,6 +229,8 @@ impl<R: Runtime> Inbound<R> {
             let limit = self.shard.pressure().limit;
             self.shard.metrics.limit_hits.with(limit).increment(full.into());
         }
+        let aliases = stats.aliases_expanded - self.published.aliases_expanded;
+        self.listener.metrics().aliases_expanded.increment(aliases.into());
         counts::publish(&self.shard.metrics, &mut self.published, self.session.stats());
     }
 

@@ -6,6 +6,7 @@ use ringpost_protocol::address::{Host, Mailbox};
 use ringpost_protocol::command::{Command, CommandError};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
 use ringpost_protocol::extension::{Extension, Offer, SessionLimits, write_ehlo_reply};
+use ringpost_protocol::notify::RecipientDsn;
 use ringpost_protocol::parameter::{MailParameters, RcptParameters};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::reply::FixedReply;
@@ -58,8 +59,9 @@ impl ServerSession {
             Command::Xclient(attributes) => self.handle_xclient(now, attributes, is_last),
             Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
             Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
+            Command::Expn(text) => self.handle_expn(now, text),
             // Commands that the grammar may come to know before this machine does.
-            Command::Expn(_) | Command::NotImplemented | _ => {
+            Command::NotImplemented | _ => {
                 self.refuse(now, replies::NOT_IMPLEMENTED);
             }
         }
@@ -115,6 +117,7 @@ impl ServerSession {
             }),
             mt_priority: self.offers_priority(),
             binary_mime: self.config.binary_mime,
+            expn: self.offers_expn(),
         }
     }
 
@@ -221,6 +224,10 @@ impl ServerSession {
             transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
             return self.refuse(now, reply);
         }
+        if self.accept_alias(&path, &parameters) {
+            return;
+        }
+        let Some(transaction) = &mut self.transaction else { return };
         let (reply, refusal) = match path {
             ForwardPath::Mailbox(mailbox) => {
                 if !may_relay {
@@ -228,16 +235,10 @@ impl ServerSession {
                 } else if is_literal(&mailbox) && !self.config.address_literals {
                     (replies::LITERAL_DENIED, TransactionRefusal::NoRecipient)
                 } else {
-                    return self.accept_recipient(mailbox, parameters, None);
+                    return self.accept_recipient(mailbox, parameters);
                 }
             }
-            // RFC 5321 §4.5.1: anyone may write to the postmaster.
-            ForwardPath::Postmaster => match self.config.postmaster.clone() {
-                Some(mailbox) => {
-                    return self.accept_recipient(mailbox, parameters, Some(&path));
-                }
-                None => (replies::NO_POSTMASTER, TransactionRefusal::NoRecipient),
-            },
+            ForwardPath::Postmaster => (replies::NO_POSTMASTER, TransactionRefusal::NoRecipient),
         };
         if refusal == TransactionRefusal::Relay {
             transaction.refused = Some(refusal);
@@ -247,13 +248,7 @@ impl ServerSession {
         self.refuse(now, reply);
     }
 
-    /// Takes a recipient; `named` is what RCPT had, if the mailbox stands in its place.
-    fn accept_recipient(
-        &mut self,
-        mailbox: Mailbox,
-        parameters: RcptParameters,
-        named: Option<&ForwardPath>,
-    ) {
+    fn accept_recipient(&mut self, mailbox: Mailbox, parameters: RcptParameters) {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
@@ -264,12 +259,15 @@ impl ServerSession {
             return self.push(replies::TOO_MANY_RECIPIENTS);
         }
         if parameters.has_dsn() {
-            if !transaction.has_dsn_room(&parameters, self.config.dsn_parameters_size_max) {
+            let RcptParameters { notify, original, .. } = parameters;
+            let dsn = RecipientDsn::new(notify, original);
+            if !transaction.has_dsn_room(&dsn, 1, self.config.dsn_parameters_size_max) {
                 transaction.refused.get_or_insert(TransactionRefusal::NoRecipient);
                 self.stats.count_limit(ServerLimit::DsnParameters);
                 return self.push(replies::TOO_MANY_RECIPIENTS);
             }
-            transaction.note_dsn(parameters, named);
+            let at = transaction.envelope.forward_paths.len();
+            transaction.envelope.dsn.set_recipient(at, dsn);
         }
         transaction.accepted += 1;
         transaction.envelope.forward_paths.push(ForwardPath::Mailbox(mailbox));

@@ -1,9 +1,10 @@
 //! What a server session is told once.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ringpost_protocol::address::{Mailbox, Syntax};
+use ringpost_protocol::address::Syntax;
 use ringpost_protocol::data::ContentLimits;
 use ringpost_protocol::extension::ExtensionSet;
 use ringpost_protocol::limits::{
@@ -12,6 +13,7 @@ use ringpost_protocol::limits::{
 };
 use ringpost_protocol::priority::Priority;
 
+use super::aliases::Aliases;
 use super::auth::AuthPolicy;
 use super::stress::StressLimits;
 use super::tls::TlsPolicy;
@@ -83,8 +85,11 @@ pub struct ServerConfig {
     /// Whether BINARYMIME is offered with CHUNKING (RFC 3030 §3). Few servers take such messages, and
     /// to others they cannot be delivered. Default no.
     pub binary_mime: bool,
-    /// Where `<Postmaster>` without a domain goes; refused when there is none. Default none.
-    pub postmaster: Option<Mailbox>,
+    /// Addresses that stand for others. To that of the postmaster anyone may write, and `<Postmaster>`
+    /// without a domain is refused when there is none. Default none.
+    pub aliases: Arc<Aliases>,
+    /// Whether EXPN tells clients that may relay for which mailboxes an alias stands. Default no.
+    pub expn: bool,
     /// Whether VRFY tells clients that may relay what RCPT would say (RFC 5321 §3.5); to others it
     /// confirms nothing. Default no.
     pub vrfy: bool,
@@ -128,7 +133,8 @@ impl Default for ServerConfig {
             priority_max: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             binary_mime: false,
-            postmaster: None,
+            aliases: Arc::default(),
+            expn: false,
             vrfy: false,
             address_literals: false,
             stress: StressLimits::default(),

@@ -20,7 +20,7 @@ const fn topic(name: &'static str, lines: &'static [&'static str]) -> Topic {
     Topic { name, extension: None, lines }
 }
 
-const TOPICS: [Topic; 14] = [
+const TOPICS: [Topic; 15] = [
     topic("EHLO", &["EHLO name", "Says who you are; the reply lists the extensions."]),
     topic("HELO", &["HELO name", "Says who you are, and asks for no extensions."]),
     Topic {
@@ -75,6 +75,11 @@ const TOPICS: [Topic; 14] = [
         ],
     },
     topic("VRFY", &["VRFY text", "Says what RCPT would where you may ask; else confirms nothing."]),
+    Topic {
+        name: "EXPN",
+        extension: Some(Extension::Expn),
+        lines: &["EXPN name", "Says for which mailboxes a name of ours stands."],
+    },
     topic("NOOP", &["NOOP [text]", "Does nothing."]),
     topic("HELP", &["HELP [command]", "Says this."]),
     topic("QUIT", &["QUIT", "Ends the session; a message that is not complete is forgotten."]),

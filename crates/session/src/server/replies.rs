@@ -72,6 +72,7 @@ pub(super) const RELAY_DENIED: FixedReply = FixedReply::new("550 5.7.1 Relaying 
 pub(super) const NO_POSTMASTER: FixedReply =
     FixedReply::new("550 5.1.1 No postmaster is configured");
 pub(super) const NO_SUCH_MAILBOX: FixedReply = FixedReply::new("550 5.1.1 No such mailbox here");
+pub(super) const NOT_A_LIST: FixedReply = FixedReply::new("550 5.1.1 Not a list of ours");
 pub(super) const NOT_A_MAILBOX: FixedReply = FixedReply::new("553 5.1.3 Not a mailbox");
 pub(super) const LITERAL_DENIED: FixedReply =
     FixedReply::new("550 5.1.2 Address literals are not accepted");

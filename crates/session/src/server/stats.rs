@@ -149,6 +149,8 @@ pub struct ServerStats {
     pub command_errors: u32,
     /// RCPT commands among them.
     pub recipients_refused: u32,
+    /// RCPT commands whose recipient was an alias, and was taken.
+    pub aliases_expanded: u32,
     transactions_refused: [u32; TransactionRefusal::ALL.len()],
     limit_hits: [u32; ServerLimit::ALL.len()],
 }
@@ -176,6 +178,7 @@ impl ServerStats {
         Self {
             command_errors: self.command_errors.saturating_sub(earlier.command_errors),
             recipients_refused: self.recipients_refused.saturating_sub(earlier.recipients_refused),
+            aliases_expanded: self.aliases_expanded.saturating_sub(earlier.aliases_expanded),
             transactions_refused: less(self.transactions_refused, earlier.transactions_refused),
             limit_hits: less(self.limit_hits, earlier.limit_hits),
         }
@@ -185,6 +188,11 @@ impl ServerStats {
     pub(super) fn count_command_error(&mut self, is_rcpt: bool) {
         self.command_errors = self.command_errors.saturating_add(1);
         self.recipients_refused = self.recipients_refused.saturating_add(is_rcpt.into());
+    }
+
+    #[cold]
+    pub(super) fn count_alias(&mut self) {
+        self.aliases_expanded = self.aliases_expanded.saturating_add(1);
     }
 
     #[cold]

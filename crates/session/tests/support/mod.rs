@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringpost_protocol::address::{Domain, Mailbox};
 use ringpost_protocol::data::edit::MissingFields;
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
@@ -20,8 +21,8 @@ use ringpost_session::client::{
     TransactionReport, TransactionRequest,
 };
 use ringpost_session::server::{
-    AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths, ServerConfig, ServerEvent,
-    ServerSession, User,
+    Alias, Aliases, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths,
+    ServerConfig, ServerEvent, ServerSession, User,
 };
 
 /// A relaying client on a documentation address.
@@ -33,6 +34,20 @@ pub(crate) const CROWDED: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// What the wall clock shows when a message comes in: 2023-11-14T22:13:20Z.
 pub(crate) const UNIX_MS: u64 = 1_700_000_000_000;
+
+/// `[aliases]` at relay.test: what stands for what.
+pub(crate) fn aliases(table: &[(&str, &[&str])]) -> Arc<Aliases> {
+    let mailbox = |text: &&str| Mailbox::parse(text).unwrap();
+    let entries = table.iter().map(|(address, members)| {
+        Alias::new(&mailbox(address), members.iter().map(mailbox).collect())
+    });
+    Arc::new(Aliases::new(&Domain::parse("relay.test").unwrap(), entries.collect()))
+}
+
+/// A postmaster at this mailbox.
+pub(crate) fn postmaster(mailbox: &str) -> Arc<Aliases> {
+    aliases(&[("postmaster@relay.test", &[mailbox])])
+}
 
 /// A client that may not relay.
 pub(crate) const STRANGER: Peer = Peer { may_relay: false, ..TRUSTED };

@@ -138,7 +138,7 @@ fn holds_are_limited_and_for_clients_that_may_relay() -> Result<()> {
         .config
         .route("*", sink.address())
         .set("listener.main", "future_release_max", "\"1h\"")
-        .set("listener.main", "postmaster", "\"p@b.test\"");
+        .set("aliases", "postmaster", "[\"p@b.test\"]");
     server.start()?;
     let mut client = Client::connect(server.smtp())?;
     let hello = client.expect("EHLO c.test", 250)?;

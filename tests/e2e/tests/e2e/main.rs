@@ -4,6 +4,7 @@
 //! and what is skipped when.
 
 mod admin;
+mod aliases;
 mod auth;
 mod bad_input;
 mod books;

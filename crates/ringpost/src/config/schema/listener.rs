@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::extension::Extension;
 use ringpost_protocol::priority::Priority;
 use ringpost_session::server::TlsPolicy;
@@ -111,11 +110,10 @@ pub struct ListenerSection {
     /// How long delivery of its messages is tried. Default: `queue.lifetime`.
     #[serde(deserialize_with = "units::optional_duration")]
     pub lifetime: Option<Duration>,
-    /// Where recipients `<Postmaster>` without a domain go. Default: nowhere; they are refused.
-    #[serde(deserialize_with = "mailbox")]
-    pub postmaster: Option<Mailbox>,
     /// Whether VRFY tells clients that may relay what RCPT would say. Default: no.
     pub vrfy: bool,
+    /// Whether EXPN tells clients that may relay for whom an alias stands. Default: no.
+    pub expn: bool,
     /// Whether recipients at address literals are taken. Default: no.
     pub address_literals: bool,
     /// Whether common deviations from the grammar are accepted. Default: no.
@@ -162,16 +160,12 @@ impl Default for ListenerSection {
             binary_mime: false,
             not_before_header: String::new(),
             lifetime: None,
-            postmaster: None,
             vrfy: false,
+            expn: false,
             address_literals: false,
             lenient: false,
         }
     }
-}
-
-fn mailbox<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mailbox>, D::Error> {
-    deserializer.deserialize_str(Parsed { expecting: "a mailbox", parse: Mailbox::parse }).map(Some)
 }
 
 fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Priority, D::Error> {

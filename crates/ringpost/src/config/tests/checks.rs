@@ -18,7 +18,7 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[server]\ncores = 'some'\n", 2, "\"all\", a number of cores"),
     ("[server]\ncores = -1\n", 2, "\"all\", a number of cores"),
     ("[listener.a]\ndata_rate_min = '4GiB'\n", 2, "the value is too large"),
-    ("[listener.a]\npostmaster = 'postmaster'\n", 2, "\"postmaster\": "),
+    ("[aliases]\npostmaster = 'postmaster'\n", 2, "expected a sequence"),
     ("[server]\nscheduling = 'fifo'\n", 2, "unknown variant `fifo`"),
     ("[delivery]\nretry = ['5m', '1 h']\n", 2, "\"1 h\": not a duration"),
     ("[delivery]\nretry = '5m'\n", 2, "a list of durations"),
@@ -44,6 +44,11 @@ const REFUSED: &[(&str, usize, &str)] = &[
 /// Keys put in front of the smallest file, and a part of the only problem's reason.
 const CONTRADICTIONS: &[(&str, &str)] = &[
     ("server.hostname = 'a_b'", "server.hostname: \"a_b\" is not a domain name"),
+    ("aliases.a = ['b']", "aliases.a.0: there is no alias b@relay.example.com"),
+    (
+        "listener.a = { recipients_max = 1, addresses = ['127.0.0.1:25'] }\naliases.a = ['b@c.test', 'd@c.test']",
+        "listener.a.recipients_max: one of the aliases stands for 2 mailboxes",
+    ),
     ("server.cores = 0", "server.cores: must not be zero"),
     ("server.cores = 5", "server.cores: 5 cores wanted, the process may use 4"),
     ("server.cores = []", "server.cores: the list is empty"),

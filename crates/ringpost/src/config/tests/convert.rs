@@ -7,6 +7,7 @@ use ringpost_delivery::{
     AddressFamily, DeliveryConfig, RetryDelays, Route, RoutePattern, Smarthost,
 };
 use ringpost_protocol::extension::Extension;
+use ringpost_protocol::path::ForwardPath;
 use ringpost_protocol::priority::Priority;
 use ringpost_queue::QueueConfig;
 use ringpost_session::client::ClientConfig;
@@ -44,9 +45,10 @@ fn keys_reach_the_crates() {
         "delivery = { port = 2526, address_family = 'ipv6', data_timeout = '7s', retry = ['3s'] }\n\
          route = [{ domain = 'A.example', smarthost = '[::1]:26' }, { domain = '*', smarthost = 'B:25' }]\n\
          dns.attempts = 9\n\
+         aliases.postmaster = ['p@a.example']\n\
          [listener.main]\n\
          addresses = ['127.0.0.1:2525']\n\
-         postmaster = 'p@a.example'\n\
+         expn = true\n\
          extensions_off = ['size', '8BITMIME']\n\
          future_release_max = '90s'\n\
          not_before_header = 'X-Later'\n\
@@ -69,7 +71,9 @@ fn keys_reach_the_crates() {
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.tenant_header.as_deref(), Some("X-T"));
     assert_eq!(server.campaign_header.as_deref(), Some("X-C"));
-    assert_eq!(server.postmaster.map(|mailbox| mailbox.to_string()).unwrap(), "p@a.example");
+    let alias = server.aliases.find(&ForwardPath::Postmaster).unwrap();
+    assert_eq!(alias.members()[0].to_string(), "p@a.example");
+    assert!(server.expn);
     assert_eq!(snapshot.client_config().timeouts.data, Duration::from_secs(7));
     let delivery = snapshot.delivery_config();
     assert_eq!(delivery.port, 2526);
