@@ -44,7 +44,8 @@ pub const TARGET: Target = Target {
         "checkpoint_interval = ",
         "delay_warning = ",
         "port = ",
-        "postmaster = \"a@b.test\"\n",
+        "[aliases]\npostmaster = [\"a@b.test\"]\n",
+        "[aliases]\na = [\"b\"]\nb = [\"a\"]\n",
         "not_before_header = \"X-A\"\n",
         "future_release_max = ",
     ],
@@ -60,7 +61,7 @@ fn seeds() -> Vec<Vec<u8>> {
         in_and(""),
         in_and(
             "relay_networks = [\"10.0.0.0/8\", \"::1\"]\nmessage_size_max = \"1MiB\"\nlenient = true\n\
-             postmaster = \"root@mx.test\"\nlifetime = \"2d\"\nfuture_release_max = \"7d\"\n\
+             expn = true\nlifetime = \"2d\"\nfuture_release_max = \"7d\"\n\
              [server]\nhostname = \"MX.test\"\ncores = [0, 1]\nshutdown_timeout = \"5s\"\nmemory_max = \"1GiB\"\n",
         ),
         in_and(

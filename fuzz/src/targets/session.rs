@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use ringpost_protocol::address::Mailbox;
+use ringpost_protocol::address::{Domain, Mailbox};
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::limits::REPLY_OUTPUT_MAX;
 use ringpost_protocol::sasl::{Mechanism, MechanismSet};
 use ringpost_session::server::{
-    Admission, AuthPolicy, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths,
-    ServerConfig, ServerEvent, ServerSession, TlsInfo, TlsPolicy, TlsVersion, User,
+    Admission, Alias, Aliases, AuthPolicy, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal,
+    ReversePaths, ServerConfig, ServerEvent, ServerSession, TlsInfo, TlsPolicy, TlsVersion, User,
 };
 
 use super::{is_plain, seed};
@@ -32,6 +32,9 @@ pub const TARGET: Target = Target {
         "MAIL FROM:<>\r\n",
         "RCPT TO:<b@b.test>\r\n",
         "RCPT TO:<postmaster>\r\n",
+        "RCPT TO:<list@mx.test>\r\n",
+        "EXPN list\r\n",
+        "VRFY list\r\n",
         "RCPT TO:<a@[192.0.2.1]>\r\n",
         "AUTH PLAIN AHUAcA==\r\n",
         "AUTH PLAIN AHgAcA==\r\n",
@@ -117,6 +120,7 @@ fn seeds() -> Vec<Vec<u8>> {
         format!("EHLO c.test\r\nAUTH PLAIN AHUAcA==\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
         format!("EHLO c.test\r\nAUTH LOGIN\r\ndQ==\r\ncQ==\r\nAUTH LOGIN dQ==\r\n*\r\n{mail}QUIT\r\n"),
         format!("EHLO c.test\r\nAUTH PLAIN\r\nAHUAcA==\r\nSTARTTLS\r\nEHLO c.test\r\n{mail}QUIT\r\n"),
+        format!("EHLO c.test\r\nEXPN list\r\nVRFY postmaster\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<list@mx.test>\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
         "EHLO c.test\r\nRCPT TO:<a@b.test>\r\nDATA\r\nMAIL FROM:<x>\r\nX\r\nY\r\nZ\r\nX\r\nY\r\n".to_owned(),
     ];
     let choices = [
@@ -149,11 +153,29 @@ pub fn check(octets: &[u8]) -> Verdict {
     Ok(())
 }
 
+/// The postmaster is one; the list has no room in a transaction where limits are small.
+fn aliases() -> Arc<Aliases> {
+    let mailbox = |text: &str| Mailbox::parse(text).ok();
+    let alias = |address: &str, members: &[&str]| {
+        let members = members.iter().filter_map(|member| mailbox(member)).collect();
+        mailbox(address).map(|address| Alias::new(&address, members))
+    };
+    let entries = [
+        alias("postmaster@mx.test", &["p@mx.test"]),
+        alias("list@mx.test", &["p@mx.test", "q@b.test", "r@b.test"]),
+    ];
+    let own_domain = Domain::parse("mx.test");
+    let entries = entries.into_iter().flatten().collect();
+    Arc::new(own_domain.map_or_else(|_| Aliases::default(), |own| Aliases::new(&own, entries)))
+}
+
 fn config(flags: u8) -> ServerConfig {
     let mut config = ServerConfig {
         hostname: "mx.test".into(),
         lenient: flags & LENIENT != 0,
-        postmaster: Mailbox::parse("postmaster@mx.test").ok(),
+        aliases: aliases(),
+        expn: true,
+        vrfy: true,
         ..ServerConfig::default()
     };
     if flags & NOT_BEFORE != 0 {
@@ -400,11 +422,13 @@ fn check_message(accepted: &Accepted, flags: u8, wire: &[u8]) -> Verdict {
     }
     must!(hold_until.is_none_or(|until| until > UNIX_MS), "held until {hold_until:?}");
     for path in &envelope.forward_paths {
-        must!(flags & STRANGER == 0 || *is_user, "relayed for a stranger: {path}");
+        let is_postmaster = path.bare().to_string() == "p@mx.test";
+        let may_relay = flags & STRANGER == 0 || *is_user;
+        must!(may_relay || is_postmaster, "relayed for a stranger: {path}");
         let Some(mailbox) = path.mailbox() else {
             return Err("a postmaster without a host".into());
         };
-        let is_ours = mailbox.to_string() == "postmaster@mx.test";
+        let is_ours = is_postmaster || ["q@b.test", "r@b.test"].contains(&&*mailbox.to_string());
         must!(is_ours || stands(mailbox.local_part().as_bytes()), "{path} was never named");
     }
     let mut paths: Vec<String> = envelope.forward_paths.iter().map(ToString::to_string).collect();
