@@ -57,7 +57,8 @@ pub use config::{
     AddressFamily, AddressPolicy, DeliveryConfig, Route, RoutePattern, SessionRefusal, Smarthost,
 };
 pub use engine::{
-    Action, Engine, EngineStats, Job, Next, QueuedMessage, QueuedRecipient, SiteChange, SiteView,
+    Action, Engine, EngineStats, Flush, FlushScope, Job, Next, QueuedMessage, QueuedRecipient,
+    SiteChange, SiteView,
 };
 pub use pool::{ConnectFailure, ConnectionId};
 pub use retry::{RetryDelays, RetrySchedule};

@@ -309,6 +309,8 @@ closed_label! {
         AuthFailures = "auth_failures_max",
         /// The longest line of an authentication.
         AuthLine = "auth_line",
+        /// Orders to try mail now, at a time.
+        Flushes = "flushes_max",
         /// `auth.password_queue_max`
         PasswordQueue = "password_queue_max",
         /// `rate` of a user.

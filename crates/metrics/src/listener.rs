@@ -31,6 +31,8 @@ metric_table! {
 
     aliases_expanded: Counter = "ringpost_aliases_expanded_total", Count,
         "Recipients that were aliases, and were replaced by what these stand for.";
+    flushes: Counter = "ringpost_flushes_total", Count,
+        "ETRN commands by which a client had mail tried.";
     proxy_headers: Family<ProxyHeader, Counter> = "ringpost_proxy_headers_total", Count,
         "Connections of proxies, by what came of the PROXY protocol header that they had to send.";
     clients_named: Counter = "ringpost_clients_named_total", Count,

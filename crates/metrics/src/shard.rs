@@ -100,6 +100,8 @@ metric_table! {
         "Delivery status notifications put into the queue, by the gravest thing that they tell.";
     delay_warnings: Counter = "ringpost_delay_warnings_total", Count,
         "Recipients of whose delay the originator was told.";
+    recipients_flushed: Counter = "ringpost_recipients_flushed_total", Count,
+        "Recipients that were tried before their time, because a client or an operator wanted it.";
     recipients_purged: Counter = "ringpost_recipients_purged_total", Count,
         "Recipients that an operator removed from the queue.";
     attempts: Counter = "ringpost_attempts_total", Count,

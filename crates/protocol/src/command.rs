@@ -56,6 +56,8 @@ pub enum Command<'a> {
     Vrfy(&'a str),
     /// EXPN with the list to expand.
     Expn(&'a str),
+    /// ETRN with the node, for [`etrn`](crate::etrn) to read (RFC 1985).
+    Etrn(&'a str),
     /// XCLIENT with its attributes, for [`xclient`](crate::xclient) to read.
     Xclient(&'a str),
     /// XFORWARD, which is for trusted peers only.
@@ -186,10 +188,11 @@ impl<'a> Command<'a> {
             b"HELP" => text(rest).map(|topic| Self::Help((!topic.is_empty()).then_some(topic))),
             b"VRFY" => some_text(rest).map(Self::Vrfy),
             b"EXPN" => some_text(rest).map(Self::Expn),
+            b"ETRN" => some_text(rest).map(Self::Etrn),
             b"XCLIENT" => text(rest).map(Self::Xclient),
             b"XFORWARD" => Ok(Self::Privileged),
-            b"BURL" | b"ETRN" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" | b"VERB"
-            | b"DEBUG" | b"WIZ" => Ok(Self::NotImplemented),
+            b"BURL" | b"TURN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" | b"VERB" | b"DEBUG"
+            | b"WIZ" => Ok(Self::NotImplemented),
             _ => Self::other_verb(verb),
         }
     }

@@ -131,6 +131,8 @@ pub enum Extension {
     EnhancedStatusCodes,
     /// EXPN (RFC 5321 §3.5.2).
     Expn,
+    /// ETRN (RFC 1985).
+    Etrn,
     /// XCLIENT, of Postfix.
     XClient,
 }
@@ -138,6 +140,7 @@ pub enum Extension {
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
     pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -153,6 +156,7 @@ impl Extension {
         Self::Limits,
         Self::EnhancedStatusCodes,
         Self::Expn,
+        Self::Etrn,
         Self::XClient,
     ];
 
@@ -174,6 +178,7 @@ impl Extension {
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
             Self::Expn => "EXPN",
+            Self::Etrn => "ETRN",
             Self::XClient => "XCLIENT",
         }
     }
@@ -230,6 +235,8 @@ pub struct Offer {
     pub requiretls: bool,
     /// Whether EXPN is offered.
     pub expn: bool,
+    /// Whether ETRN is offered.
+    pub etrn: bool,
     /// Whether XCLIENT is offered, with all its attributes.
     pub xclient: bool,
     /// The mechanisms of AUTH (RFC 4954); without any it is not offered.
@@ -268,6 +275,7 @@ impl Offer {
             Extension::StartTls => self.starttls,
             Extension::RequireTls => self.requiretls,
             Extension::Expn => self.expn,
+            Extension::Etrn => self.etrn,
             Extension::XClient => self.xclient,
             Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
@@ -440,6 +448,7 @@ mod tests {
                 requiretls: true,
                 xclient: true,
                 expn: true,
+                etrn: true,
                 mechanisms: MechanismSet::NONE.with(Mechanism::Plain),
                 limits: Some(SessionLimits { transactions_max: 1, recipients_max: 1 }),
             };

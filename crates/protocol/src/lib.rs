@@ -31,6 +31,7 @@ pub mod data;
 pub mod dsn;
 pub mod envelope;
 pub mod error;
+pub mod etrn;
 pub mod extension;
 pub mod hold;
 pub mod label;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cli::PurgeFilter;
+use crate::cli::{FlushFilter, PurgeFilter};
 use crate::config::{self, SystemFacts};
 use crate::control::admin::{PurgeOrder, PurgeSummary, QueueSummary, SOCKET_FILE};
+use crate::control::flush::{FlushOrder, FlushSummary};
 use crate::runtime::system_unix_ms;
 
 /// How long the server may take for an answer: longer than its shards may.
@@ -59,6 +60,33 @@ pub fn purge(config: &Path, what: &PurgeFilter) -> Result<String> {
         }
     }
     let done = format!("removed {recipients} recipient(s), and {messages} message(s) with them");
+    if !failures.is_empty() {
+        bail!("{done}, but not everywhere:\n{}", failures.join("\n"));
+    }
+    Ok(format!("{done}\n"))
+}
+
+/// What `ringpost queue flush` does and prints.
+///
+/// # Errors
+///
+/// When the configuration cannot be read, no server answers that uses its queue, or a shard has not
+/// done it.
+pub fn flush(config: &Path, what: &FlushFilter) -> Result<String> {
+    let order =
+        FlushOrder { all: what.all, domain: what.domain.clone(), subdomains: what.subdomains };
+    let answer = ask(config, "POST", "/queue/flush", &serde_json::to_string(&order)?)?;
+    let summary: FlushSummary =
+        serde_json::from_str(&answer).context("the server's answer cannot be read")?;
+    let mut failures = Vec::new();
+    let mut recipients = 0;
+    for shard in &summary.shards {
+        recipients += shard.recipients;
+        if let Some(error) = &shard.error {
+            failures.push(format!("shard {}: {error}", shard.shard));
+        }
+    }
+    let done = format!("trying {recipients} recipient(s) now");
     if !failures.is_empty() {
         bail!("{done}, but not everywhere:\n{}", failures.join("\n"));
     }

@@ -121,6 +121,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         .context("cannot start the thread for passwords")?;
     let (report, reports) = unbounded();
     let listening = Arc::new(ListeningShards::new(usize::from(shards)));
+    let senders: Arc<[_]> = inboxes.iter().map(|(inbox, _)| inbox.clone()).collect();
     let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
         number,
         identity: directory.meta().identity(ShardId(number)),
@@ -133,6 +134,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         passwords: passwords.clone(),
         events: events.for_shard(),
         inbox: inbox.clone(),
+        inboxes: Arc::clone(&senders),
         reports: report.clone(),
     });
     start_executors(&config, shard_options.collect(), &happen)?;

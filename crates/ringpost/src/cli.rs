@@ -151,6 +151,16 @@ pub enum QueueCommand {
         #[command(flatten)]
         what: PurgeFilter,
     },
+    /// Has the mail of the running server that waits for another attempt tried now. Limits on connections
+    /// hold; mail that its sender wants to wait goes on waiting.
+    Flush {
+        /// The configuration file of the server.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// Whose mail.
+        #[command(flatten)]
+        what: FlushFilter,
+    },
     /// Checks the queue of a stopped server from end to end, and changes nothing. Exits with 1 when
     /// something is damaged.
     Check {
@@ -218,6 +228,20 @@ pub struct PurgeFilter {
     pub older_than: Option<Duration>,
 }
 
+/// What a flush tries.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct FlushFilter {
+    /// Everything.
+    #[arg(long, conflicts_with_all = ["domain", "subdomains"], required_unless_present = "domain")]
+    pub all: bool,
+    /// Recipients at this domain or address literal.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// And at the domains below it.
+    #[arg(long, requires = "domain")]
+    pub subdomains: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +276,19 @@ mod tests {
             let config = CONFIG_PATH.into();
             Command::Queue { command: QueueCommand::Check { config, shard, json } }
         };
-        let table: [(&[&str], Option<Command>); 27] = [
+        let flush = |all, domain: Option<&str>, subdomains| {
+            let what = FlushFilter { all, domain: domain.map(str::to_owned), subdomains };
+            Command::Queue { command: QueueCommand::Flush { config: CONFIG_PATH.into(), what } }
+        };
+        let table: [(&[&str], Option<Command>); 32] = [
+            (&["queue", "flush", "--all"], Some(flush(true, None, false))),
+            (&["queue", "flush", "--domain", "a.b"], Some(flush(false, Some("a.b"), false))),
+            (
+                &["queue", "flush", "--domain", "a.b", "--subdomains"],
+                Some(flush(false, Some("a.b"), true)),
+            ),
+            (&["queue", "flush"], None),
+            (&["queue", "flush", "--all", "--subdomains"], None),
             (
                 &["queue", "import", "--from", "d"],
                 Some(Command::Queue {

@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Command::Queue { command: QueueCommand::Purge { config, what } } => {
             show(admin::purge(&config, &what))
         }
+        Command::Queue { command: QueueCommand::Flush { config, what } } => {
+            show(admin::flush(&config, &what))
+        }
         Command::Queue { command: QueueCommand::Check { config, shard, json } } => {
             queue_tools::check(&config, shard, json)
         }

@@ -194,6 +194,7 @@ impl TestShard {
             passwords: PasswordChecker::inline(),
             events: EventSender::off(),
             inbox: messages,
+            inboxes: vec![inbox.clone()].into(),
             reports: sender,
         };
         let gate = Arc::new(AtomicBool::new(false));

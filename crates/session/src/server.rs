@@ -8,6 +8,7 @@ mod command;
 mod config;
 mod content;
 mod dsn;
+mod etrn;
 mod event;
 mod header;
 mod help;
@@ -29,6 +30,7 @@ pub use auth::{
     AuthPolicy, AuthQuestion, AuthRefusal, Password, ReversePathRule, ReversePaths, User,
 };
 pub use config::{Peer, ServerConfig};
+pub use etrn::FlushOutcome;
 pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;
 pub use stats::{ServerLimit, ServerStats, TransactionRefusal};

@@ -262,6 +262,7 @@ fn run(flags: u8, way: u8, wire: &[u8]) -> Result<Trace, String> {
                         trace.message = Some(Message { content, body, hold_until });
                         session.message_accepted(now, "q");
                     }
+                    ServerEvent::Flush => return Err("it may not flush".into()),
                     ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
                     ServerEvent::StartTls | ServerEvent::Authenticate => {
                         return Err("TLS or AUTH that is not offered".into());

@@ -12,8 +12,9 @@ use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::limits::REPLY_OUTPUT_MAX;
 use ringpost_protocol::sasl::{Mechanism, MechanismSet};
 use ringpost_session::server::{
-    Admission, Alias, Aliases, AuthPolicy, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal,
-    ReversePaths, ServerConfig, ServerEvent, ServerSession, TlsInfo, TlsPolicy, TlsVersion, User,
+    Admission, Alias, Aliases, AuthPolicy, AuthQuestion, AuthRefusal, CloseReason, FlushOutcome,
+    Peer, Refusal, ReversePaths, ServerConfig, ServerEvent, ServerSession, TlsInfo, TlsPolicy,
+    TlsVersion, User,
 };
 
 use super::{is_plain, seed};
@@ -34,6 +35,8 @@ pub const TARGET: Target = Target {
         "RCPT TO:<postmaster>\r\n",
         "RCPT TO:<list@mx.test>\r\n",
         "EXPN list\r\n",
+        "ETRN @b.test\r\n",
+        "ETRN #b\r\n",
         "VRFY list\r\n",
         "RCPT TO:<a@[192.0.2.1]>\r\n",
         "AUTH PLAIN AHUAcA==\r\n",
@@ -120,7 +123,7 @@ fn seeds() -> Vec<Vec<u8>> {
         format!("EHLO c.test\r\nAUTH PLAIN AHUAcA==\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
         format!("EHLO c.test\r\nAUTH LOGIN\r\ndQ==\r\ncQ==\r\nAUTH LOGIN dQ==\r\n*\r\n{mail}QUIT\r\n"),
         format!("EHLO c.test\r\nAUTH PLAIN\r\nAHUAcA==\r\nSTARTTLS\r\nEHLO c.test\r\n{mail}QUIT\r\n"),
-        format!("EHLO c.test\r\nEXPN list\r\nVRFY postmaster\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<list@mx.test>\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
+        format!("EHLO c.test\r\nEXPN list\r\nVRFY postmaster\r\nETRN @b.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<list@mx.test>\r\n{mail}DATA\r\n.\r\nQUIT\r\n"),
         "EHLO c.test\r\nRCPT TO:<a@b.test>\r\nDATA\r\nMAIL FROM:<x>\r\nX\r\nY\r\nZ\r\nX\r\nY\r\n".to_owned(),
     ];
     let choices = [
@@ -218,6 +221,7 @@ fn run(flags: u8, way: u8, answers: u8, wire: &[u8]) -> Result<Trace, String> {
         answers,
     };
     driver.session.set_unix_ms(UNIX_MS);
+    driver.session.set_may_flush(flags & STRANGER == 0);
     if flags & PENDING != 0 {
         driver.session.set_admission(Admission::Pending);
     }
@@ -293,6 +297,10 @@ impl Driver {
                     must!(self.session.envelope().is_none(), "a transaction from before TLS");
                     must!(self.session.user().is_none(), "a user from before TLS");
                     self.is_user = false;
+                }
+                ServerEvent::Flush => {
+                    let recipients = self.session.flush_node().map_or(0, |_| 2);
+                    self.session.handle_flush(self.now, FlushOutcome::Done { recipients });
                 }
                 ServerEvent::ClientNamed { .. } => return Err("it may name no client".into()),
                 ServerEvent::Authenticate => self.authenticate()?,

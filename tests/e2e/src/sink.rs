@@ -135,6 +135,7 @@ struct Record {
     deliveries: Vec<Delivery>,
     violations: Vec<String>,
     open: Vec<(u64, TcpStream)>,
+    open_most: usize,
 }
 
 impl Sink {
@@ -263,6 +264,11 @@ impl Sink {
         self.shared.record().open.len()
     }
 
+    /// Number of connections that were open at once.
+    pub fn open_connections_most(&self) -> usize {
+        self.shared.record().open_most
+    }
+
     /// Number of MAIL commands so far.
     pub fn transactions(&self) -> u64 {
         self.shared.transactions.load(Ordering::Relaxed)
@@ -271,6 +277,13 @@ impl Sink {
     /// What was wrong on the wire so far, at most ten of it. Empty for a correct client.
     pub fn violations(&self) -> Vec<String> {
         self.shared.record().violations.clone()
+    }
+}
+
+impl Record {
+    fn opened(&mut self, number: u64, stream: TcpStream) {
+        self.open.push((number, stream));
+        self.open_most = self.open_most.max(self.open.len());
     }
 }
 
@@ -307,7 +320,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(stream) = stream else { continue };
         let number = shared.connections.fetch_add(1, Ordering::Relaxed);
         let Ok(registered) = stream.try_clone() else { continue };
-        shared.record().open.push((number, registered));
+        shared.record().opened(number, registered);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             // An error is the end of the connection, from whichever side.

@@ -383,10 +383,9 @@ impl Server {
         } else {
             EventSender::off()
         };
-        let mut inboxes = Vec::new();
-        for shard in 0..shards {
-            let (inbox, messages) = bounded(INBOX_MAX);
-            inboxes.push(inbox);
+        let (inboxes, messages): (Vec<_>, Vec<_>) = (0..shards).map(|_| bounded(INBOX_MAX)).unzip();
+        let senders: Arc<[Sender<ShardMessage>]> = inboxes.clone().into();
+        for (shard, messages) in (0..shards).zip(messages) {
             let deadlines = Rc::<DeadlineTable>::default();
             scan(world, group, Rc::clone(&deadlines));
             let label = format!("server {number}/{shard}");
@@ -411,6 +410,7 @@ impl Server {
                 passwords: PasswordChecker::inline(),
                 events: events.for_shard(),
                 inbox: messages,
+                inboxes: Arc::clone(&senders),
                 reports: reporter.clone(),
             };
             runtime.spawn(Containment::Process, run_all(runtime.clone(), vec![options]));

@@ -1,6 +1,7 @@
 //! The scheduler of one shard: takes messages and events, gives jobs, outcomes and actions.
 
 mod connect;
+mod flush;
 mod forget;
 mod intake;
 mod parking;
@@ -21,6 +22,7 @@ use ringpost_protocol::priority::Priority;
 use ringpost_queue::due::DueWheel;
 use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
 
+pub use self::flush::{Flush, FlushScope};
 use self::forget::Pass;
 use self::parking::{Place, Timer};
 use self::settle::Doomed;
@@ -168,6 +170,7 @@ pub struct SiteChange {
 ///   [`handle_timeout`](Self::handle_timeout).
 /// - C, commands: [`next_job`](Self::next_job), [`narrow_job`](Self::narrow_job),
 ///   [`begin_forgetting`](Self::begin_forgetting), [`forget_some`](Self::forget_some),
+///   [`flush_some`](Self::flush_some),
 ///   [`reconfigure`](Self::reconfigure).
 /// - D, what to do: [`poll_action`](Self::poll_action) until `None`, then
 ///   [`poll_timeout`](Self::poll_timeout), after each call of B or C. And, whenever there is time for

@@ -117,7 +117,7 @@ impl Engine {
         true
     }
 
-    fn wake_place(&mut self, place: Place) {
+    pub(super) fn wake_place(&mut self, place: Place) {
         match place {
             Place::Destination(id) => {
                 let is_parked = self

@@ -8,6 +8,7 @@
 )]
 
 mod chaos;
+mod flush;
 mod parked;
 mod priority;
 mod purge;

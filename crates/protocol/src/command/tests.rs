@@ -81,6 +81,7 @@ fn commands_are_understood() {
         ("HELP mail", Command::Help(Some("mail"))),
         ("VRFY bob", Command::Vrfy("bob")),
         ("EXPN list", Command::Expn("list")),
+        ("etrn @b.test", Command::Etrn("@b.test")),
         ("XCLIENT ADDR=192.0.2.1", Command::Xclient("ADDR=192.0.2.1")),
         ("XFORWARD NAME=x", Command::Privileged),
         ("STARTTLS", Command::StartTls),

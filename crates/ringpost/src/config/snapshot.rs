@@ -227,6 +227,11 @@ impl ListenerSection {
         self.xclient_from.iter().any(|network| network.contains(client))
     }
 
+    /// Tells whether a client may have mail tried, by ETRN.
+    pub fn may_flush(&self, client: IpAddr) -> bool {
+        !client.is_unspecified() && self.etrn_from.iter().any(|network| network.contains(client))
+    }
+
     /// Tells whether a peer has to say by the PROXY protocol whom it speaks for.
     pub fn is_proxy(&self, peer: IpAddr) -> bool {
         self.proxy_protocol_from.iter().any(|network| network.contains(peer))

@@ -21,10 +21,12 @@ use crossbeam_channel::Sender;
 use ringpost_metrics::label::ClosedLabel;
 use ringpost_protocol::address::Host;
 use ringpost_queue::{Purge, Purged};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::connection::PeerUser;
+use super::flush::{FlushRequest, serve_flush};
 use super::health::HealthState;
 use super::http::respond;
 use crate::shard::ShardMessage;
@@ -43,6 +45,8 @@ pub enum AdminRequest {
     Summary(oneshot::Sender<ShardQueue>),
     /// To remove mail from the queue.
     Purge(PurgeRequest),
+    /// To try mail now.
+    Flush(FlushRequest),
 }
 
 /// An order to remove mail from the queue.
@@ -80,12 +84,7 @@ impl PurgeOrder {
     /// What is wrong with it, in one line: it is no JSON object of these members, it names nothing, or a
     /// domain that is none.
     pub fn parse(body: &[u8]) -> Result<Purge, String> {
-        // What is quoted of the body may be anything.
-        let plain = |error: serde_json::Error| error.to_string().replace(char::is_control, "?");
-        // A list of values would do for a struct, and say nothing of what they mean.
-        let members: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(body).map_err(plain)?;
-        serde_json::from_value::<Self>(members.into()).map_err(plain)?.read()
+        read_order::<Self>(body)?.read()
     }
 
     fn read(&self) -> Result<Purge, String> {
@@ -99,6 +98,16 @@ impl PurgeOrder {
             received_before_unix_ms: self.received_before_unix_ms.unwrap_or(u64::MAX),
         })
     }
+}
+
+/// Reads an order: a JSON object of its members.
+pub(super) fn read_order<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    // What is quoted of the body may be anything.
+    let plain = |error: serde_json::Error| error.to_string().replace(char::is_control, "?");
+    // A list of values would do for a struct, and say nothing of what they mean.
+    let members: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(body).map_err(plain)?;
+    serde_json::from_value(members.into()).map_err(plain)
 }
 
 /// What was removed from one shard.
@@ -196,6 +205,7 @@ pub(super) fn router(state: AdminState) -> Router {
     Router::new()
         .route("/queue/summary", get(serve_summary))
         .route("/queue/purge", post(serve_purge))
+        .route("/queue/flush", post(serve_flush))
         .with_state(state)
 }
 
@@ -243,7 +253,10 @@ async fn serve_summary(
 
 impl AdminState {
     /// Asks every shard; `None` for one that does not answer in time.
-    async fn ask<T>(&self, request: impl Fn(oneshot::Sender<T>) -> AdminRequest) -> Vec<Option<T>> {
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl Fn(oneshot::Sender<T>) -> AdminRequest,
+    ) -> Vec<Option<T>> {
         let asked = self.inboxes.iter().map(|inbox| {
             let (reply, answer) = oneshot::channel();
             // A full inbox drops the sender, which answers as well.
@@ -262,7 +275,7 @@ impl AdminState {
     }
 }
 
-fn answer(value: &impl Serialize) -> Response<Body> {
+pub(super) fn answer(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(mut body) => {
             body.push(b'\n');

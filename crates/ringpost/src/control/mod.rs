@@ -8,6 +8,7 @@
 pub mod admin;
 mod connection;
 mod event_log;
+pub mod flush;
 mod health;
 mod http;
 pub mod log;

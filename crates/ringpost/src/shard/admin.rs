@@ -16,6 +16,9 @@ impl<R: Runtime> Shard<R> {
             AdminRequest::Purge(request) => {
                 self.runtime.spawn(Containment::Process, Rc::clone(self).purge(request));
             }
+            AdminRequest::Flush(request) => {
+                self.runtime.spawn(Containment::Process, Rc::clone(self).flush(request));
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 mod auth;
 mod buffers;
 mod counts;
+mod flush;
 mod proxy;
 mod tls;
 
@@ -62,6 +63,7 @@ pub(super) async fn serve<R: Runtime>(
     let mut session = ServerSession::new(now, admitted.listener.server_config(), peer);
     session.set_stress(now, shard.stress.is_crowded());
     session.set_names_clients(admitted.names_clients());
+    session.set_may_flush(admitted.may_flush());
     let lifetime = admitted.listener.lifetime();
     let mut inbound = Inbound {
         session,
@@ -159,6 +161,7 @@ impl<R: Runtime> Inbound<R> {
                     ServerEvent::TransactionAborted => self.abort_message(),
                     ServerEvent::StartTls => self.start_tls().await,
                     ServerEvent::ClientNamed { ip } => self.name_client(ip),
+                    ServerEvent::Flush => self.flush_queue().await,
                     ServerEvent::Authenticate => self.authenticate().await,
                     ServerEvent::Closed(reason) => {
                         self.close(reason).await;
@@ -210,6 +213,7 @@ impl<R: Runtime> Inbound<R> {
             }
         };
         self.session.handle_client(now, peer);
+        self.session.set_may_flush(self.admitted.may_flush());
     }
 
     fn count_transaction(&mut self) {

@@ -213,6 +213,11 @@ impl Admitted {
         self.listener.section.borrow().names_clients(self.client)
     }
 
+    /// Whether the client may have mail tried, by ETRN.
+    pub(super) fn may_flush(&self) -> bool {
+        self.listener.section.borrow().may_flush(self.client)
+    }
+
     /// Takes the fact whose connection it is, the peer's own if not another's; counts it for that
     /// client, unless a limit stands against it.
     pub(super) fn name_client(

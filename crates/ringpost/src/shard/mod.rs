@@ -11,6 +11,7 @@ mod checkpoint;
 mod commit;
 mod events;
 mod fit;
+mod flush;
 mod inbound;
 mod intake;
 mod listener;
@@ -38,6 +39,7 @@ use std::{
     time::Duration,
 };
 
+use crossbeam_channel::Sender;
 use ringpost_delivery::{ConnectionId, Engine, Now, TlsProfile};
 use ringpost_metrics::ShardMetrics;
 use ringpost_protocol::{
@@ -123,6 +125,10 @@ pub(crate) struct Shard<R: Runtime> {
     turns: Turns,
     /// Whom to ask about passwords.
     passwords: PasswordChecker,
+    /// The inboxes of all shards, its own included, by their numbers.
+    inboxes: Arc<[Sender<ShardMessage>]>,
+    /// Orders to try mail now that it is about.
+    flushes: Rc<Cell<usize>>,
     /// Sessions that wait for that.
     passwords_waiting: Rc<Cell<usize>>,
 }

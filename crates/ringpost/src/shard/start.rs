@@ -66,6 +66,8 @@ pub struct ShardOptions {
     pub events: EventSender,
     /// What it is told while it runs.
     pub inbox: Receiver<ShardMessage>,
+    /// How it tells the shards something, itself included, by their numbers.
+    pub inboxes: Arc<[Sender<ShardMessage>]>,
     /// Whom it tells that it runs, or that it does not.
     pub reports: Sender<ShardReport>,
 }
@@ -204,6 +206,8 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         outbound_open: Rc::default(),
         turns: turns::Turns::default(),
         passwords: options.passwords,
+        inboxes: options.inboxes,
+        flushes: Rc::default(),
         passwords_waiting: Rc::default(),
     });
     let bound = shard.bind_listeners()?;

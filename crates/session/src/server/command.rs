@@ -59,6 +59,7 @@ impl ServerSession {
             Command::Xclient(attributes) => self.handle_xclient(now, attributes, is_last),
             Command::Privileged => self.refuse(now, replies::NOT_AUTHORIZED),
             Command::Foreign => self.close_with(now, replies::FOREIGN, CloseReason::Foreign),
+            Command::Etrn(text) => self.handle_etrn(now, text),
             Command::Expn(text) => self.handle_expn(now, text),
             // Commands that the grammar may come to know before this machine does.
             Command::NotImplemented | _ => {
@@ -118,6 +119,7 @@ impl ServerSession {
             mt_priority: self.offers_priority(),
             binary_mime: self.config.binary_mime,
             expn: self.offers_expn(),
+            etrn: self.offers_etrn(),
         }
     }
 

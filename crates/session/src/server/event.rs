@@ -41,6 +41,10 @@ pub enum ServerEvent {
     /// [`take_auth_question`](super::ServerSession::take_auth_question), and answers by `auth_challenge`,
     /// `auth_accepted` or `auth_refused`; until then no input is taken.
     Authenticate,
+    /// The client has mail tried now, that for the node of
+    /// [`flush_node`](super::ServerSession::flush_node). The driver sees to it, and answers by `handle_flush`;
+    /// until then no input is taken.
+    Flush,
     /// What has come since [`DataStarted`](Self::DataStarted) is worthless: the content was refused,
     /// or did not come to its end. Why is counted in
     /// [`ServerSession::stats`](super::ServerSession::stats).

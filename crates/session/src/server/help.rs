@@ -20,7 +20,7 @@ const fn topic(name: &'static str, lines: &'static [&'static str]) -> Topic {
     Topic { name, extension: None, lines }
 }
 
-const TOPICS: [Topic; 15] = [
+const TOPICS: [Topic; 16] = [
     topic("EHLO", &["EHLO name", "Says who you are; the reply lists the extensions."]),
     topic("HELO", &["HELO name", "Says who you are, and asks for no extensions."]),
     Topic {
@@ -79,6 +79,15 @@ const TOPICS: [Topic; 15] = [
         name: "EXPN",
         extension: Some(Extension::Expn),
         lines: &["EXPN name", "Says for which mailboxes a name of ours stands."],
+    },
+    Topic {
+        name: "ETRN",
+        extension: Some(Extension::Etrn),
+        lines: &[
+            "ETRN domain",
+            "Has the mail that waits for the domain tried now.",
+            "With @ in front of it that for all domains below it, too.",
+        ],
     },
     topic("NOOP", &["NOOP [text]", "Does nothing."]),
     topic("HELP", &["HELP [command]", "Says this."]),

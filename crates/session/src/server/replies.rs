@@ -22,6 +22,8 @@ pub(super) const TLS_IN_TRANSACTION: FixedReply =
     FixedReply::new("503 5.5.1 STARTTLS is not for within a transaction");
 pub(super) const XCLIENT_IN_TRANSACTION: FixedReply =
     FixedReply::new("503 5.5.1 XCLIENT is not for within a transaction");
+pub(super) const ETRN_IN_TRANSACTION: FixedReply =
+    FixedReply::new("503 5.5.1 ETRN is not for within a transaction");
 pub(super) const TOO_MANY_CONNECTIONS: FixedReply =
     FixedReply::new("421 4.7.0 Too many connections, try again later");
 

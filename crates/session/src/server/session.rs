@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::error::LineError;
+use ringpost_protocol::etrn::Node;
 use ringpost_protocol::limits::{LONG_LINES_MAX, REPLY_OUTPUT_MAX};
 use ringpost_protocol::line::LineDecoder;
 use ringpost_protocol::reply::FixedReply;
@@ -43,6 +44,8 @@ pub(super) enum State {
     StartingTls,
     /// What the client may do that another one speaks for.
     NamingClient(Box<ClientAttributes>),
+    /// What the driver makes of an order to try mail.
+    Flushing(Box<Node>),
     /// Whether MAIL may go on.
     AwaitingAdmission(Box<HeldMail>),
     /// The client's next line in an authentication.
@@ -74,15 +77,15 @@ pub(super) struct Helo {
 ///   [`protocol`](Self::protocol), [`peer`](Self::peer), [`envelope`](Self::envelope),
 ///   [`declared_size`](Self::declared_size), [`hold_until`](Self::hold_until), [`added_fields`](Self::added_fields), [`priority_given`](Self::priority_given),
 ///   [`transactions`](Self::transactions), [`is_closing`](Self::is_closing), [`awaits_admission`](Self::awaits_admission),
-///   [`named_client`](Self::named_client), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`user`](Self::user), [`stats`](Self::stats).
+///   [`named_client`](Self::named_client), [`flush_node`](Self::flush_node), [`tls`](Self::tls), [`tls_policy`](Self::tls_policy), [`user`](Self::user), [`stats`](Self::stats).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
 ///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure),
-///   [`handle_client`](Self::handle_client).
+///   [`handle_client`](Self::handle_client), [`handle_flush`](Self::handle_flush).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
 ///   [`take_auth_question`](Self::take_auth_question), [`auth_challenge`](Self::auth_challenge), [`auth_accepted`](Self::auth_accepted),
 ///   [`auth_refused`](Self::auth_refused), [`set_user_may_send`](Self::set_user_may_send),
-///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`set_origin`](Self::set_origin), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_may_flush`](Self::set_may_flush), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`set_origin`](Self::set_origin), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has
@@ -97,6 +100,7 @@ pub(super) struct Helo {
 ///     answers may take turns
 /// Command -> StartingTls -> Command, by STARTTLS
 /// Command -> NamingClient -> Command, by XCLIENT
+/// Command -> Flushing -> Command, by ETRN
 /// StartingTls -> Greeting, on a listener with TLS from the first octet
 /// any state -> Closed
 /// ```
@@ -128,6 +132,8 @@ pub struct ServerSession {
     pub(super) tls_available: bool,
     /// The client may say for whom it speaks.
     pub(super) names_clients: bool,
+    /// Whether the client may have mail tried, by ETRN.
+    pub(super) may_flush: bool,
     pub(super) named_client: Option<Box<NamedClient>>,
     /// What the driver last said the wall clock shows.
     pub(super) unix_ms: u64,
@@ -171,6 +177,7 @@ impl ServerSession {
             auth: None,
             tls_available: true,
             names_clients: false,
+            may_flush: false,
             named_client: None,
             unix_ms: 0,
             chunks_failed: false,
@@ -210,6 +217,7 @@ impl ServerSession {
             State::Command => "command",
             State::StartingTls => "tls",
             State::NamingClient(_) => "client",
+            State::Flushing(_) => "flush",
             State::AwaitingAdmission(_) => "admission",
             State::AuthResponse(_) | State::AwaitingAuth(_) => "auth",
             State::Content(_) => "content",
@@ -294,6 +302,7 @@ impl ServerSession {
                 | State::AwaitingAuth(_)
                 | State::StartingTls
                 | State::NamingClient(_)
+                | State::Flushing(_)
                 | State::AwaitingVerdict
                 | State::Closed => break,
             };

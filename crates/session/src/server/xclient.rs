@@ -93,6 +93,8 @@ impl ServerSession {
             );
         };
         self.peer = peer;
+        // That was about the other one.
+        self.may_flush = false;
         self.reset();
         self.forget_user();
         let ClientAttributes { name, helo, is_extended, login, .. } = *told;

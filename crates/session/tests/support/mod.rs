@@ -21,8 +21,8 @@ use ringpost_session::client::{
     TransactionReport, TransactionRequest,
 };
 use ringpost_session::server::{
-    Alias, Aliases, AuthQuestion, AuthRefusal, CloseReason, Peer, Refusal, ReversePaths,
-    ServerConfig, ServerEvent, ServerSession, User,
+    Alias, Aliases, AuthQuestion, AuthRefusal, CloseReason, FlushOutcome, Peer, Refusal,
+    ReversePaths, ServerConfig, ServerEvent, ServerSession, User,
 };
 
 /// A relaying client on a documentation address.
@@ -199,6 +199,11 @@ impl Server {
                         self.answer_auth(&question);
                     }
                     self.questions.push(question);
+                }
+                // A queue in which three wait for everybody.
+                ServerEvent::Flush => {
+                    let outcome = FlushOutcome::Done { recipients: 3 };
+                    self.session.handle_flush(self.now, outcome);
                 }
                 ServerEvent::Closed(reason) => self.closed = Some(reason),
             }

@@ -16,6 +16,7 @@ mod dialogue;
 mod dns;
 mod dsn;
 mod eight_bit;
+mod flush;
 mod headers;
 mod hold;
 mod isolation;

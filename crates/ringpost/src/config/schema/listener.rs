@@ -47,6 +47,8 @@ pub struct ListenerSection {
     pub proxy_timeout: Duration,
     /// Gateways that may say by XCLIENT for whom they speak. Default: none.
     pub xclient_from: Vec<Network>,
+    /// Clients that may have mail tried now, by ETRN. Default: none.
+    pub etrn_from: Vec<Network>,
     /// Extensions that are not offered. Default: none.
     #[serde(deserialize_with = "extensions")]
     pub extensions_off: Vec<Extension>,
@@ -136,6 +138,7 @@ impl Default for ListenerSection {
             proxy_protocol_from: Vec::new(),
             proxy_timeout: Duration::from_secs(10),
             xclient_from: Vec::new(),
+            etrn_from: Vec::new(),
             extensions_off: Vec::new(),
             message_size_max: 50 << 20,
             recipients_max: 1000,

@@ -30,7 +30,7 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("[delivery]\nretry = { first = '5m', most = '1h' }\n", 2, "unknown field `most`"),
     ("[listener.a]\nrelay_networks = ['10.0.0.1/8']\n", 2, "bits set behind its prefix"),
     ("[listener.a]\nmt_priority_max = 10\n", 2, "a priority is a number from -9 to 9"),
-    ("[listener.a]\nextensions_off = ['ETRN']\n", 2, "\"ETRN\": not an extension that could be"),
+    ("[listener.a]\nextensions_off = ['TURN']\n", 2, "\"TURN\": not an extension that could be"),
     (
         "[listener.a.auth]\nmechanisms = ['CRAM-MD5']\n",
         2,
