@@ -162,8 +162,22 @@ closed_label! {
         V1_3 = "1.3",
     }
 
+    /// What clients show that are asked for a certificate.
+    ClientCertificate as "result" {
+        /// One that is good.
+        Good = "good",
+        /// One that is not: nobody known vouches for it, it is not of this time, or it was revoked.
+        Bad = "bad",
+        /// None.
+        Absent = "absent",
+    }
+
     /// By what a client authenticates.
     AuthMechanism as "mechanism" {
+        /// EXTERNAL, by a certificate.
+        External = "external",
+        /// SCRAM-SHA-256-PLUS, with channel binding.
+        ScramSha256Plus = "scram-sha-256-plus",
         /// SCRAM-SHA-256 (RFC 7677).
         ScramSha256 = "scram-sha-256",
         /// PLAIN (RFC 4616).
@@ -198,6 +212,8 @@ closed_label! {
         Parameters = "parameters",
         /// The client does not trust the certificate, or cannot use it.
         CertificateRejected = "certificate_rejected",
+        /// The client has to show a certificate, and has none that is good.
+        ClientCertificate = "client_certificate",
         /// The client gave up with another alert.
         Alert = "alert",
         /// The client broke the protocol of TLS.

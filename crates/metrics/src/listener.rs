@@ -1,10 +1,12 @@
 //! What one listener counts on one shard.
 
-use metrics::{Counter, Histogram, Label};
+use metrics::{Counter, Gauge, Histogram, Label};
 
 use crate::catalog::Scope;
 use crate::family::Family;
-use crate::label::{AddedField, AuthMechanism, MessageLabel, ProxyHeader, TlsFailure, TlsVersion};
+use crate::label::{
+    AddedField, AuthMechanism, ClientCertificate, MessageLabel, ProxyHeader, TlsFailure, TlsVersion,
+};
 use crate::table::metric_table;
 
 metric_table! {
@@ -43,6 +45,10 @@ metric_table! {
         "TLS handshakes of clients that failed, by reason.";
     tls_handshake_duration: Histogram = "ringpost_tls_handshake_duration_seconds", Seconds,
         "How long completed TLS handshakes took, waits for the client included.";
+    tls_client_certificates: Family<ClientCertificate, Counter> = "ringpost_tls_client_certificates_total", Count,
+        "TLS handshakes that were completed with clients that were asked for a certificate, by what they showed.";
+    tls_certificate_expiry: Gauge = "ringpost_tls_certificate_expiry_seconds", Seconds,
+        "When the first of the certificates that clients are shown expires, in seconds since 1970; 0 without any.";
     tls_breaks: Counter = "ringpost_tls_breaks_total", Count,
         "Sessions over TLS that ended by a bad record, or by an end without the alert that should announce it.";
 

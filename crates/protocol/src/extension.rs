@@ -139,8 +139,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 15] = [
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -478,7 +477,10 @@ mod tests {
     #[test]
     fn mechanisms_stand_behind_auth() {
         for (mechanisms, said) in [
-            (MechanismSet::from_iter(Mechanism::ALL), "250-AUTH SCRAM-SHA-256 PLAIN LOGIN\r\n"),
+            (
+                MechanismSet::from_iter(Mechanism::ALL),
+                "250-AUTH EXTERNAL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n",
+            ),
             (MechanismSet::NONE.with(Mechanism::Login), "250-AUTH LOGIN\r\n"),
             (MechanismSet::NONE, ""),
         ] {

@@ -12,11 +12,15 @@ use base64::engine::general_purpose::STANDARD;
 use crate::command::CommandError;
 
 pub use plain::PlainMessage;
-pub use scram::{ScramClientFinal, ScramClientFirst};
+pub use scram::{ScramBinding, ScramClientFinal, ScramClientFirst};
 
 /// A mechanism that a server can offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mechanism {
+    /// EXTERNAL (RFC 4422 appendix A): who the client is was shown by TLS.
+    External,
+    /// SCRAM-SHA-256-PLUS: the same as the next, bound to the TLS that it goes over, so that nobody can be in between.
+    ScramSha256Plus,
     /// SCRAM-SHA-256 (RFC 7677): the password is shown to be known, and not sent.
     ScramSha256,
     /// PLAIN (RFC 4616): name and password in one message.
@@ -28,11 +32,14 @@ pub enum Mechanism {
 impl Mechanism {
     /// Every mechanism, in the order of the reply to EHLO: the best first, as some clients take the
     /// first that they know.
-    pub const ALL: [Self; 3] = [Self::ScramSha256, Self::Plain, Self::Login];
+    pub const ALL: [Self; 5] =
+        [Self::External, Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login];
 
     /// The registered name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::External => "EXTERNAL",
+            Self::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::Plain => "PLAIN",
             Self::Login => "LOGIN",

@@ -91,15 +91,24 @@ pub enum UserCommand {
 
 /// A user to be added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct NewUser {
     /// Its name, without white space.
     pub name: String,
-    /// Keeps an argon2id hash of the password, for PLAIN and LOGIN. The default.
+    /// Keeps an argon2id hash of the password, which serves for PLAIN and LOGIN only, and is harder to guess
+    /// from by whoever has the file.
     #[arg(long)]
     pub argon2id: bool,
-    /// Keeps a verifier for SCRAM-SHA-256, which serves for PLAIN and LOGIN, too.
+    /// Keeps a verifier for SCRAM, which serves for PLAIN and LOGIN, too. The default.
     #[arg(long, conflicts_with = "argon2id")]
     pub scram: bool,
+    /// No password: the user is known by its certificates alone.
+    #[arg(long, conflicts_with_all = ["argon2id", "scram"], requires = "certificate")]
+    pub no_password: bool,
+    /// A certificate that it is known by: "sha256:…", "email:…", "dns:…" or "subject:…"; can be given more
+    /// than once.
+    #[arg(long, value_name = "RULE")]
+    pub certificate: Vec<String>,
     /// On whose behalf it sends, for event records.
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
@@ -126,7 +135,7 @@ pub enum VerifierKind {
 impl NewUser {
     /// What is to be kept of its password.
     pub fn kind(&self) -> VerifierKind {
-        if self.scram { VerifierKind::Scram } else { VerifierKind::Argon2id }
+        if self.argon2id { VerifierKind::Argon2id } else { VerifierKind::Scram }
     }
 }
 
@@ -280,7 +289,7 @@ mod tests {
             let what = FlushFilter { all, domain: domain.map(str::to_owned), subdomains };
             Command::Queue { command: QueueCommand::Flush { config: CONFIG_PATH.into(), what } }
         };
-        let table: [(&[&str], Option<Command>); 32] = [
+        let table: [(&[&str], Option<Command>); 33] = [
             (&["queue", "flush", "--all"], Some(flush(true, None, false))),
             (&["queue", "flush", "--domain", "a.b"], Some(flush(false, Some("a.b"), false))),
             (
@@ -314,6 +323,7 @@ mod tests {
                 }),
             ),
             (&["user", "add", "--file", "u", "a", "--scram", "--argon2id"], None),
+            (&["user", "add", "--file", "u", "a", "--no-password"], None),
             (&["user", "remove", "a"], None),
             (&["queue", "export"], None),
             (&["queue", "export", "--to", "d", "--id", "?"], None),

@@ -35,5 +35,5 @@ pub use event::{Admission, CloseReason, Refusal, ServerEvent};
 pub use session::ServerSession;
 pub use stats::{ServerLimit, ServerStats, TransactionRefusal};
 pub use stress::StressLimits;
-pub use tls::{TlsInfo, TlsPolicy, TlsVersion};
+pub use tls::{CertificateRights, TlsInfo, TlsPolicy, TlsVersion};
 pub use xclient::NamedClient;

@@ -277,7 +277,10 @@ fn auth_is_offered_where_it_can_be_used() {
     assert!(server.questions.is_empty(), "nobody is to be asked about that password");
     server.send(b"STARTTLS\r\n");
     shake_hands(&mut server);
-    assert_eq!(offer(&mut server).as_deref(), Some("250-AUTH SCRAM-SHA-256 PLAIN LOGIN"));
+    assert_eq!(
+        offer(&mut server).as_deref(),
+        Some("250-AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN")
+    );
     assert_eq!(codes(&mut server, &[&line]), ["235 2.7.0"]);
     // RFC 3207 §4 comes first where TLS is required.
     safe.tls = TlsPolicy::Required;

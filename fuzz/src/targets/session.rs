@@ -326,6 +326,8 @@ impl Driver {
         let question = self.session.take_auth_question().ok_or("a question that is none")?;
         let (name, password) = match &question {
             AuthQuestion::Password { name, password, .. } => (name, password),
+            // The fuzzer shows no certificate.
+            AuthQuestion::External { .. } => return Err("EXTERNAL without a certificate".into()),
             // An exchange of three messages, of which the second is its end if it is `p`.
             AuthQuestion::Response { is_first, message, .. } => {
                 if *is_first {

@@ -27,6 +27,7 @@
 //! cannot hide here. Plain blocking sockets and threads are all it needs.
 
 pub mod account;
+pub mod authority;
 pub mod cgroup;
 pub mod config;
 pub mod dns;

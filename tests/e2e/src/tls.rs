@@ -1,6 +1,6 @@
 //! Certificates made by openssl, and openssl as a client.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -27,7 +27,7 @@ impl Certificate {
         let (chain, key) =
             (directory.join(format!("{file}.pem")), directory.join(format!("{file}.key")));
         let subject = format!("/CN={}", names.first().context("no name")?);
-        let alternatives: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        let alternatives: Vec<String> = names.iter().map(|name| alternative(name)).collect();
         peers::run(
             Command::new("openssl")
                 .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
@@ -98,6 +98,14 @@ impl Authority {
                 .args(["-set_serial", &format!("{}", file.len() + 1000)]),
         )?;
         Ok(Certificate { chain, key })
+    }
+}
+
+/// A name for `subjectAltName`; some clients want to have an address as one, and some as a name.
+fn alternative(name: &str) -> String {
+    match name.parse::<IpAddr>() {
+        Ok(address) => format!("DNS:{name},IP:{address}"),
+        Err(_) => format!("DNS:{name}"),
     }
 }
 

@@ -6,9 +6,41 @@ use crate::limits::AUTH_NAME_MAX;
 /// Octets in the nonce of a client.
 const NONCE_MAX: usize = 256;
 
+/// Octets in the name of a channel binding.
+const BINDING_NAME_MAX: usize = 64;
+
+/// What the first message says of channel binding (RFC 5802 §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScramBinding<'a> {
+    /// `n`: the client does not know of it.
+    Unknown,
+    /// `y`: the client knows of it, and thinks that the server does not.
+    NotOffered,
+    /// `p`: the client binds itself to what is named here, such as `tls-exporter`. 1 to
+    /// 64 octets: letters, digits, dots and hyphens.
+    Type(&'a str),
+}
+
+impl<'a> ScramBinding<'a> {
+    fn parse(flag: &'a str) -> Option<Self> {
+        match flag {
+            "n" => Some(Self::Unknown),
+            "y" => Some(Self::NotOffered),
+            _ => {
+                let name = flag.strip_prefix("p=")?;
+                let is_name = (1..=BINDING_NAME_MAX).contains(&name.len())
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-".contains(&b));
+                is_name.then_some(Self::Type(name))
+            }
+        }
+    }
+}
+
 /// The first message of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScramClientFirst<'a> {
+    /// What the client makes of channel binding.
+    pub binding: ScramBinding<'a>,
     /// The gs2-header: all before the bare message.
     pub header: &'a str,
     /// The message without that header, which is signed.
@@ -22,14 +54,11 @@ pub struct ScramClientFirst<'a> {
 }
 
 impl<'a> ScramClientFirst<'a> {
-    /// Reads a message; `None` if it is malformed, or has channel binding or an extension that is to be
-    /// understood.
+    /// Reads a message; `None` if it is malformed, or has an extension that is to be understood.
     pub fn parse(message: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(message).ok()?;
         let (flag, rest) = text.split_once(',')?;
-        if !matches!(flag, "n" | "y") {
-            return None;
-        }
+        let binding = ScramBinding::parse(flag)?;
         let (authorization, bare) = rest.split_once(',')?;
         let authorization = match authorization {
             "" => None,
@@ -42,14 +71,15 @@ impl<'a> ScramClientFirst<'a> {
         let is_nonce = (1..=NONCE_MAX).contains(&nonce.len())
             && nonce.bytes().all(|octet| octet.is_ascii_graphic());
         let is_good = is_nonce && attributes.all(is_extension);
-        is_good.then_some(Self { header, bare, authorization, name, nonce })
+        is_good.then_some(Self { binding, header, bare, authorization, name, nonce })
     }
 }
 
 /// The last message of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScramClientFinal<'a> {
-    /// What the channel is bound to, decoded: the gs2-header again.
+    /// What the channel is bound to, decoded: the gs2-header again, and behind it what the binding that it
+    /// names stands for.
     pub channel_binding: Vec<u8>,
     /// The nonces of both ends.
     pub nonce: &'a str,
@@ -110,6 +140,10 @@ mod tests {
         let first = ScramClientFirst::parse(b"y,a=b=2Cc,n=a=3Db=2C,r=x,z=1").unwrap();
         assert_eq!((first.header, first.bare), ("y,a=b=2Cc,", "n=a=3Db=2C,r=x,z=1"));
         assert_eq!((first.authorization.as_deref(), &*first.name), (Some("b,c"), "a=b,"));
+        assert_eq!(first.binding, ScramBinding::NotOffered);
+        let first = ScramClientFirst::parse(b"p=tls-exporter,,n=user,r=x").unwrap();
+        assert_eq!(first.binding, ScramBinding::Type("tls-exporter"));
+        assert_eq!((first.header, first.bare), ("p=tls-exporter,,", "n=user,r=x"));
         for bad in [
             "",
             "n,,",
@@ -120,7 +154,9 @@ mod tests {
             "n,user,n=user,r=x",
             "n,n=user,r=x",
             "x,,n=user,r=x",
-            "p=tls-exporter,,n=user,r=x",
+            "p=,,n=user,r=x",
+            "p,,n=user,r=x",
+            "p=tls_exporter,,n=user,r=x",
             "n,,m=1,n=user,r=x",
             "n,,n=user,r=x,m=1",
             "n,,n=us=er,r=x",

@@ -1,6 +1,6 @@
 //! The file of users.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -13,6 +13,7 @@ use ringpost_protocol::limits::AUTH_NAME_MAX;
 use ringpost_session::server::{Password, ReversePathRule, ReversePaths, User};
 use serde::Deserialize;
 
+use super::certificate::CertificateRule;
 use super::rate::{Rate, RateMeter};
 use super::verifier::{Argon2Verifier, ScramVerifier, Verifiers};
 use crate::config::line_at;
@@ -71,6 +72,7 @@ struct UserSection {
     argon2id: Option<toml::Spanned<String>>,
     scram_sha_256: Option<toml::Spanned<String>>,
     tenant: Option<toml::Spanned<String>>,
+    certificates: Option<Vec<toml::Spanned<String>>>,
     reverse_paths: Option<Vec<toml::Spanned<String>>>,
     rate: Option<toml::Spanned<String>>,
 }
@@ -82,11 +84,20 @@ pub struct Account {
     pub user: Arc<User>,
     /// What is known of its password.
     pub verifiers: Verifiers,
+    /// By which certificates it is known; any of them.
+    pub certificates: Vec<CertificateRule>,
     /// What it may send.
     pub rate: Option<(Rate, Arc<RateMeter>)>,
 }
 
 impl Account {
+    /// Whether whoever has shown to be this user would have shown to be that one.
+    pub fn is_shown_like(&self, other: &Self) -> bool {
+        self.user.name == other.user.name
+            && self.verifiers == other.verifiers
+            && self.certificates == other.certificates
+    }
+
     /// Whether it may send one more message now.
     pub fn may_send(&self, unix_ms: u64) -> bool {
         self.rate.as_ref().is_none_or(|(rate, meter)| meter.has_room(rate, unix_ms))
@@ -131,6 +142,8 @@ impl Candidate {
 /// All users.
 pub struct Users {
     accounts: BTreeMap<Box<str>, Arc<Account>>,
+    /// Names of users by their certificates.
+    by_certificate: BTreeMap<CertificateRule, Vec<Box<str>>>,
     /// Chooses whom a name is measured by that nobody has; not known outside.
     key: hmac::Key,
 }
@@ -164,7 +177,7 @@ impl Users {
         let file: UsersFile = toml::from_str(text).map_err(|found| {
             error(found.span().map_or(0, |span| span.start), found.message().to_owned())
         })?;
-        let mut accounts = BTreeMap::new();
+        let mut accounts = BTreeMap::<Box<str>, _>::new();
         for (name, section) in file.user {
             let start = name.span().start;
             let name = name.into_inner();
@@ -176,7 +189,13 @@ impl Users {
         }
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| UsersError::Unreadable(io::Error::other("no randomness")))?;
-        Ok(Self { accounts, key })
+        let mut by_certificate = BTreeMap::<_, Vec<Box<str>>>::new();
+        for (name, account) in &accounts {
+            for rule in &account.certificates {
+                by_certificate.entry(rule.clone()).or_default().push(name.clone());
+            }
+        }
+        Ok(Self { accounts, by_certificate, key })
     }
 
     /// Goes on with what the users of `old` have sent.
@@ -207,10 +226,17 @@ impl Users {
         self.accounts.get(name)
     }
 
-    /// Whether all have a verifier for SCRAM; not without users.
+    /// Whether all that have a password have a verifier for SCRAM; not without passwords.
     pub fn have_scram(&self) -> bool {
-        !self.accounts.is_empty()
-            && self.accounts.values().all(|account| account.verifiers.scram.is_some())
+        let passwords = || self.accounts.values().map(|account| &account.verifiers);
+        let passwords = || passwords().filter(|it| **it != Verifiers::default());
+        passwords().next().is_some() && passwords().all(|verifiers| verifiers.scram.is_some())
+    }
+
+    /// The names of all users that one of the rules fits, in order and each once.
+    pub fn by_certificate(&self, rules: &BTreeSet<CertificateRule>) -> BTreeSet<&str> {
+        let names = rules.iter().filter_map(|rule| self.by_certificate.get(rule));
+        names.flatten().map(AsRef::as_ref).collect()
     }
 
     /// The user of a name with its verifier for SCRAM. Without one it is no user, and the verifier one that
@@ -256,6 +282,13 @@ impl UserSection {
         let rate = parse(self.rate, |text| {
             text.parse::<Rate>().map_err(|reason| format!("rate {text:?}: {reason}"))
         })?;
+        let certificates = self.certificates.unwrap_or_default().into_iter().map(|text| {
+            let rule = CertificateRule::parse(text.get_ref());
+            rule.map_err(|reason| {
+                (Some(text.span().start), format!("{:?} is {reason}", text.get_ref()))
+            })
+        });
+        let certificates = certificates.collect::<Result<_, _>>()?;
         let reverse_paths = match self.reverse_paths {
             None => ReversePaths::Any,
             Some(list) if list.iter().any(|text| text.get_ref() == "*") => ReversePaths::Any,
@@ -273,7 +306,7 @@ impl UserSection {
             ),
         };
         let user = Arc::new(User { name: name.into(), tenant, reverse_paths });
-        Ok(Account { user, verifiers, rate: rate.map(|rate| (rate, Arc::default())) })
+        Ok(Account { user, verifiers, certificates, rate: rate.map(|rate| (rate, Arc::default())) })
     }
 }
 
@@ -371,6 +404,22 @@ mod tests {
     }
 
     #[test]
+    fn users_are_known_by_their_certificates() {
+        let text = user("a", "")
+            + "[user.d]\ncertificates = [\"email:d@A.test\", \"dns:a.test\"]\n"
+            + "[user.e]\ncertificates = [\"dns:A.test\"]\n";
+        let users = Users::parse(&text).unwrap();
+        assert!(users.have_scram(), "there is no password without");
+        let by = |texts: &[&str]| {
+            let rules = texts.iter().map(|text| CertificateRule::parse(text).unwrap()).collect();
+            users.by_certificate(&rules).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(by(&["email:d@a.test", "dns:x.test"]), ["d"]);
+        assert_eq!(by(&["email:d@a.test", "dns:a.test"]), ["d", "e"]);
+        assert_eq!(by(&["email:D@a.test", "subject:CN=a"]), [""; 0]);
+    }
+
+    #[test]
     fn a_name_that_nobody_has_is_measured_by_another() {
         let users = Users::parse(&(user("a", "") + &user("b", ""))).unwrap();
         let real = users.candidate("a");
@@ -385,8 +434,7 @@ mod tests {
             candidate.account.map(|account| account.user.name.clone()).unwrap()
         };
         assert_eq!(measured_by("x"), measured_by("x"), "always by the same");
-        let all: std::collections::BTreeSet<_> =
-            (0..64).map(|number| measured_by(&number.to_string())).collect();
+        let all: BTreeSet<_> = (0..64).map(|number| measured_by(&number.to_string())).collect();
         assert_eq!(all.len(), 2);
         assert!(!Users::parse("").unwrap().candidate("a").is_password(&Password::new("pencil")));
     }
@@ -399,6 +447,7 @@ mod tests {
             ("[user.a]\nargon2id = \"secret\"\n".to_owned(), 2, "not an argon2id hash"),
             (user("a", "rate = \"many\""), 3, "rate \"many\""),
             (user("a", "tenant = \"\""), 3, "tenant"),
+            (user("a", "certificates = [\n\"x\"]"), 4, "sha256"),
             (user("a", "reverse_paths = [\n\"a.test\",\n\"@\"]"), 5, "\"@\" is no mailbox"),
             (user("a", "") + &user("\"b c\"", ""), 4, "white space"),
         ] {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use super::check::Findings;
+use super::client_certificates::CertificateMode;
 use super::schema::{Config, ListenerSection, Role};
 use super::units::{self, Parsed};
 
@@ -109,6 +110,10 @@ impl Config {
                 MechanismSet::NONE
             }
         });
+        let mechanisms = match listener.client_certificates.mode {
+            CertificateMode::Off => mechanisms.without(Mechanism::External),
+            CertificateMode::Request | CertificateMode::Require => mechanisms,
+        };
         let is_usual = is_submission && !mechanisms.is_empty();
         AuthPolicy {
             mechanisms,

@@ -12,6 +12,7 @@ use ringpost_protocol::address::Domain;
 use tracing_subscriber::EnvFilter;
 
 use super::auth::check_auth;
+use super::client_certificates::check_client_certificates;
 use super::retry::{Exponential, Retry};
 use super::schema::{Config, Cores, RouteDomain, RouteSection};
 use super::smarthost::SmarthostAddress;
@@ -64,6 +65,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);
     check_auth(&mut found, config);
+    check_client_certificates(&mut found, config);
     found.list
 }
 

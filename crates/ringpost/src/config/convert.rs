@@ -69,7 +69,9 @@ impl ConfigSnapshot {
         let mut policy = self.config().auth_policy(listener);
         let have_scram = self.users().is_some_and(|users| users.have_scram());
         if listener.auth.mechanisms.is_none() && !have_scram {
-            policy.mechanisms = policy.mechanisms.without(Mechanism::ScramSha256);
+            for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha256Plus] {
+                policy.mechanisms = policy.mechanisms.without(mechanism);
+            }
         }
         policy
     }

@@ -7,6 +7,7 @@
 mod aliases;
 pub mod auth;
 mod check;
+pub mod client_certificates;
 mod convert;
 pub mod header;
 mod locate;

@@ -15,7 +15,7 @@ use super::schema::{Config, Cores, ListenerSection, RouteSection};
 use super::system::SystemFacts;
 use super::units::display_size;
 use crate::auth::Users;
-use crate::tls::{Acceptor, Connector, MaterialError};
+use crate::tls::{Acceptor, Connector};
 
 /// A configuration without contradictions, with what the file left to the machine filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,15 +99,11 @@ impl ConfigSnapshot {
             if listener.certificates.is_empty() {
                 continue;
             }
-            match Acceptor::load(&listener.certificates) {
+            match Acceptor::load(&listener.certificates, &listener.client_certificates) {
                 Ok(acceptor) => drop(self.acceptors.insert(name.clone(), acceptor)),
                 Err(error) => {
-                    let mut place =
-                        vec!["listener".to_owned(), name.clone(), "certificates".to_owned()];
-                    if let MaterialError::File { index, is_key, .. } = &error {
-                        place.push(index.to_string());
-                        place.push(if *is_key { "key" } else { "chain" }.to_owned());
-                    }
+                    let mut place = vec!["listener".to_owned(), name.clone()];
+                    place.extend(error.place());
                     found.push(Contradiction { place, reason: error.to_string() });
                 }
             }

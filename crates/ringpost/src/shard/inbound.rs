@@ -32,9 +32,9 @@ use super::{
     listener::{Admitted, ListenerContext},
 };
 use crate::{
-    auth::Account,
+    auth::{Account, Users},
     runtime::{Read, Runtime, Stream},
-    tls::Transport,
+    tls::{ClientIdentity, Transport},
 };
 
 /// Bytes we still read after the last reply, so that a reset does not destroy it on its way.
@@ -75,7 +75,9 @@ pub(super) async fn serve<R: Runtime>(
         lifetime,
         transaction: None,
         account: None,
+        users: None,
         scram: None,
+        identity: None,
         heard: Heard::default(),
         published: ServerStats::default(),
         listener: Rc::clone(&admitted.listener),
@@ -123,7 +125,11 @@ struct Inbound<R: Runtime> {
     transaction: Option<OpenCount>,
     /// Who the client is, if it has shown to be a user.
     account: Option<Arc<Account>>,
+    /// The users among which it was, or has been found again.
+    users: Option<Arc<Users>>,
     scram: Option<auth::ScramStep>,
+    /// Who the client is by its certificate, if it has shown a good one.
+    identity: Option<Box<ClientIdentity>>,
     heard: Heard,
     /// What of the session's counts is in the metrics.
     published: ServerStats,
@@ -201,6 +207,7 @@ impl<R: Runtime> Inbound<R> {
     fn name_client(&mut self, client: IpAddr) {
         let now = self.shard.runtime.now();
         self.listener.metrics().clients_named.increment(1);
+        self.identity = None;
         let peer = match self.admitted.name_client(now, Some(client)) {
             Ok(()) => {
                 self.proxy = Some(self.admitted.peer);
@@ -265,7 +272,7 @@ impl<R: Runtime> Inbound<R> {
         if self.session.offers_starttls() {
             self.session.set_tls_available(self.listener.has_room_for_handshake());
         }
-        self.look_at_user_rate();
+        self.look_at_user();
         let Buffers { input, content } = &mut self.buffers;
         let now = self.shard.runtime.now();
         self.session.set_stress(now, self.shard.stress.is_crowded());

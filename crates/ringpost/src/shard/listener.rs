@@ -104,6 +104,9 @@ impl ListenerContext {
 
     /// Takes other certificates for new handshakes.
     pub(crate) fn set_acceptor(&self, acceptor: Option<Acceptor>) {
+        let expires = acceptor.as_ref().and_then(Acceptor::expires_unix).unwrap_or(0);
+        #[expect(clippy::cast_precision_loss, reason = "exact for millions of years")]
+        self.metrics.tls_certificate_expiry.set(expires as f64);
         *self.acceptor.borrow_mut() = acceptor;
     }
 
@@ -342,6 +345,7 @@ async fn refuse<S: Stream>(now: Instant, mut stream: S, reply: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::client_certificates::ClientCertificatesSection;
 
     fn listener(total: usize, per_client: usize) -> Rc<ListenerContext> {
         let section = ListenerSection {
@@ -357,7 +361,9 @@ mod tests {
     fn handshakes_are_limited_and_counted_out() {
         let listener = listener(9, 9);
         assert!(!listener.has_room_for_handshake(), "without a certificate");
-        listener.set_acceptor(Some(Acceptor::load(&[]).unwrap()));
+        listener.set_acceptor(Some(
+            Acceptor::load(&[], &ClientCertificatesSection::default()).unwrap(),
+        ));
         listener.section.borrow_mut().tls_handshakes_per_core_max = 2;
         let one = listener.begin_handshake();
         assert!(listener.has_room_for_handshake());

@@ -59,6 +59,9 @@ fn reason(error: &Error) -> TlsFailure {
             | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
         )
         | Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsFailure::Version,
+        Error::NoCertificatesPresented | Error::InvalidCertificate(_) => {
+            TlsFailure::ClientCertificate
+        }
         Error::PeerIncompatible(_) => TlsFailure::Parameters,
         Error::AlertReceived(
             AlertDescription::BadCertificate
@@ -88,6 +91,7 @@ mod tests {
             ),
             (Error::AlertReceived(AlertDescription::UnknownCA), TlsFailure::CertificateRejected),
             (Error::AlertReceived(AlertDescription::InternalError), TlsFailure::Alert),
+            (Error::NoCertificatesPresented, TlsFailure::ClientCertificate),
             (Error::DecryptError, TlsFailure::Protocol),
         ] {
             assert_eq!(HandshakeError::from(error.clone()).reason, expected, "{error:?}");

@@ -15,6 +15,7 @@ use rustls::{
 };
 
 use super::{Acceptor, failure::HandshakeError};
+use crate::auth::channel::{Channel, EXPORTER_SIZE};
 use crate::runtime::{Read, Stream, Watch};
 
 /// Octets of TLS read at once while little is expected.
@@ -26,10 +27,15 @@ const BLOCK_SIZE_MAX: usize = 16 * 1024 + 256;
 /// Plaintext that may wait inside the library before more is decrypted; it refuses input at 16 KiB.
 const PLAINTEXT_WAITING_MAX: usize = 8 * 1024;
 
+/// What the secret is exported for (RFC 9266 §4.1).
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+
 /// A connection, in plain text at first.
 pub(crate) struct Transport<S> {
     socket: S,
     tls: Option<Box<Tls>>,
+    /// What TLS was accepted by, as a server.
+    acceptor: Option<Acceptor>,
 }
 
 /// What both ends have agreed on.
@@ -58,7 +64,7 @@ struct Tls {
 
 impl<S: Stream> Transport<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, tls: None }
+        Self { socket, tls: None, acceptor: None }
     }
 
     pub(crate) fn watch(&self) -> &Rc<Watch> {
@@ -78,6 +84,7 @@ impl<S: Stream> Transport<S> {
         is_over: impl Fn() -> bool,
     ) -> Result<TlsInfo, HandshakeError> {
         let connection = ServerConnection::new(acceptor.config())?;
+        self.acceptor = Some(acceptor.clone());
         self.shake_hands(connection.into(), ahead, is_over).await?.info()
     }
 
@@ -91,6 +98,28 @@ impl<S: Stream> Transport<S> {
     ) -> Result<Agreement, HandshakeError> {
         let connection = ClientConnection::new(config, name)?;
         self.shake_hands(connection.into(), Vec::new(), is_over).await?.agreement()
+    }
+
+    /// What TLS was accepted by; `None` without it, and as a client.
+    pub(crate) fn acceptor(&self) -> Option<&Acceptor> {
+        self.acceptor.as_ref()
+    }
+
+    /// What tells this connection from others; nothing without TLS, before its handshake, and as a client.
+    pub(crate) fn channel(&self) -> Channel {
+        let connection = self.tls.as_ref().map(|tls| &tls.connection);
+        let (Some(Connection::Server(connection)), Some(acceptor)) = (connection, &self.acceptor)
+        else {
+            return Channel::default();
+        };
+        // In TLS 1.2 it would not be a secret of this connection alone without RFC 7627 (RFC 9266 §4.2).
+        let is_unique = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let exporter = is_unique.then(|| {
+            let secret = [0; EXPORTER_SIZE];
+            connection.export_keying_material(secret, EXPORTER_LABEL, Some(&[])).ok()
+        });
+        let end_point = acceptor.end_point(connection.server_name());
+        Channel { exporter: exporter.flatten(), end_point }
     }
 
     /// What the other end has shown of certificates, its own first.

@@ -71,13 +71,18 @@ impl UsersFile {
 
     /// Sets one verifier in place of all.
     pub(super) fn set_verifier(&mut self, name: &str, key: &str, verifier: &str) {
+        self.remove_verifiers(name);
+        self.set(name, key, verifier);
+    }
+
+    /// Forgets the password of a user.
+    pub(super) fn remove_verifiers(&mut self, name: &str) {
         let user = self.users().and_then(|users| users.get_mut(name));
         if let Some(user) = user.and_then(Item::as_table_like_mut) {
             for key in VERIFIERS {
                 user.remove(key);
             }
         }
-        self.set(name, key, verifier);
     }
 
     pub(super) fn remove(&mut self, name: &str) -> bool {

@@ -40,14 +40,23 @@ fn add_with(
     if !is_new && !user.replace {
         bail!("there is a user {name} already: give --replace for another password");
     }
-    let password = read()?;
-    let (key, verifier) = match user.kind() {
-        VerifierKind::Argon2id => ("argon2id", Argon2Verifier::new(password.expose())?.to_string()),
-        VerifierKind::Scram => {
-            ("scram_sha_256", ScramVerifier::new(password.expose())?.to_string())
-        }
-    };
-    file.set_verifier(name, key, &verifier);
+    if user.no_password {
+        file.remove_verifiers(name);
+    } else {
+        let password = read()?;
+        let (key, verifier) = match user.kind() {
+            VerifierKind::Argon2id => {
+                ("argon2id", Argon2Verifier::new(password.expose())?.to_string())
+            }
+            VerifierKind::Scram => {
+                ("scram_sha_256", ScramVerifier::new(password.expose())?.to_string())
+            }
+        };
+        file.set_verifier(name, key, &verifier);
+    }
+    if !user.certificate.is_empty() {
+        file.set_list(name, "certificates", &user.certificate);
+    }
     if let Some(tenant) = &user.tenant {
         file.set(name, "tenant", tenant);
     }
@@ -74,7 +83,7 @@ pub fn remove(path: &Path, name: &str) -> anyhow::Result<String> {
     }
     file.save(path)?;
     Ok(format!(
-        "{name}: removed; a running server takes it at HUP, and lets go of sessions as they end\n"
+        "{name}: removed; a running server takes it at HUP, and its sessions may send no more then\n"
     ))
 }
 
@@ -91,9 +100,10 @@ pub fn list(path: &Path) -> anyhow::Result<String> {
         let kinds = [
             account.verifiers.argon2id.is_some().then_some("argon2id"),
             account.verifiers.scram.is_some().then_some("scram-sha-256"),
+            (!account.certificates.is_empty()).then_some("certificate"),
         ];
         let kinds: Vec<&str> = kinds.into_iter().flatten().collect();
-        let kinds = if kinds.is_empty() { "no password".to_owned() } else { kinds.join("+") };
+        let kinds = if kinds.is_empty() { "nothing".to_owned() } else { kinds.join("+") };
         let tenant = user.tenant.as_deref().unwrap_or("-");
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}\t{kinds}\t{tenant}", user.name);
@@ -152,7 +162,8 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("# ours\n{text}")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(add_with(&path, &user("b"), SECRET).unwrap().contains("added"));
+        let argon2id = NewUser { argon2id: true, ..user("b") };
+        assert!(add_with(&path, &argon2id, SECRET).unwrap().contains("added"));
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o640, "the mode stays");
         let users = load(&path).unwrap();
@@ -168,8 +179,20 @@ mod tests {
         add_with(&path, &other, || Ok(Password::new("other"))).unwrap();
         let users = load(&path).unwrap();
         let a = users.account("a@a.test").unwrap();
-        assert!(a.verifiers.is_password(b"other") && a.verifiers.scram.is_none());
+        assert!(a.verifiers.is_password(b"other") && a.verifiers.argon2id.is_none());
         assert_eq!(a.user.tenant.as_deref(), Some("t"));
+
+        // One that is known by a certificate alone, and is asked for no password.
+        let certificate = vec!["dns:c.test".to_owned()];
+        let known = NewUser { no_password: true, certificate, ..user("c") };
+        add_with(&path, &known, || bail!("asked for a password")).unwrap();
+        assert!(list(&path).unwrap().ends_with("c\tcertificate\t-\n"));
+        let wrong = NewUser { certificate: vec!["c.test".to_owned()], ..known.clone() };
+        assert!(add_with(&path, &NewUser { replace: true, ..wrong }, SECRET).is_err());
+        let replaced = NewUser { replace: true, name: "a@a.test".into(), ..known };
+        add_with(&path, &replaced, || bail!("asked for a password")).unwrap();
+        let users = load(&path).unwrap();
+        assert!(!users.account("a@a.test").unwrap().verifiers.is_password(b"other"));
 
         remove(&path, "b").unwrap();
         assert!(remove(&path, "b").is_err());

@@ -15,6 +15,7 @@ use ringpost_protocol::limits::{
     AUTH_FAILURES_MAX, AUTH_LINE_MAX, AUTH_NAME_MAX, AUTH_PASSWORD_MAX,
 };
 use ringpost_protocol::path::ReversePath;
+use ringpost_protocol::reply::FixedReply;
 use ringpost_protocol::sasl::{
     AuthCommand, Mechanism, MechanismSet, PlainMessage, decode_base64, decode_initial_response,
     write_challenge,
@@ -24,6 +25,7 @@ use super::event::{CloseReason, ServerEvent};
 use super::replies;
 use super::session::{Helo, ServerSession, State};
 use super::stats::{ServerLimit, TransactionRefusal};
+use super::tls::{CertificateRights, TlsVersion};
 use crate::timer::Timer;
 
 pub use user::{ReversePathRule, ReversePaths, User};
@@ -94,8 +96,16 @@ pub enum AuthQuestion {
         mechanism: Mechanism,
         /// Whether it is the first of an exchange; others that were begun are over.
         is_first: bool,
+        /// Whether the client could have bound itself to the channel: then it must not say that it
+        /// cannot (RFC 5802 §6).
+        offers_binding: bool,
         /// The message.
         message: Vec<u8>,
+    },
+    /// Whether the client's certificate is that of a user; EXTERNAL.
+    External {
+        /// As whom the client wants to act, if it says so. 1 to `AUTH_NAME_MAX` octets of UTF-8.
+        authorization: Option<Box<str>>,
     },
 }
 
@@ -104,6 +114,7 @@ impl AuthQuestion {
     pub fn mechanism(&self) -> Mechanism {
         match self {
             Self::Password { mechanism, .. } | Self::Response { mechanism, .. } => *mechanism,
+            Self::External { .. } => Mechanism::External,
         }
     }
 }
@@ -111,9 +122,11 @@ impl AuthQuestion {
 /// Why an authentication has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthRefusal {
-    /// There is no such user, or it has not shown to be that: 535. This alone counts as a failure of the
-    /// client.
+    /// There is no such user, or it has not shown to be that: 535. This and the next count as failures of
+    /// the client.
     Credentials,
+    /// It is bound to another channel than this one, or somebody has hidden from it that it could be: 535.
+    Binding,
     /// What it has said is no message of the mechanism: 501.
     Malformed,
     /// It cannot be found out now: 454.
@@ -130,6 +143,8 @@ pub(super) struct AuthState {
     question: Option<AuthQuestion>,
     /// The driver says that the user has sent enough for now.
     is_user_over_rate: bool,
+    /// What the client gains by its certificate.
+    pub(super) certificate_rights: CertificateRights,
 }
 
 /// An authentication that is under way.
@@ -161,6 +176,17 @@ impl ServerSession {
         }
     }
 
+    /// Takes what has become of the user: what it may do now, or `None` when it is one no more, and MAIL is
+    /// answered as without AUTH. Without a user, and within a transaction, it has no effect.
+    pub fn change_user(&mut self, user: Option<Arc<User>>) {
+        if self.user().is_none() || self.transaction.is_some() {
+            return;
+        }
+        let auth = self.auth_mut();
+        auth.is_user_over_rate &= user.is_some();
+        auth.user = user;
+    }
+
     /// Answers a question: the client is to hear this, and answer to it.
     pub fn auth_challenge(&mut self, now: Instant, challenge: &[u8]) {
         if let State::AwaitingAuth(mechanism) = self.state {
@@ -186,7 +212,8 @@ impl ServerSession {
         }
         self.stats.count_command_error(false);
         match refusal {
-            AuthRefusal::Credentials => self.count_auth_failure(now),
+            AuthRefusal::Credentials => self.count_auth_failure(now, replies::AUTH_FAILED),
+            AuthRefusal::Binding => self.count_auth_failure(now, replies::BINDING_FAILED),
             AuthRefusal::Malformed => self.refuse(now, replies::BAD_RESPONSE),
             AuthRefusal::Unavailable => self.push(replies::AUTH_UNAVAILABLE),
             AuthRefusal::Busy => {
@@ -207,8 +234,8 @@ impl ServerSession {
         true
     }
 
-    fn count_auth_failure(&mut self, now: Instant) {
-        self.push(replies::AUTH_FAILED);
+    fn count_auth_failure(&mut self, now: Instant, reply: FixedReply) {
+        self.push(reply);
         let auth = self.auth_mut();
         auth.failures += 1;
         if auth.failures >= self.config.auth.failures_max {
@@ -217,11 +244,17 @@ impl ServerSession {
         }
     }
 
-    fn auth_mut(&mut self) -> &mut AuthState {
+    /// What the client gains by its certificate.
+    pub(super) fn certificate_rights(&self) -> CertificateRights {
+        self.auth.as_ref().map(|auth| auth.certificate_rights).unwrap_or_default()
+    }
+
+    pub(super) fn auth_mut(&mut self) -> &mut AuthState {
         self.auth.get_or_insert_default()
     }
 
-    /// RFC 3207 §4.2: what was known from before TLS is not known any more, and one client is not the other.
+    /// RFC 3207 §4.2: what was known from before TLS is not known any more, and one client is not the other,
+    /// nor is its certificate that of the other.
     /// Failures stay counted.
     pub(super) fn forget_user(&mut self) {
         if let Some(auth) = &mut self.auth {
@@ -231,7 +264,7 @@ impl ServerSession {
 
     /// Whether the client may send to any recipient.
     pub(super) fn may_relay(&self) -> bool {
-        self.peer.may_relay || self.user().is_some()
+        self.peer.may_relay || self.certificate_rights().may_relay || self.user().is_some()
     }
 
     /// Whether there is AUTH on this listener at all.
@@ -243,7 +276,23 @@ impl ServerSession {
     pub(super) fn offered_mechanisms(&self) -> MechanismSet {
         let policy = &self.config.auth;
         let is_on = self.has_auth() && (policy.without_tls || self.tls.is_some());
-        if is_on && self.user().is_none() { policy.mechanisms } else { MechanismSet::NONE }
+        if !is_on || self.user().is_some() {
+            return MechanismSet::NONE;
+        }
+        let mut mechanisms = policy.mechanisms;
+        if !self.is_channel_unique() {
+            mechanisms = mechanisms.without(Mechanism::ScramSha256Plus);
+        }
+        if !self.certificate_rights().is_user {
+            mechanisms = mechanisms.without(Mechanism::External);
+        }
+        mechanisms
+    }
+
+    /// Whether there is something that tells this channel from all others (RFC 9266). TLS 1.2 has it where
+    /// both ends take part in RFC 7627, and what most clients would want there (`tls-unique`) it is not.
+    fn is_channel_unique(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.version == TlsVersion::V1_3)
     }
 
     /// Checks what AUTH has to do with MAIL; replies if it may not go on.
@@ -347,9 +396,17 @@ impl ServerSession {
                 let password = Password::new(message.password);
                 AuthQuestion::Password { mechanism, authorization, name: name.into(), password }
             }),
-            Mechanism::ScramSha256 => {
+            Mechanism::External => match response {
+                [] => Some(AuthQuestion::External { authorization: None }),
+                _ => login_text(response, AUTH_NAME_MAX).map(|name| {
+                    let authorization = Some(name.into());
+                    AuthQuestion::External { authorization }
+                }),
+            },
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => {
                 let (is_first, message) = (exchange.is_first, response.to_vec());
-                Some(AuthQuestion::Response { mechanism, is_first, message })
+                let offers_binding = self.offered_mechanisms().contains(Mechanism::ScramSha256Plus);
+                Some(AuthQuestion::Response { mechanism, is_first, offers_binding, message })
             }
             Mechanism::Login => match exchange.login_name.take() {
                 None => {
@@ -380,7 +437,7 @@ impl ServerSession {
     }
 }
 
-/// A response of LOGIN: text without NUL, not empty, not too long.
+/// A response of LOGIN or EXTERNAL: text without NUL, not empty, not too long.
 fn login_text(response: &[u8], size_max: usize) -> Option<&str> {
     let text = std::str::from_utf8(response).ok()?;
     let is_good = (1..=size_max).contains(&text.len()) && !text.contains('\0');

@@ -30,6 +30,9 @@ pub(super) const TOO_MANY_CONNECTIONS: FixedReply =
 pub(super) const AUTHENTICATED: FixedReply = FixedReply::new("235 2.7.0 Authentication successful");
 pub(super) const AUTH_FAILED: FixedReply =
     FixedReply::new("535 5.7.8 Authentication credentials invalid");
+pub(super) const BINDING_FAILED: FixedReply = FixedReply::new(
+    "535 5.7.8 Authentication failed, channel binding does not fit this connection",
+);
 pub(super) const AUTH_UNAVAILABLE: FixedReply =
     FixedReply::new("454 4.7.0 Cannot check credentials now, try again later");
 pub(super) const AUTH_NEEDS_TLS: FixedReply =

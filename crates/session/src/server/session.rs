@@ -84,8 +84,8 @@ pub(super) struct Helo {
 ///   [`handle_client`](Self::handle_client), [`handle_flush`](Self::handle_flush).
 /// - The driver gives orders: [`set_admission`](Self::set_admission), [`resume`](Self::resume),
 ///   [`take_auth_question`](Self::take_auth_question), [`auth_challenge`](Self::auth_challenge), [`auth_accepted`](Self::auth_accepted),
-///   [`auth_refused`](Self::auth_refused), [`set_user_may_send`](Self::set_user_may_send),
-///   [`set_tls_available`](Self::set_tls_available), [`set_names_clients`](Self::set_names_clients), [`set_may_flush`](Self::set_may_flush), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`set_origin`](Self::set_origin), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
+///   [`auth_refused`](Self::auth_refused), [`change_user`](Self::change_user), [`set_user_may_send`](Self::set_user_may_send),
+///   [`set_tls_available`](Self::set_tls_available), [`set_certificate_rights`](Self::set_certificate_rights), [`set_names_clients`](Self::set_names_clients), [`set_may_flush`](Self::set_may_flush), [`set_stress`](Self::set_stress), [`set_unix_ms`](Self::set_unix_ms), [`set_origin`](Self::set_origin), [`take_envelope`](Self::take_envelope), [`message_accepted`](Self::message_accepted),
 ///   [`message_refused`](Self::message_refused), [`shut_down`](Self::shut_down).
 /// - The driver polls: [`poll_event`](Self::poll_event) and [`transmit`](Self::transmit) after every
 ///   call of the two groups above, [`poll_timeout`](Self::poll_timeout) before it waits. What it has

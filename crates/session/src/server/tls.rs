@@ -58,7 +58,24 @@ pub struct TlsInfo {
     pub server_name: Option<Box<str>>,
 }
 
+/// What a client gains by the certificate that it has shown. Default: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CertificateRights {
+    /// It belongs to a user, so that EXTERNAL can be offered.
+    pub is_user: bool,
+    /// Whoever has it may send to any recipient, without AUTH.
+    pub may_relay: bool,
+}
+
 impl ServerSession {
+    /// Sets what the client gains by its certificate; after [`handle_tls`](Self::handle_tls), and before
+    /// more input. With another handshake, and with another client (XCLIENT), it is forgotten.
+    pub fn set_certificate_rights(&mut self, rights: CertificateRights) {
+        if self.tls.is_some() && rights != self.certificate_rights() {
+            self.auth_mut().certificate_rights = rights;
+        }
+    }
+
     /// The TLS that the session runs over, if it does.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_deref()

@@ -228,9 +228,25 @@ impl Server {
         self.session.auth_refused(self.now, refusal);
     }
 
+    /// The certificate is that of `user`.
+    fn answer_external(&mut self, authorization: Option<&str>) {
+        if authorization.is_some_and(|name| name != "user") {
+            return self.session.auth_refused(self.now, AuthRefusal::Credentials);
+        }
+        let reverse_paths = self.reverse_paths.clone();
+        let user = User { name: "user".into(), tenant: None, reverse_paths };
+        self.session.auth_accepted(self.now, Arc::new(user));
+    }
+
     /// An exchange of the shape that SCRAM has: `first`, `last` and an empty response.
     fn answer_scram(&mut self, question: &AuthQuestion) {
-        let AuthQuestion::Response { is_first, message, .. } = question else { return };
+        let (is_first, message) = match question {
+            AuthQuestion::Response { is_first, message, .. } => (is_first, message),
+            AuthQuestion::External { authorization } => {
+                return self.answer_external(authorization.as_deref());
+            }
+            AuthQuestion::Password { .. } => return,
+        };
         match (is_first, &**message) {
             (true, b"first") => self.session.auth_challenge(self.now, b"server-first"),
             (false, b"last") => self.session.auth_challenge(self.now, b"server-last"),
@@ -239,6 +255,7 @@ impl Server {
                 let user = User { name: "user".into(), tenant: None, reverse_paths };
                 self.session.auth_accepted(self.now, Arc::new(user));
             }
+            (false, b"bound") => self.session.auth_refused(self.now, AuthRefusal::Binding),
             (false, b"wrong") => self.session.auth_refused(self.now, AuthRefusal::Credentials),
             _ => self.session.auth_refused(self.now, AuthRefusal::Malformed),
         }

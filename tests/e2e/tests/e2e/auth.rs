@@ -25,7 +25,7 @@ const GOOD: &str = "AHVzZXIAc2VjcmV0";
 const BAD: &str = "AHVzZXIAd3Jvbmc=";
 
 /// Runs `ringpost user`, with a password on its standard input.
-fn user(users: &Path, arguments: &[&str], password: &str) -> Result<String> {
+pub(crate) fn user(users: &Path, arguments: &[&str], password: &str) -> Result<String> {
     let (command, rest) = arguments.split_first().context("no command")?;
     let mut child = Command::new(binary()?)
         .args(["user", command, "--file"])
@@ -46,20 +46,20 @@ fn user(users: &Path, arguments: &[&str], password: &str) -> Result<String> {
 }
 
 /// A server whose listener is for submission, and a second one with TLS from the first octet.
-struct Submission {
-    server: Server,
-    implicit: SocketAddr,
+pub(crate) struct Submission {
+    pub(crate) server: Server,
+    pub(crate) implicit: SocketAddr,
     users: PathBuf,
-    certificate: Certificate,
+    pub(crate) certificate: Certificate,
 }
 
 impl Submission {
     /// `user` has the password `secret`; nobody may relay without.
-    fn start(sink: SocketAddr, more: impl FnOnce(&mut Server)) -> Result<Self> {
+    pub(crate) fn start(sink: SocketAddr, more: impl FnOnce(&mut Server)) -> Result<Self> {
         let mut server = Server::prepare()?;
         let implicit = ports::reserve()?;
         let users = server.directory().join("users.toml");
-        user(&users, &["add", "user", "--tenant", "t1"], "secret")?;
+        user(&users, &["add", "user", "--argon2id", "--tenant", "t1"], "secret")?;
         let certificate = Certificate::make(server.directory(), "a", &["a.test", "127.0.0.1"])?;
         let list = format!("[{}]", certificate.toml());
         server.config.route("*", sink);
@@ -91,7 +91,7 @@ impl Submission {
         })
     }
 
-    fn count(&self, name: &str, mechanism: &str) -> Result<u64> {
+    pub(crate) fn count(&self, name: &str, mechanism: &str) -> Result<u64> {
         let label = format!("mechanism=\"{mechanism}\"");
         Ok(self.server.metrics()?.count_where(name, &label))
     }
@@ -273,6 +273,108 @@ fn a_user_keeps_to_its_reverse_paths_and_its_rate() -> Result<()> {
     Ok(())
 }
 
+/// Who is removed or gets another password has to show again who he is, on the connections that he has.
+#[test]
+fn sessions_of_a_user_that_has_changed_send_no_more() -> Result<()> {
+    let sink = Sink::start()?;
+    let submission = Submission::plain(sink.address(), |server| {
+        server.config.set("listener.main.auth", "required", "true");
+    })?;
+    let (users, smtp) = (&submission.users, submission.server.smtp());
+    user(users, &["add", "other"], "secret")?;
+    submission.server.signal(Signal::HUP)?;
+    // `\0other\0secret`
+    let other = "AUTH PLAIN AG90aGVyAHNlY3JldA==";
+    wait_until("the other user", SOON, || Ok(greeted(smtp)?.command(other)?.code == 235))?;
+    let session = |line: &str| -> Result<Client> {
+        let mut client = greeted(smtp)?;
+        client.expect(line, 235)?;
+        client.expect("MAIL FROM:<a@a.test>", 250)?;
+        client.expect("RSET", 250)?;
+        Ok(client)
+    };
+    let (mut staying, mut changed) = (session(other)?, session(&format!("AUTH PLAIN {GOOD}"))?);
+    // One in the middle of a transaction comes to its end.
+    let mut within = session(&format!("AUTH PLAIN {GOOD}"))?;
+    within.expect("MAIL FROM:<a@a.test>", 250)?;
+    user(users, &["add", "user", "--replace"], "changed")?;
+    // A rule that is new holds for sessions that are there.
+    let text = fs::read_to_string(users)?;
+    fs::write(
+        users,
+        text.replace("[user.other]\n", "[user.other]\nreverse_paths = [\"b.test\"]\n"),
+    )?;
+    submission.server.signal(Signal::HUP)?;
+    wait_until("the end of the session's rights", SOON, || {
+        let code = changed.command("MAIL FROM:<a@a.test>")?.code;
+        if code == 250 {
+            changed.expect("RSET", 250)?;
+        }
+        Ok(code == 530)
+    })?;
+    within.expect("RCPT TO:<b@b.test>", 250)?;
+    within.expect("RSET", 250)?;
+    within.expect("MAIL FROM:<a@a.test>", 530)?;
+    // `\0user\0changed`: on the same connection.
+    changed.expect("AUTH PLAIN AHVzZXIAY2hhbmdlZA==", 235)?;
+    changed.expect("MAIL FROM:<a@a.test>", 250)?;
+    staying.expect("MAIL FROM:<a@a.test>", 553)?;
+    user(users, &["remove", "other"], "")?;
+    submission.server.signal(Signal::HUP)?;
+    wait_until("the end of the other", SOON, || {
+        let code = staying.command("MAIL FROM:<a@b.test>")?.code;
+        if code == 250 {
+            staying.expect("RSET", 250)?;
+        }
+        Ok(code == 530)
+    })?;
+    assert!(submission.server.log().contains("a session has lost its user by a reload"));
+    Ok(())
+}
+
+/// Whoever gives up at the prompt has a terminal that shows what is typed.
+#[test]
+fn a_prompt_that_is_given_up_leaves_the_terminal_as_it_was() -> Result<()> {
+    let Some(python) = peers::program("python3") else {
+        return peers::skip("python3 is not installed");
+    };
+    let script = "\
+import os, pty, select, subprocess, sys, termios
+ours, theirs = pty.openpty()
+def echoes():
+    return bool(termios.tcgetattr(theirs)[3] & termios.ECHO)
+def run(keys):
+    assert echoes()
+    child = subprocess.Popen(sys.argv[1:], stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = b''
+    for key in keys:
+        while not said.endswith(b': '):
+            said += child.stderr.read(1)
+        said = b''
+        assert not echoes()
+        os.write(ours, key)
+    status = child.wait(60)
+    assert echoes()
+    return status
+assert run([b'sec\\x03']) != 0
+assert run([b'secret\\r', b'secrets\\x03']) != 0
+assert run([b'secret\\r', b'secrat\\x7f\\x7fet\\r']) == 0
+";
+    let directory = tempfile::tempdir()?;
+    let users = directory.path().join("users.toml");
+    peers::run(
+        Command::new(python)
+            .args(["-c", script])
+            .arg(binary()?)
+            .args(["user", "add", "app", "--file"])
+            .arg(&users),
+    )?;
+    assert!(user(&users, &["check", "app"], "secret")?.contains("is the password"));
+    // What is made serves for SCRAM.
+    assert!(user(&users, &["list"], "")?.contains("app\tscram-sha-256"));
+    Ok(())
+}
+
 /// Runs swaks; what it has said, and whether it has succeeded.
 fn swaks(
     swaks: &Path,
@@ -414,7 +516,7 @@ def run(name, password, header='n,,', spoil=None):
         if sys.argv[3] == 'absent':
             assert 'SCRAM-SHA-256' not in offered, offered
             return
-        assert offered[0] == 'SCRAM-SHA-256', offered
+        assert offered[:2] == ['SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256'], offered
         nonce = base64.b64encode(os.urandom(12)).decode()
         bare = 'n=%s,r=%s' % (name, nonce)
         def say(text):
@@ -423,6 +525,8 @@ def run(name, password, header='n,,', spoil=None):
         code, _ = client.docmd('AUTH SCRAM-SHA-256')
         assert code == 334, code
         code, first = say(header + bare)
+        if code == 535:
+            return False
         assert code == 334, (code, first)
         values = dict(part.split('=', 1) for part in first.split(','))
         assert values['r'].startswith(nonce) and len(values['r']) > len(nonce) + 20, first
@@ -447,7 +551,8 @@ if sys.argv[3] == 'absent':
     run('user', 'secret')
 else:
     assert run('user', 'secret') is True
-    assert run('user', 'secret', header='y,,') is True
+    assert run('user', 'secret', header='n,,') is True
+    assert run('user', 'secret', header='y,,') is False
     assert run('user', 'wrong') is False
     assert run('nobody', 'secret') is False
     assert run('user', 'secret', header='n,a=boss,') is False
@@ -466,7 +571,7 @@ else:
     run("present")?;
     wait_until("the messages", SOON, || Ok(sink.accepted_count() == 2))?;
     assert_eq!(submission.count("ringpost_auth_succeeded_total", "scram-sha-256")?, 2);
-    assert_eq!(submission.count("ringpost_auth_failed_total", "scram-sha-256")?, 4);
+    assert_eq!(submission.count("ringpost_auth_failed_total", "scram-sha-256")?, 5);
     Ok(())
 }
 

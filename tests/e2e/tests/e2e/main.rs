@@ -6,10 +6,12 @@
 mod admin;
 mod aliases;
 mod auth;
+mod auth_tls;
 mod bad_input;
 mod books;
 mod bulk;
 mod chunking;
+mod client_certificates;
 mod clients;
 mod delivery;
 mod dialogue;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use crate::config::auth::ListenerAuthSection;
+use crate::config::client_certificates::ClientCertificatesSection;
 use crate::config::header::HeaderSection;
 use crate::config::units::{self, Network, Parsed};
 use crate::tls::material::CertificateFiles;
@@ -27,6 +28,8 @@ pub struct ListenerSection {
     pub tls: Option<TlsMode>,
     /// Certificates; the first is for clients that ask for no name that another has. Default: none.
     pub certificates: Vec<CertificateFiles>,
+    /// Whether clients are asked for certificates.
+    pub client_certificates: ClientCertificatesSection,
     /// How long a TLS handshake may take. Default: 30 s.
     #[serde(deserialize_with = "units::duration")]
     pub tls_handshake_timeout: Duration,
@@ -129,6 +132,7 @@ impl Default for ListenerSection {
             role: Role::Relay,
             tls: None,
             certificates: Vec::new(),
+            client_certificates: ClientCertificatesSection::default(),
             tls_handshake_timeout: Duration::from_secs(30),
             tls_handshakes_per_core_max: 1000,
             received_tls: true,

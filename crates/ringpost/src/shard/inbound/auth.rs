@@ -8,7 +8,7 @@ use ringpost_session::server::{AuthQuestion, AuthRefusal, Password};
 
 use super::{Inbound, OpenCount};
 use crate::{
-    auth::{Account, ScramExchange, Users, users::Candidate},
+    auth::{Account, ScramExchange, Users, scram::Binding, users::Candidate},
     runtime::Runtime,
 };
 
@@ -36,6 +36,7 @@ impl<R: Runtime> Inbound<R> {
         let Some(question) = self.session.take_auth_question() else { return };
         let mechanism = label(question.mechanism());
         let users = self.shard.config().users().cloned();
+        let known_among = users.clone();
         let found = match (question, users) {
             // They were there when the session began.
             (_, None) => Found::Refused(AuthRefusal::Unavailable, None),
@@ -45,9 +46,21 @@ impl<R: Runtime> Inbound<R> {
                 let candidate = if is_itself { candidate } else { candidate.refused() };
                 self.compare(candidate, password).await
             }
-            (AuthQuestion::Response { is_first, message, .. }, Some(users)) => {
+            (AuthQuestion::External { authorization }, Some(users)) => {
+                self.know_by_certificate(&users, authorization.as_deref())
+            }
+            (
+                AuthQuestion::Response { mechanism, is_first, offers_binding, message },
+                Some(users),
+            ) => {
                 let step = self.scram.take().filter(|_| !is_first);
-                self.hear_scram(step, &users, &message)
+                let binding = || match mechanism {
+                    Mechanism::ScramSha256Plus => Binding::To(self.stream.channel()),
+                    _ if offers_binding => Binding::Declined,
+                    _ => Binding::Unavailable,
+                };
+                let binding = if step.is_none() { binding() } else { Binding::Unavailable };
+                self.hear_scram(step, &users, &binding, &message)
             }
         };
         let now = self.shard.runtime.now();
@@ -56,6 +69,7 @@ impl<R: Runtime> Inbound<R> {
                 self.listener.metrics().auth_succeeded.increment(mechanism);
                 self.session.auth_accepted(now, Arc::clone(&account.user));
                 self.account = Some(account);
+                self.users = known_among;
             }
             Found::Challenge(challenge) => self.session.auth_challenge(now, challenge.as_bytes()),
             Found::Refused(refusal, account) => {
@@ -77,9 +91,32 @@ impl<R: Runtime> Inbound<R> {
         }
     }
 
-    fn hear_scram(&mut self, step: Option<ScramStep>, users: &Users, message: &[u8]) -> Found {
+    /// RFC 4422 appendix A: a client may act as any user whose certificate it has. When it does not say
+    /// as whom, there has to be one alone.
+    fn know_by_certificate(&self, users: &Users, authorization: Option<&str>) -> Found {
+        let Some(identity) = &self.identity else {
+            return Found::Refused(AuthRefusal::Credentials, None);
+        };
+        let names = users.by_certificate(&identity.rules());
+        let name = match authorization {
+            Some(name) => names.get(name),
+            None => names.first().filter(|_| names.len() == 1),
+        };
+        match name.and_then(|name| users.account(name)) {
+            Some(account) => Found::User(Arc::clone(account)),
+            None => Found::Refused(AuthRefusal::Credentials, None),
+        }
+    }
+
+    fn hear_scram(
+        &mut self,
+        step: Option<ScramStep>,
+        users: &Users,
+        binding: &Binding,
+        message: &[u8],
+    ) -> Found {
         let (step, answer) = match step {
-            None => match ScramExchange::begin(users, message) {
+            None => match ScramExchange::begin(users, message, binding) {
                 Ok((exchange, answer)) => (ScramStep::Begun(Box::new(exchange)), answer),
                 Err(refusal) => return Found::Refused(refusal, None),
             },
@@ -107,9 +144,10 @@ impl<R: Runtime> Inbound<R> {
         let client = self.session.peer().ip;
         let (user, listener) = (user_shown(account), self.listener.name());
         match refusal {
-            AuthRefusal::Credentials => {
+            AuthRefusal::Credentials | AuthRefusal::Binding => {
                 counts.auth_failed.increment(mechanism);
-                tracing::info!(%client, listener, user, ?mechanism, "an authentication has failed");
+                let why = (refusal == AuthRefusal::Binding).then_some("channel binding");
+                tracing::info!(%client, listener, user, ?mechanism, why, "an authentication has failed");
                 let delay = self.shard.config().config().auth.failure_delay;
                 self.shard.runtime.sleep(delay).await;
             }
@@ -129,12 +167,39 @@ impl<R: Runtime> Inbound<R> {
         self.session.user().is_none() || account.count_message(self.shard.runtime.unix_ms())
     }
 
-    /// Tells the session whether its user may send now.
-    pub(super) fn look_at_user_rate(&mut self) {
+    /// Tells the session what has become of its user, and whether it may send now.
+    pub(super) fn look_at_user(&mut self) {
+        if self.account.is_some() && self.session.envelope().is_none() {
+            self.look_for_user();
+        }
         if let Some(account) = &self.account {
             let may_send = account.may_send(self.shard.runtime.unix_ms());
             self.session.set_user_may_send(may_send);
         }
+    }
+}
+
+impl<R: Runtime> Inbound<R> {
+    /// Finds the user again when the file was read anew. Who was removed, or has another password or other
+    /// certificates, has to show again who he is; what else was changed holds from now on.
+    fn look_for_user(&mut self) {
+        let config = self.shard.config();
+        let users = config.users();
+        let is_same = match (users, &self.users) {
+            (Some(users), Some(known)) => Arc::ptr_eq(users, known),
+            (users, known) => users.is_none() && known.is_none(),
+        };
+        let Some(account) = self.account.as_ref().filter(|_| !is_same) else { return };
+        let found = users.and_then(|users| users.account(&account.user.name));
+        let found = found.filter(|found| found.is_shown_like(account)).cloned();
+        if found.is_none() && self.session.user().is_some() {
+            let (client, listener) = (self.session.peer().ip, self.listener.name());
+            let user = &*account.user.name;
+            tracing::info!(%client, listener, user, "a session has lost its user by a reload");
+        }
+        self.session.change_user(found.as_ref().map(|account| Arc::clone(&account.user)));
+        self.account = found;
+        self.users = users.cloned();
     }
 }
 
@@ -145,6 +210,8 @@ fn user_shown(account: Option<&Account>) -> &str {
 
 fn label(mechanism: Mechanism) -> AuthMechanism {
     match mechanism {
+        Mechanism::External => AuthMechanism::External,
+        Mechanism::ScramSha256Plus => AuthMechanism::ScramSha256Plus,
         Mechanism::ScramSha256 => AuthMechanism::ScramSha256,
         Mechanism::Plain => AuthMechanism::Plain,
         Mechanism::Login => AuthMechanism::Login,

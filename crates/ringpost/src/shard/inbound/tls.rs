@@ -1,10 +1,13 @@
 //! The handshake of an inbound connection.
 
-use ringpost_metrics::label::{Limit, TlsFailure, TlsVersion as VersionLabel};
-use ringpost_session::server::{TlsInfo, TlsPolicy, TlsVersion};
+use ringpost_metrics::label::{ClientCertificate, Limit, TlsFailure, TlsVersion as VersionLabel};
+use ringpost_session::server::{CertificateRights, TlsInfo, TlsPolicy, TlsVersion};
 
 use super::Inbound;
-use crate::{runtime::Runtime, tls::failure::HandshakeError};
+use crate::{
+    runtime::Runtime,
+    tls::{Acceptor, failure::HandshakeError},
+};
 
 impl<R: Runtime> Inbound<R> {
     /// Shakes hands, and tells the session how that went.
@@ -22,10 +25,14 @@ impl<R: Runtime> Inbound<R> {
                 counts.tls_handshake_duration.record(now - began);
                 self.session.set_admission(self.shard.session_admission());
                 self.session.handle_tls(now, info);
+                self.look_at_certificate();
             }
             Err(error) => {
                 let client = self.session.peer().ip;
                 let (listener, detail) = (self.listener.name(), &error.detail);
+                if error.reason == TlsFailure::ClientCertificate {
+                    tracing::info!(%client, listener, detail, "a client has no certificate to get in by");
+                }
                 tracing::debug!(%client, listener, detail, "a TLS handshake failed");
                 counts.tls_handshake_failures.increment(error.reason);
                 if error.reason == TlsFailure::Timeout {
@@ -33,6 +40,31 @@ impl<R: Runtime> Inbound<R> {
                 }
                 self.session.handle_tls_failure(now);
             }
+        }
+    }
+
+    /// Finds out who the client is by its certificate, and tells the session what it gains by it.
+    fn look_at_certificate(&mut self) {
+        let Some(clients) = self.stream.acceptor().and_then(Acceptor::clients) else { return };
+        let shown = clients.identify(self.stream.peer_chain(), self.shard.runtime.unix_ms());
+        let counts = &self.listener.metrics().tls_client_certificates;
+        match shown {
+            Some(Ok(identity)) => {
+                counts.increment(ClientCertificate::Good);
+                let config = self.shard.config();
+                let users = config.users();
+                let is_user =
+                    users.is_some_and(|it| !it.by_certificate(&identity.rules()).is_empty());
+                let may_relay = clients.may_relay(&identity);
+                self.session.set_certificate_rights(CertificateRights { is_user, may_relay });
+                self.identity = Some(Box::new(identity));
+            }
+            Some(Err(error)) => {
+                counts.increment(ClientCertificate::Bad);
+                let (client, listener) = (self.session.peer().ip, self.listener.name());
+                tracing::info!(%client, listener, %error, "the certificate of a client is not good");
+            }
+            None => counts.increment(ClientCertificate::Absent),
         }
     }
 

@@ -117,8 +117,9 @@ fn label(error: &HandshakeError) -> RemoteTlsFailure {
         TlsFailure::Closed => RemoteTlsFailure::Closed,
         TlsFailure::Network => RemoteTlsFailure::Network,
         TlsFailure::Timeout => RemoteTlsFailure::Timeout,
-        TlsFailure::Protocol | TlsFailure::Limit | TlsFailure::Shutdown => {
-            RemoteTlsFailure::Protocol
-        }
+        TlsFailure::ClientCertificate
+        | TlsFailure::Protocol
+        | TlsFailure::Limit
+        | TlsFailure::Shutdown => RemoteTlsFailure::Protocol,
     }
 }
