@@ -4,18 +4,17 @@ mod support;
 
 use std::sync::Arc;
 
-use ringpost_protocol::address::Mailbox;
 use ringpost_protocol::label::Labels;
 use ringpost_protocol::sasl::{Mechanism, MechanismSet};
 use ringpost_session::server::{AuthPolicy, ReversePaths, ServerConfig, TransactionRefusal, User};
-use support::{STRANGER, Server, TRUSTED};
+use support::{STRANGER, Server, TRUSTED, postmaster};
 
 fn config() -> ServerConfig {
     ServerConfig {
         hostname: "mx.test".into(),
         tenant_header: Some("X-Tenant".into()),
         campaign_header: Some("X-Campaign".into()),
-        postmaster: Mailbox::parse("p@b.test").ok(),
+        aliases: postmaster("p@b.test"),
         ..ServerConfig::default()
     }
 }
