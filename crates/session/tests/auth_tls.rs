@@ -163,6 +163,15 @@ fn a_certificate_may_relay_and_vouches_for_nobody_else() {
     replies(&mut server, "XCLIENT ADDR=192.0.2.77");
     assert_eq!(offered(&mut server), "SCRAM-SHA-256 PLAIN LOGIN");
     assert_eq!(replies(&mut server, MAIL)[1], "550 5.7.1");
+    // And so when it shows the certificate after it has named that client.
+    let mut server = Server::introduced(config(), STRANGER);
+    server.session.set_names_clients(true);
+    replies(&mut server, "XCLIENT ADDR=192.0.2.77");
+    server.send(b"EHLO c.test\r\n");
+    start_tls(&mut server, TlsVersion::V1_3);
+    server.session.set_certificate_rights(trusted);
+    server.send(b"EHLO c.test\r\n");
+    assert_eq!(replies(&mut server, MAIL)[1], "550 5.7.1");
 }
 
 /// A user that is one no more leaves nothing behind but the certificate, which may be shown again.

@@ -128,6 +128,15 @@ fn a_reply_that_began_too_early_is_none() {
 }
 
 #[test]
+fn no_content_goes_to_who_has_ended_the_session() {
+    let mut client = ready(PIPELINING);
+    client.start(&message());
+    client.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n421 bye\r\n");
+    assert_eq!((client.contents_sent, client.closed.is_some()), (0, true));
+    assert_eq!(client.last_report(), ["content 421"; 2]);
+}
+
+#[test]
 fn nothing_is_sent_to_nobody() {
     // MAIL refused, without pipelining: no RCPT.
     let mut client = ready(PLAIN);

@@ -213,6 +213,7 @@ fn nothing_that_comes_ahead_of_the_handshake_is_taken() {
     client.hear(PLAIN);
     client.hear(&ahead);
     assert_eq!(problem(&client), &TlsProblem::InputAhead);
+    assert_eq!(client.handshakes, 0, "nobody would end one that hangs");
     let mut client = handshaking(ClientTls::Opportunistic);
     client.hear(b"2");
     assert_eq!(problem(&client), &TlsProblem::InputAhead);

@@ -283,7 +283,7 @@ fn is_explained(ledger: &Ledger, key: Key, now: Instant, terms: &Terms) -> bool 
         || (message.utf8 && causes.lacks_utf8)
         || causes.size_min.is_some_and(|least| {
             // What the server puts in front is less than this.
-            message.content.is_none_or(|content| content.len + 1000 > least)
+            message.content.or(message.seven_bit).is_none_or(|content| content.len + 1000 > least)
         })
         // The server counts from DATA on, and the content may take its time.
         || message.begun.is_some_and(|begun| now - begun >= terms.lifetime_min)

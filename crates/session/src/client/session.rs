@@ -517,6 +517,11 @@ impl ClientSession {
         self.output = Vec::new();
         self.transmitted = 0;
         self.script = Vec::new();
+        // What the driver has not begun to do it is not to begin: no timer runs for it any more.
+        self.events.retain(|event| {
+            use ClientEvent::{SendChunk, SendContent, StartTls};
+            !matches!(event, StartTls | SendContent | SendChunk)
+        });
         for event in &mut self.events {
             if let ClientEvent::TransactionDone(report) = event {
                 report.session_usable = false;

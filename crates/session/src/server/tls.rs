@@ -69,9 +69,11 @@ pub struct CertificateRights {
 
 impl ServerSession {
     /// Sets what the client gains by its certificate; after [`handle_tls`](Self::handle_tls), and before
-    /// more input. With another handshake, and with another client (XCLIENT), it is forgotten.
+    /// more input. With another handshake, and with another client (XCLIENT), it is forgotten; a client that
+    /// was named before gains nothing by the certificate of who has named it.
     pub fn set_certificate_rights(&mut self, rights: CertificateRights) {
-        if self.tls.is_some() && rights != self.certificate_rights() {
+        let is_its_own = self.tls.is_some() && self.named_client.is_none();
+        if is_its_own && rights != self.certificate_rights() {
             self.auth_mut().certificate_rights = rights;
         }
     }

@@ -229,6 +229,9 @@ pub struct Message {
     pub recipients: Vec<Recipient>,
     /// What it consists of; `None` for a report until one is seen.
     pub content: Option<Fingerprint>,
+    /// What a report was made into for hosts without 8BITMIME, where it has octets above 127; `None` until
+    /// one is seen.
+    pub seven_bit: Option<Fingerprint>,
     /// Whether it has octets above 127.
     pub eight_bit: bool,
     /// Whether it is octets that are no lines.

@@ -172,7 +172,10 @@ impl Transaction {
         let mut differs = said.is_none();
         if let Some(report) = ledger.message_mut(number) {
             let sum = Fingerprint::of(content);
-            let before = *report.content.get_or_insert(sum);
+            // It goes out as it is, or as 7-bit content: always the same in the one form and in the other.
+            let is_eight_bit = self.body == Body::EightBit;
+            let form = if is_eight_bit { &mut report.content } else { &mut report.seven_bit };
+            let before = *form.get_or_insert(sum);
             differs |= before != sum;
             if let Origin::Report { about: known, says, .. } = &mut report.origin {
                 differs |= *known != about;
