@@ -133,7 +133,7 @@ fn no_content_goes_to_who_has_ended_the_session() {
     client.start(&message());
     client.hear(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n421 bye\r\n");
     assert_eq!((client.contents_sent, client.closed.is_some()), (0, true));
-    assert_eq!(client.last_report(), ["content 421"; 2]);
+    assert_eq!(client.last_report(), ["content ended by 421"; 2]);
 }
 
 #[test]

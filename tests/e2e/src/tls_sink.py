@@ -50,6 +50,7 @@ def shake(plain):
 def upset(plain):
     """Does what a broken receiver does behind its 220; whether that was the end."""
     if how == "garbage":
+        plain.recv(65536)
         plain.sendall(b"this is not TLS, whatever was said\r\n" * 10)
     elif how == "cut":
         plain.recv(100)
