@@ -32,6 +32,8 @@ fn a_failed_write_stops_one_shard_and_leads_clients_to_the_other() -> Result<()>
         ensure!(send(&mut client, &format!("before-{number}"))? == 250);
         clients.push(client);
     }
+    // The write that fails is to be that of a message, and not of an outcome.
+    bench.server.wait_drained(SOON)?;
     bench
         .disk
         .faults
