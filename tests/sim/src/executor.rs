@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     fmt,
     future::Future,
+    panic::{self, AssertUnwindSafe},
     pin::Pin,
     rc::Rc,
     sync::{
@@ -238,8 +239,11 @@ impl Executor {
                 inner.free.borrow_mut().push(index);
             }
         }
-        // Outside the borrow: a drop may wake, or try to spawn.
-        drop(ended);
+        // Outside the borrow: a drop may wake, or try to spawn. A process that dies drops nothing, so what a
+        // drop stumbles over, mostly the panic before, is not looked at.
+        for task in ended {
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(task)));
+        }
     }
 
     /// Runs until `done`, which is asked between polls; or until nothing can happen any more, or
