@@ -178,7 +178,9 @@ impl Habits {
         habits.dsn = random.percent(30);
         habits.utf8 = !random.percent(20);
         habits.priority = random.fork("priority").percent(50);
-        habits.binary = !random.fork("binary").percent(30);
+        // Behind BDAT nothing shows that replies are out of step, so those who send more than one do not offer it.
+        let is_in_step = !habits.moves.contains(&Move::Twice);
+        habits.binary = is_in_step && !random.fork("binary").percent(30);
         habits
     }
 
