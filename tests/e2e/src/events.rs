@@ -1,5 +1,6 @@
 //! Reads the event log.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -24,7 +25,7 @@ pub struct Event {
     pub fields: Value,
 }
 
-/// Reads all records.
+/// Reads all records, each once: a crash has the last ones written again, and readers know them by name.
 ///
 /// A log that is not there yet has none.
 ///
@@ -40,7 +41,17 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
     };
     // A reader beside a writer may see half of the last line: it is not there yet.
     let end = bytes.iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
-    parse_lines(&bytes[..end])
+    let mut events = parse_lines(&bytes[..end])?;
+    let mut known = HashMap::new();
+    // Another thing under a name that was there before stays: it is no repeat, but wrong.
+    events.retain(|event| match known.entry(event.record.clone()) {
+        Entry::Occupied(first) => *first.get() != event.fields,
+        Entry::Vacant(entry) => {
+            entry.insert(event.fields.clone());
+            true
+        }
+    });
+    Ok(events)
 }
 
 /// Reads a log piece by piece, each record once.
@@ -198,7 +209,7 @@ mod tests {
         let record = r#"{"time":"2026-11-22T12:00:00.000Z","type":"delivered","id":"q1","record":"q1.0","forward_path":"<r0.run-7@a.test>"}"#;
         fs::write(&path, format!("{record}\n{record}\n{{\"time\"")).unwrap();
         let events = read(&path).unwrap();
-        assert_eq!(events.len(), 2);
+        assert_eq!(events.len(), 1, "a repeat is known by its name");
         assert_eq!(distinct(&events, "delivered"), 1);
         assert_eq!(distinct(&events, "bounced"), 0);
         assert!(delivered_test_ids(&events).contains("run-7"));
@@ -208,6 +219,10 @@ mod tests {
         assert_eq!(tail.read_new().unwrap().len(), 1);
         assert_eq!(tail.read_new().unwrap().len(), 0);
         assert_eq!(misnamed(&events), ["q1 was never received"]);
+        let other = record.replace("delivered", "bounced");
+        fs::write(&path, format!("{record}\n{other}\n{record}\n")).unwrap();
+        let kinds: Vec<_> = read(&path).unwrap().into_iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, ["delivered", "bounced"], "another thing under the same name stays");
         fs::write(&path, format!("{{\"time\"\n{record}\n")).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1, "a crash has cut the first one short");
         fs::write(&path, "{\"time\"}\n").unwrap();
