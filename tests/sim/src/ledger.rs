@@ -411,16 +411,13 @@ impl Ledger {
         let Some(taking) = self.takings.get(number) else { return };
         let now = taking.confirmed.unwrap_or(taking.at);
         let mut wrong = Vec::new();
-        // Where there were more replies than commands, one to RCPT is taken for that of another recipient or
-        // for the one to BDAT, and the end is there before the content is: nothing tells them apart.
-        let is_known = !recipient.confused;
-        if is_known && recipient.fate.is_some_and(|fate| fate.at < taking.begun) {
+        if recipient.fate.is_some_and(|fate| fate.at < taking.begun) {
             wrong.push(("sent again after its end", "the event records have its end before"));
         }
-        if is_known && recipient.settled.is_some_and(|at| at < taking.begun) {
+        if recipient.settled.is_some_and(|at| at < taking.begun) {
             wrong.push(("sent again after its end", "the log had it settled at a crash before"));
         }
-        for other in recipient.takings.iter().filter(|other| is_known && **other != number) {
+        for other in recipient.takings.iter().filter(|other| **other != number) {
             let Some(other) = self.takings.get(*other) else { continue };
             let (first, second) =
                 if other.at <= taking.at { (other, taking) } else { (taking, other) };
