@@ -271,7 +271,12 @@ impl<R: Runtime> Shard<R> {
             return Next::Wait(Some(pause));
         }
         self.commits.is_due.set(false);
-        self.queue.borrow_mut().poll_write().map_or(Next::Wait(None), Next::Write)
+        let (write, given_up) = {
+            let mut queue = self.queue.borrow_mut();
+            (queue.poll_write(), queue.stats().event_records_given_up_total)
+        };
+        self.tell_given_up(given_up);
+        write.map_or(Next::Wait(None), Next::Write)
     }
 
     /// Whether something waits for a batch that is durable.

@@ -54,7 +54,11 @@ impl<R: Runtime> Shard<R> {
                 Err(error)
             }
         };
-        self.with_queue(|queue| queue.handle_segment(task, result));
+        let given_up = self.with_queue(|queue| {
+            queue.handle_segment(task, result);
+            queue.stats().event_records_given_up_total
+        });
+        self.tell_given_up(given_up);
     }
 
     async fn rewrite(&self, plan: ReadPlan) {

@@ -145,6 +145,19 @@ impl<R: Runtime> Shard<R> {
         self.with_engine(|engine, now| engine.reconfigure(now, delivery));
     }
 
+    /// Tells of event records that the queue has given up, of which it counts so many.
+    ///
+    /// At once, not with the next tick: a process that ended before it would have lost them in silence.
+    pub(super) fn tell_given_up(&self, total: u64) {
+        let known = self.events_given_up.replace(total);
+        if known < total {
+            let records = total - known;
+            tracing::warn!(shard = self.number, records, "event records are given up, untold");
+            self.metrics.limit_hits.increment(Limit::HeldSegmentsMax);
+            self.metrics.event_records_lost.absolute(total);
+        }
+    }
+
     /// Publishes what the state machines count.
     pub(super) fn publish(&self) {
         let metrics = &self.metrics;
@@ -163,11 +176,7 @@ impl<R: Runtime> Shard<R> {
         metrics.queue_checkpoint_bytes.set(stats.checkpoint_bytes as f64);
         metrics.queue_checkpoints.absolute(stats.checkpoints_total);
         metrics.queue_checkpoint_failures.absolute(stats.checkpoint_failures_total);
-        let given_up = stats.event_records_given_up_total;
-        if self.events_given_up.replace(given_up) < given_up {
-            metrics.limit_hits.increment(Limit::HeldSegmentsMax);
-        }
-        metrics.event_records_lost.absolute(given_up);
+        self.tell_given_up(stats.event_records_given_up_total);
         metrics.queue_bytes_max.set(queue.config().disk_size_max as f64);
         let state = match queue.admission() {
             // Told like this, because operators have to do the same about it.
