@@ -42,6 +42,16 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
+    /// Where its mail goes, if that is known.
+    pub(crate) fn site(&self) -> Option<SiteId> {
+        match self.state {
+            DestinationState::Site { site, .. } => Some(site),
+            DestinationState::Unknown
+            | DestinationState::Resolving
+            | DestinationState::Parked { .. } => None,
+        }
+    }
+
     /// Tells whether work waits here because the DNS did not tell the way.
     pub(crate) fn is_parking(&self) -> bool {
         matches!(self.state, DestinationState::Parked { .. })

@@ -282,6 +282,12 @@ impl Site {
         self.state != SiteState::Ready
     }
 
+    /// Tells whether mail goes here, or may. To a site that the configuration or the DNS has left nothing
+    /// does, whatever its connections are still about.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.destinations > 0 || !self.ready.is_empty()
+    }
+
     /// Tells whether the addresses must be looked up before a connection is opened.
     pub(crate) fn needs_addresses(&self, now: Instant) -> bool {
         match self.addresses {

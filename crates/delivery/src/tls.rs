@@ -67,10 +67,16 @@ impl TlsPolicy {
     }
 }
 
+/// An address, and with what hands were shaken there.
+pub(crate) type TlsAttempt = (SocketAddr, TlsProfile);
+
 /// Addresses at which TLS has failed a short while ago, so that mail goes there in plain text at once.
+///
+/// With what it was tried belongs to it: it may have failed by our certificate or our versions, and with
+/// others it is tried anew.
 #[derive(Debug)]
 pub(crate) struct BrokenTls {
-    until: SeededMap<SocketAddr, Instant>,
+    until: SeededMap<TlsAttempt, Instant>,
     /// Times that an address was not noted, because there were too many.
     overflows: u64,
 }
@@ -82,23 +88,23 @@ impl BrokenTls {
     }
 
     /// Whether TLS has failed there.
-    pub(crate) fn knows(&self, address: SocketAddr, now: Instant) -> bool {
-        self.until.get(&address).is_some_and(|until| *until > now)
+    pub(crate) fn knows(&self, attempt: TlsAttempt, now: Instant) -> bool {
+        self.until.get(&attempt).is_some_and(|until| *until > now)
     }
 
     /// Notes that TLS has failed there, for `time`. Of more than `max` addresses none is added.
-    pub(crate) fn note(&mut self, address: SocketAddr, now: Instant, time: Duration, max: usize) {
+    pub(crate) fn note(&mut self, attempt: TlsAttempt, now: Instant, time: Duration, max: usize) {
         if time.is_zero() {
             return;
         }
-        if self.until.len() >= max && !self.until.contains_key(&address) {
+        if self.until.len() >= max && !self.until.contains_key(&attempt) {
             self.forget_old(now);
         }
-        if self.until.len() >= max && !self.until.contains_key(&address) {
+        if self.until.len() >= max && !self.until.contains_key(&attempt) {
             self.overflows += 1;
             return;
         }
-        self.until.insert(address, now + time);
+        self.until.insert(attempt, now + time);
     }
 
     /// Forgets addresses whose time is over.
@@ -142,7 +148,7 @@ mod tests {
         let mut broken = BrokenTls::new(&mut Random::new(1));
         let start = Instant::now();
         let minute = Duration::from_mins(1);
-        let address = |last| SocketAddr::from(([192, 0, 2, last], 25));
+        let address = |last| (SocketAddr::from(([192, 0, 2, last], 25)), TlsProfile(1));
         broken.note(address(1), start, Duration::ZERO, 2);
         assert!(!broken.knows(address(1), start), "nothing is noted for no time");
         broken.note(address(1), start, minute, 2);
@@ -155,7 +161,9 @@ mod tests {
         broken.note(address(3), start + minute, minute, 2);
         assert!(broken.knows(address(3), start + minute), "what is over makes room");
         assert_eq!((broken.len(), broken.overflows()), (2, 1));
-        let elsewhere = SocketAddr::from(([192, 0, 2, 3], 587));
+        let elsewhere = (SocketAddr::from(([192, 0, 2, 3], 587)), TlsProfile(1));
         assert!(!broken.knows(elsewhere, start + minute), "another port is another server");
+        let otherwise = (address(3).0, TlsProfile(2));
+        assert!(!broken.knows(otherwise, start + minute), "it may be our certificate that failed");
     }
 }

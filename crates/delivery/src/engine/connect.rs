@@ -187,7 +187,12 @@ impl Engine {
     /// that, as it could have been in plain text from the first.
     fn fall_back(&mut self, site: SiteId, mx_host: Rc<str>, address: SocketAddr, walk: Walk) {
         let (time, max) = (self.config.tls_broken_time, self.config.tls_broken_max);
-        self.broken_tls.note(address, self.now.monotonic, time, max);
+        let Some(one) = self.sites.get(site.0) else { return };
+        let with = one.key.tls.profile;
+        self.broken_tls.note((address, with), self.now.monotonic, time, max);
+        if !one.is_wanted() {
+            return;
+        }
         self.stats.tls_fallbacks += 1;
         let plain = Arc::clone(&self.plain);
         self.connect(site, Candidate { mx_host, address }, walk, plain);
@@ -197,7 +202,8 @@ impl Engine {
         walk.tried.push(to.address.ip());
         let Some(site) = self.sites.get(site_id.0) else { return };
         let mut tls = Arc::clone(&site.key.tls);
-        if tls.may_fall_back() && self.broken_tls.knows(to.address, self.now.monotonic) {
+        let with = (to.address, tls.profile);
+        if tls.may_fall_back() && self.broken_tls.knows(with, self.now.monotonic) {
             self.stats.tls_passed_over += 1;
             tls = Arc::clone(&self.plain);
         }
@@ -263,6 +269,9 @@ impl Engine {
         if is_served {
             // The host serves us over other connections: it wants no more of them.
             site.shrink_window();
+            return;
+        }
+        if !site.is_wanted() {
             return;
         }
         if let Some(next) = site.next_candidate(now, config, random, &mut walk) {

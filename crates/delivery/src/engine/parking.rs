@@ -72,8 +72,19 @@ impl Engine {
         }
     }
 
-    /// Puts work back to the front of its site's queue.
-    pub(super) fn give_back(&mut self, id: SiteId, work: Work) {
+    /// Puts work back to the front of its site's queue. What leads elsewhere by now finds its way anew: the
+    /// configuration may have changed while it was out, and the site may have a weaker policy.
+    pub(super) fn give_back(&mut self, id: SiteId, mut work: Work) {
+        let leads_here = |one: &Recipient| {
+            let destination = self.destinations.get(one.destination());
+            destination.is_some_and(|destination| destination.site() == Some(id))
+        };
+        if !work.recipients.as_slice().iter().all(leads_here) {
+            let all = std::mem::take(&mut work.recipients).into_vec();
+            let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(leads_here);
+            self.astray.push_back(work.with(elsewhere), 0);
+            work.recipients = here.into();
+        }
         let mark = mark(&self.destinations, &self.routes, &work);
         if let Some(site) = self.sites.get_mut(id.0) {
             site.ready.push_front(work, mark);

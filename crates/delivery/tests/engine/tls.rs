@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use ringpost_delivery::config::{Route, RoutePattern};
-use ringpost_delivery::{DeliveryConfig, TlsLevel, TlsPolicy, TlsProfile};
+use ringpost_delivery::{ConnectFailure, DeliveryConfig, TlsLevel, TlsPolicy, TlsProfile};
 use ringpost_session::client::{ClientTls, Stage};
 
 use crate::scenarios::{MINUTE, SECOND, retry};
-use crate::world::{Connect, Server, World, config};
+use crate::world::{Connect, Server, Transaction, World, config};
 
 fn policy(level: TlsLevel) -> TlsPolicy {
     TlsPolicy { level, ..TlsPolicy::default() }
@@ -183,4 +183,86 @@ fn a_refusal_of_starttls_by_all_hosts_is_no_bounce() {
     world.run(MINUTE);
     assert!(world.story(id, 0).starts_with("deferred 4.7.4"), "{}", world.story(id, 0));
     assert_eq!(world.connects[..2].len(), 2);
+}
+
+/// Changes the policy of all mail.
+fn reload(world: &mut World, tls: TlsPolicy) {
+    let config = DeliveryConfig { tls, ..(*world.config).clone() };
+    world.reconfigure(config);
+}
+
+/// Runs until so many connections have been begun.
+fn run_until_connects(world: &mut World, count: usize) {
+    for _ in 0..1000 {
+        if world.connects.len() >= count {
+            return;
+        }
+        world.run(Duration::from_millis(1));
+    }
+    panic!("{} connections", world.connects.len());
+}
+
+#[test]
+fn a_walk_that_a_reload_overtakes_goes_no_further() {
+    let strong = TlsPolicy { profile: TlsProfile(7), ..policy(TlsLevel::Verify) };
+    let failures = [Connect::Fail(ConnectFailure::Refused), Connect::FailTls(Stage::Handshake)];
+    for connect in failures {
+        let mut world = world(connect.clone(), TlsLevel::Opportunistic, None);
+        world.add_mx("a.test", 20, "mx2.test");
+        world.add_host("mx2.test", [192, 0, 2, 2], Server::default());
+        let id = world.send(&["a.test"]);
+        run_until_connects(&mut world, 1);
+        reload(&mut world, strong.clone());
+        world.run(MINUTE);
+        assert_eq!(world.story(id, 0), "delivered 2.0.0");
+        // The first one was under way; nothing weaker is begun any more, to any address.
+        let since = &world.policies_of_connects[1..];
+        assert!(!since.is_empty() && since.iter().all(|one| **one == strong), "{since:?}");
+        assert_eq!(world.engine.stats().tls_fallbacks, 0, "{connect:?}");
+    }
+}
+
+#[test]
+fn what_comes_back_after_a_reload_goes_by_the_new_policy() {
+    let strong = TlsPolicy { profile: TlsProfile(7), ..policy(TlsLevel::Verify) };
+    let mut world = world(Connect::Ready, TlsLevel::Opportunistic, None);
+    world.server([192, 0, 2, 1]).script = vec![Transaction::Drop];
+    let id = world.send(&["a.test", "b.test"]);
+    for _ in 0..1000 {
+        if !world.jobs.is_empty() {
+            break;
+        }
+        world.run(Duration::from_millis(1));
+    }
+    assert_eq!(
+        (world.jobs.len(), world.transactions),
+        (1, 0),
+        "it is in the hands of a connection"
+    );
+    let before = world.connects.len();
+    reload(&mut world, strong.clone());
+    world.run(MINUTE);
+    for index in 0..2 {
+        assert_eq!(world.story(id, index), "delivered 2.0.0");
+    }
+    let since = &world.policies_of_connects[before..];
+    assert!(!since.is_empty() && since.iter().all(|one| **one == strong), "{since:?}");
+    let last = world.jobs.last().unwrap();
+    assert!(last.recipients.len() == 2, "they stay together: {last:?}");
+}
+
+#[test]
+fn what_has_failed_with_other_settings_is_tried_anew() {
+    let mut world = world(Connect::FailTls(Stage::Handshake), TlsLevel::Opportunistic, None);
+    world.send(&["a.test"]);
+    world.run(MINUTE);
+    assert_eq!(world.tls_of_connects, [ClientTls::Opportunistic, ClientTls::Off]);
+    // It was our certificate, say.
+    world.server([192, 0, 2, 1]).connect = Connect::Ready;
+    let other = TlsPolicy { profile: TlsProfile(7), ..policy(TlsLevel::Opportunistic) };
+    reload(&mut world, other);
+    let id = world.send(&["a.test"]);
+    world.run(MINUTE);
+    assert_eq!(world.tls_of_connects[2..], [ClientTls::Opportunistic]);
+    assert_eq!(world.story(id, 0), "delivered 2.0.0");
 }

@@ -12,7 +12,7 @@ use ringpost_delivery::config::DeliveryConfig;
 use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
     Action, ConnectFailure, ConnectionId, Engine, Job, Next, Now, QueuedMessage, QueuedRecipient,
-    Reason, Settlement, SiteChange,
+    Reason, Settlement, SiteChange, TlsPolicy,
 };
 use ringpost_protocol::address::Host;
 use ringpost_protocol::priority::Priority;
@@ -151,6 +151,8 @@ pub(crate) struct World {
     pub(crate) connects: Vec<SocketAddr>,
     /// What each of them was to make of TLS.
     pub(crate) tls_of_connects: Vec<ClientTls>,
+    /// By which policy.
+    pub(crate) policies_of_connects: Vec<Arc<TlsPolicy>>,
     pub(crate) queries: BTreeMap<(String, RecordType), usize>,
     pub(crate) peak: BTreeMap<IpAddr, usize>,
     /// Messages of which the engine said that they will wait.
@@ -188,6 +190,7 @@ impl World {
             transactions: 0,
             connects: Vec::new(),
             tls_of_connects: Vec::new(),
+            policies_of_connects: Vec::new(),
             queries: BTreeMap::new(),
             peak: BTreeMap::new(),
             parked: BTreeSet::new(),
@@ -366,6 +369,7 @@ impl World {
                 Action::Connect { connection, address, tls, .. } => {
                     self.connects.push(address);
                     self.tls_of_connects.push(tls.session());
+                    self.policies_of_connects.push(Arc::clone(&tls));
                     let tls = tls.session();
                     let link = Link { address, tls, is_ready: false, job: None, transactions: 0 };
                     assert!(self.links.insert(connection, link).is_none(), "id used twice");
