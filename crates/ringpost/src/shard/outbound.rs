@@ -55,6 +55,10 @@ pub(super) struct Target {
 /// Opens the connection and serves it to its end.
 pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
     let ending = Ending { shard: Rc::clone(&shard), connection: target.connection, told: false };
+    if target.tls.is_outdated() {
+        tracing::debug!(site = %target.site, "what a policy takes to shake hands is gone");
+        return ending.cannot_begin();
+    }
     let timeout = shard.config().config().delivery.connect_timeout;
     let connected = shard.runtime.connect(target.address, target.source, timeout).await;
     let stream = match connected {
@@ -87,12 +91,21 @@ struct Ending<R: Runtime> {
 }
 
 impl<R: Runtime> Ending<R> {
-    fn connect_failed(mut self, target: &Target, error: &io::Error) {
+    /// Says that it is for us that nothing comes of it: nothing is learned about the host.
+    fn cannot_begin(self) {
+        self.give_up(ConnectFailure::LocalResource, ConnectFailureLabel::Local);
+    }
+
+    fn connect_failed(self, target: &Target, error: &io::Error) {
         let (failure, label) = classify(error);
         tracing::debug!(
             site = %target.site, mx_host = %target.mx_host, address = %target.address, %error,
             "cannot connect"
         );
+        self.give_up(failure, label);
+    }
+
+    fn give_up(mut self, failure: ConnectFailure, label: ConnectFailureLabel) {
         self.shard.metrics.connect_failures.increment(label);
         self.told = true;
         self.shard.with_engine(|engine, now| {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use ringpost_delivery::{TlsLevel, TlsPolicy};
 use ringpost_metrics::label::{RemoteTlsFailure, TlsFailure, TlsVersion as VersionLabel};
 use ringpost_session::{
-    client::{ClientTlsInfo, TlsProblem},
+    client::{ClientTls, ClientTlsInfo, TlsProblem},
     server::TlsVersion,
 };
 use rustls::pki_types::ServerName;
@@ -25,6 +25,12 @@ pub(in crate::shard) struct TlsTarget {
 }
 
 impl TlsTarget {
+    /// Whether what the policy asks for is not in the configuration any more. A connection by it must not
+    /// be opened: that it cannot shake hands would count as a failure of the host, and lead to plain text.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.connector.is_none() && self.policy.session() != ClientTls::Off
+    }
+
     /// The name to ask for, and to look for in the certificate.
     fn name(&self, mx_host: &str, ip: IpAddr) -> ServerName<'static> {
         let name = self.policy.name.as_deref().unwrap_or(mx_host);
@@ -42,7 +48,11 @@ impl<R: Runtime> Outbound<R> {
     /// Shakes hands, and tells the session how that went.
     pub(super) async fn start_tls(&mut self) {
         let began = self.shard.runtime.now();
-        let shaken = self.shake_hands().await;
+        let Some(connector) = self.target.tls.connector.clone() else {
+            // Never for a target that is up to date. It is no fault of the host.
+            return self.session.abort();
+        };
+        let shaken = self.shake_hands(&connector).await;
         let now = self.shard.runtime.now();
         let metrics = &self.shard.metrics;
         let error = match shaken {
@@ -76,13 +86,12 @@ impl<R: Runtime> Outbound<R> {
         });
     }
 
-    async fn shake_hands(&mut self) -> Result<ClientTlsInfo, HandshakeError> {
+    async fn shake_hands(
+        &mut self,
+        connector: &Connector,
+    ) -> Result<ClientTlsInfo, HandshakeError> {
         self.flush().await?;
-        let no_way = |what: &str| HandshakeError::new(TlsFailure::Parameters, &what);
         let target = self.target.tls.clone();
-        let Some(connector) = &target.connector else {
-            return Err(no_way("TLS is not set up"));
-        };
         let Some(config) = connector.config(target.verifies()) else {
             return Err(HandshakeError::certificate("there are no authorities to verify it by"));
         };
@@ -121,5 +130,19 @@ fn label(error: &HandshakeError) -> RemoteTlsFailure {
         | TlsFailure::Protocol
         | TlsFailure::Limit
         | TlsFailure::Shutdown => RemoteTlsFailure::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_without_what_it_takes_is_outdated_unless_it_takes_nothing() {
+        for level in [TlsLevel::Off, TlsLevel::Opportunistic, TlsLevel::Encrypt, TlsLevel::Verify] {
+            let policy = Arc::new(TlsPolicy { level, ..TlsPolicy::default() });
+            let target = TlsTarget { policy, connector: None };
+            assert_eq!(target.is_outdated(), level != TlsLevel::Off, "{level:?}");
+        }
     }
 }
