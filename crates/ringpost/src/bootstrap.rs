@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use ringpost_metrics::ControlMetrics;
 use ringpost_queue::ShardId;
 use signal_hook::{
@@ -29,15 +29,12 @@ use crate::{
         admin::SOCKET_FILE, event_channel,
     },
     runtime::glommio::{Executor, ExecutorOptions, start},
-    shard::{self, ListeningShards, ShardMessage, ShardOptions, ShardReport},
+    shard::{self, ListeningShards, ShardHandle, ShardOptions, ShardReport, shard_inbox},
 };
 use directory::QueueDirectory;
 
 /// Batches of event records that may wait for the writer.
 const EVENT_BATCHES_MAX: usize = 256;
-
-/// Messages that may wait for a shard's next tick.
-const INBOX_MAX: usize = 64;
 
 /// How long the shards may take until they listen.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -98,10 +95,11 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
     let metrics = ControlMetrics::register();
     health.watermarks().configure(config.thresholds());
     control::watch(config.config().queue.directory.clone(), health.watermarks(), &metrics)?;
-    let inboxes: Vec<_> = (0..shards).map(|_| bounded(INBOX_MAX)).collect();
+    let (handles, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| shard_inbox()).unzip();
+    let handles: Arc<[ShardHandle]> = handles.into();
     let admin = AdminOptions {
         socket: config.config().queue.directory.join(SOCKET_FILE),
-        inboxes: inboxes.iter().map(|(inbox, _)| inbox.clone()).collect(),
+        shards: Arc::clone(&handles),
     };
     let listen = config.config().control.listen;
     let options = ControlOptions { listen, admin: Some(admin), events: event_log };
@@ -121,8 +119,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         .context("cannot start the thread for passwords")?;
     let (report, reports) = unbounded();
     let listening = Arc::new(ListeningShards::new(usize::from(shards)));
-    let senders: Arc<[_]> = inboxes.iter().map(|(inbox, _)| inbox.clone()).collect();
-    let shard_options = inboxes.iter().zip(0_u16..).map(|((_, inbox), number)| ShardOptions {
+    let shard_options = inboxes.into_iter().zip(0_u16..).map(|(inbox, number)| ShardOptions {
         number,
         identity: directory.meta().identity(ShardId(number)),
         directory: directory.shard(ShardId(number)),
@@ -133,8 +130,8 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         health: Arc::clone(&health),
         passwords: passwords.clone(),
         events: events.for_shard(),
-        inbox: inbox.clone(),
-        inboxes: Arc::clone(&senders),
+        inbox,
+        shards: Arc::clone(&handles),
         reports: report.clone(),
     });
     start_executors(&config, shard_options.collect(), &happen)?;
@@ -144,7 +141,7 @@ fn serve(path: &Path, config: Arc<ConfigSnapshot>) -> anyhow::Result<()> {
         path,
         config,
         shards,
-        inboxes: inboxes.into_iter().map(|(inbox, _)| inbox).collect(),
+        handles,
         health,
         control,
         happenings,
@@ -217,7 +214,7 @@ struct Server<'a> {
     path: &'a Path,
     config: Arc<ConfigSnapshot>,
     shards: u16,
-    inboxes: Vec<Sender<ShardMessage>>,
+    handles: Arc<[ShardHandle]>,
     health: Arc<HealthState>,
     control: ControlHandle,
     happenings: Receiver<Happening>,
@@ -324,11 +321,8 @@ impl Server<'_> {
                 for key in check::restart_keys(&self.config, &config) {
                     tracing::warn!("{key} has changed: this takes effect at the next start");
                 }
-                for inbox in &self.inboxes {
-                    // An inbox is full only when its shard has stood still for long.
-                    if inbox.try_send(ShardMessage::Reload(Arc::clone(&config))).is_err() {
-                        tracing::error!("a shard does not take the new configuration");
-                    }
+                for shard in &*self.handles {
+                    shard.reload(Arc::clone(&config));
                 }
                 self.health.watermarks().configure(config.thresholds());
                 tracing::info!("configuration reloaded: {}", config.summary());
@@ -344,8 +338,8 @@ impl Server<'_> {
     fn stop(mut self) {
         let deadline = Instant::now() + self.config.config().server.shutdown_timeout;
         self.health.set_stopping();
-        for inbox in &self.inboxes {
-            let _ = inbox.try_send(ShardMessage::Stop);
+        for shard in &*self.handles {
+            shard.stop();
         }
         let mut running = self.shards;
         while running > 0 {

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use ringpost::{
     auth::PasswordChecker,
     config::{self, SystemFacts},
@@ -28,7 +28,7 @@ use ringpost::{
             GlommioStorage, GlommioStream, start,
         },
     },
-    shard::{ListeningShards, ShardMessage, ShardOptions, ShardReport, run_all},
+    shard::{ListeningShards, ShardHandle, ShardOptions, ShardReport, run_all, shard_inbox},
 };
 use ringpost_queue::{LogIdentity, ShardId, storage::Storage};
 
@@ -154,7 +154,7 @@ struct TestShard {
     address: SocketAddr,
     gate: Arc<AtomicBool>,
     health: Arc<HealthState>,
-    inbox: Sender<ShardMessage>,
+    handle: ShardHandle,
     reports: Receiver<ShardReport>,
     executor: Executor,
     _directory: tempfile::TempDir,
@@ -180,7 +180,7 @@ impl TestShard {
             memory: None,
         };
         let health = Arc::new(HealthState::new(1, Instant::now()));
-        let (inbox, messages) = bounded(4);
+        let (handle, inbox) = shard_inbox();
         let (sender, reports) = unbounded();
         let options = ShardOptions {
             number: 0,
@@ -193,8 +193,8 @@ impl TestShard {
             health: Arc::clone(&health),
             passwords: PasswordChecker::inline(),
             events: EventSender::off(),
-            inbox: messages,
-            inboxes: vec![inbox.clone()].into(),
+            inbox,
+            shards: [handle.clone()].into(),
             reports: sender,
         };
         let gate = Arc::new(AtomicBool::new(false));
@@ -204,7 +204,8 @@ impl TestShard {
                 run_all(Gated { inner, gate: runtime_gate }, vec![options])
             })
             .unwrap();
-        let shard = Self { address, gate, health, inbox, reports, executor, _directory: directory };
+        let shard =
+            Self { address, gate, health, handle, reports, executor, _directory: directory };
         assert!(matches!(shard.report(), ShardReport::Started(0)));
         shard
     }
@@ -218,7 +219,7 @@ impl TestShard {
     }
 
     fn stop(self) {
-        self.inbox.send(ShardMessage::Stop).unwrap();
+        self.handle.stop();
         assert!(matches!(self.report(), ShardReport::Stopped(0)));
         self.executor.join().unwrap();
     }
@@ -301,7 +302,7 @@ fn a_stop_does_not_wait_for_the_log() {
     let shard = TestShard::start();
     let mut client = Client::introduced(shard.address);
     client.say("MAIL FROM:<a@a.test>");
-    shard.inbox.send(ShardMessage::Stop).unwrap();
+    shard.handle.stop();
     let line = client.line();
     assert!(line.starts_with("421 4.3.2"), "{line}");
     assert!(matches!(shard.report(), ShardReport::Stopped(0)));

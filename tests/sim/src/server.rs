@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use ringpost::{
     auth::PasswordChecker,
     config::{self, ConfigSnapshot, SystemFacts},
@@ -27,7 +27,7 @@ use ringpost::{
         AdminRequest, EventSender, HealthReport, HealthState, admin::PurgeRequest, event_channel,
     },
     runtime::{Containment, DeadlineTable, Runtime, os::FileSystem},
-    shard::{ListeningShards, ShardMessage, ShardOptions, ShardReport, run_all},
+    shard::{ListeningShards, ShardHandle, ShardOptions, ShardReport, run_all, shard_inbox},
 };
 use ringpost_metrics::{Exposition, MetricsRecorder};
 use ringpost_queue::{
@@ -48,9 +48,6 @@ use crate::{
     runtime::SimRuntime,
     world::{World, scan},
 };
-
-/// Messages that may wait for a shard's next tick.
-const INBOX_MAX: usize = 64;
 
 /// Batches of event records that may wait for the writer.
 const EVENT_BATCHES_MAX: usize = 256;
@@ -86,7 +83,7 @@ struct Inner {
 struct Life {
     number: u32,
     group: Group,
-    inboxes: Vec<Sender<ShardMessage>>,
+    shards: Arc<[ShardHandle]>,
     reports: Receiver<ShardReport>,
     health: Arc<HealthState>,
     config: Arc<ConfigSnapshot>,
@@ -173,8 +170,8 @@ impl Server {
             let life = self.inner.life.borrow();
             let Some(life) = &*life else { return true };
             life.health.set_stopping();
-            for inbox in &life.inboxes {
-                let _ = inbox.try_send(ShardMessage::Stop);
+            for shard in &*life.shards {
+                shard.stop();
             }
             life.config.config().server.shutdown_timeout
         };
@@ -212,19 +209,19 @@ impl Server {
         config.clone_into(&mut self.inner.config.borrow_mut());
         if let Some(life) = &mut *self.inner.life.borrow_mut() {
             life.health.watermarks().configure(snapshot.thresholds());
-            for inbox in &life.inboxes {
-                let _ = inbox.try_send(ShardMessage::Reload(Arc::clone(&snapshot)));
+            for shard in &*life.shards {
+                shard.reload(Arc::clone(&snapshot));
             }
             life.config = snapshot;
         }
         Ok(())
     }
 
-    /// Tells a shard something; whether it can be told.
-    pub fn shard_message(&self, shard: u16, message: ShardMessage) -> bool {
+    /// Asks a shard something; whether it can be asked.
+    pub fn ask_shard(&self, shard: u16, request: AdminRequest) -> bool {
         let life = self.inner.life.borrow();
-        let inbox = life.as_ref().and_then(|life| life.inboxes.get(usize::from(shard)));
-        inbox.is_some_and(|inbox| inbox.try_send(message).is_ok())
+        let shard = life.as_ref().and_then(|life| life.shards.get(usize::from(shard)));
+        shard.is_some_and(|shard| shard.ask(request).is_ok())
     }
 
     /// Removes mail from all shards, as an operator does. Gives what each shard answers; nothing from those
@@ -234,7 +231,7 @@ impl Server {
         for shard in 0..self.shards() {
             let (reply, answer) = oneshot::channel();
             let request = PurgeRequest { purge: purge.clone(), user: None, reply };
-            if self.shard_message(shard, ShardMessage::Admin(AdminRequest::Purge(request))) {
+            if self.ask_shard(shard, AdminRequest::Purge(request)) {
                 answers.push(answer);
             }
         }
@@ -383,9 +380,9 @@ impl Server {
         } else {
             EventSender::off()
         };
-        let (inboxes, messages): (Vec<_>, Vec<_>) = (0..shards).map(|_| bounded(INBOX_MAX)).unzip();
-        let senders: Arc<[Sender<ShardMessage>]> = inboxes.clone().into();
-        for (shard, messages) in (0..shards).zip(messages) {
+        let (handles, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| shard_inbox()).unzip();
+        let handles: Arc<[ShardHandle]> = handles.into();
+        for (shard, inbox) in (0..shards).zip(inboxes) {
             let deadlines = Rc::<DeadlineTable>::default();
             scan(world, group, Rc::clone(&deadlines));
             let label = format!("server {number}/{shard}");
@@ -409,8 +406,8 @@ impl Server {
                 health: Arc::clone(&health),
                 passwords: PasswordChecker::inline(),
                 events: events.for_shard(),
-                inbox: messages,
-                inboxes: Arc::clone(&senders),
+                inbox,
+                shards: Arc::clone(&handles),
                 reports: reporter.clone(),
             };
             runtime.spawn(Containment::Process, run_all(runtime.clone(), vec![options]));
@@ -420,7 +417,7 @@ impl Server {
         let life = Life {
             number,
             group,
-            inboxes,
+            shards: handles,
             reports,
             health,
             config,

@@ -17,19 +17,19 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{Response, StatusCode};
 use axum::routing::{get, post};
-use crossbeam_channel::Sender;
 use ringpost_metrics::label::ClosedLabel;
 use ringpost_protocol::address::Host;
 use ringpost_queue::{Purge, Purged};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::connection::PeerUser;
 use super::flush::{FlushRequest, serve_flush};
 use super::health::HealthState;
 use super::http::respond;
-use crate::shard::ShardMessage;
+use crate::shard::{RequestRefusal, ShardHandle};
 
 /// Name of the socket in the queue directory.
 pub const SOCKET_FILE: &str = "control.sock";
@@ -177,14 +177,14 @@ pub struct QueueSummary {
 pub struct AdminOptions {
     /// The path of the socket.
     pub socket: PathBuf,
-    /// The inboxes of the shards, by their numbers.
-    pub inboxes: Vec<Sender<ShardMessage>>,
+    /// What leads to the shards, by their numbers.
+    pub shards: Arc<[ShardHandle]>,
 }
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
 pub(super) struct AdminState {
-    pub(super) inboxes: Arc<[Sender<ShardMessage>]>,
+    pub(super) shards: Arc<[ShardHandle]>,
     pub(super) health: Arc<HealthState>,
 }
 
@@ -224,8 +224,7 @@ async fn serve_purge(
         |reply| AdminRequest::Purge(PurgeRequest { purge: purge.clone(), user: user.0, reply });
     let replies = state.ask(order).await;
     let shards = replies.into_iter().enumerate().map(|(shard, reply)| {
-        let reply =
-            reply.unwrap_or_else(|| Err("it did not answer in time; it may do it yet".to_owned()));
+        let reply = reply.unwrap_or_else(|error| Err(error.to_string()));
         let (purged, error) = match reply {
             Ok(purged) => (purged, None),
             Err(error) => (Purged::default(), Some(error)),
@@ -246,30 +245,45 @@ async fn serve_summary(
         shard,
         state: report.shards.get(shard).map_or("unknown", |state| state.value()).to_owned(),
         reason: state.health.shard(shard).and_then(|health| health.reason().map(str::to_owned)),
-        queue,
+        queue: queue.ok(),
     });
     answer(&QueueSummary { shards: shards.collect(), reasons: report.reasons.clone() })
 }
 
+/// Why there is no answer of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(super) enum NoAnswer {
+    /// It was not asked.
+    #[error(transparent)]
+    Refused(RequestRefusal),
+    /// None came while it was waited for.
+    #[error("it did not answer in time; it may do it yet")]
+    Late,
+}
+
 impl AdminState {
-    /// Asks every shard; `None` for one that does not answer in time.
+    /// Asks every shard.
     pub(super) async fn ask<T>(
         &self,
         request: impl Fn(oneshot::Sender<T>) -> AdminRequest,
-    ) -> Vec<Option<T>> {
-        let asked = self.inboxes.iter().map(|inbox| {
+    ) -> Vec<Result<T, NoAnswer>> {
+        let asked = self.shards.iter().map(|shard| {
             let (reply, answer) = oneshot::channel();
-            // A full inbox drops the sender, which answers as well.
-            let _ = inbox.try_send(ShardMessage::Admin(request(reply)));
-            answer
+            shard.ask(request(reply)).map(|()| answer)
         });
         // All are asked before the first answer is waited for.
         let asked: Vec<_> = asked.collect();
         let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
         let mut answers = Vec::with_capacity(asked.len());
         for answer in asked {
-            let answer = tokio::time::timeout_at(deadline, answer).await;
-            answers.push(answer.ok().and_then(Result::ok));
+            answers.push(match answer {
+                Ok(answer) => match tokio::time::timeout_at(deadline, answer).await {
+                    Ok(Ok(answer)) => Ok(answer),
+                    // It ended before it looked at it, or while it was about it.
+                    Ok(Err(_)) | Err(_) => Err(NoAnswer::Late),
+                },
+                Err(refusal) => Err(NoAnswer::Refused(refusal)),
+            });
         }
         answers
     }

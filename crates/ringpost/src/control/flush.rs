@@ -106,9 +106,9 @@ pub(super) async fn serve_flush(
     let replies = state.ask(order).await;
     let shards = replies.into_iter().enumerate().map(|(shard, reply)| {
         let (recipients, error) = match reply {
-            Some(Ok(recipients)) => (recipients, None),
-            Some(Err(refusal)) => (0, Some(refusal.to_string())),
-            None => (0, Some("it did not answer in time; it may do it yet".to_owned())),
+            Ok(Ok(recipients)) => (recipients, None),
+            Ok(Err(refusal)) => (0, Some(refusal.to_string())),
+            Err(error) => (0, Some(error.to_string())),
         };
         ShardFlush { shard, recipients, error }
     });

@@ -126,8 +126,8 @@ fn open_admin(
 ) -> Option<(UnixListener, AdminState)> {
     match admin::bind(&options.socket) {
         Ok(listener) => {
-            let (inboxes, health) = (options.inboxes.into(), Arc::clone(health));
-            Some((listener, AdminState { inboxes, health }))
+            let (shards, health) = (options.shards, Arc::clone(health));
+            Some((listener, AdminState { shards, health }))
         }
         Err(error) => {
             let socket = options.socket.display();

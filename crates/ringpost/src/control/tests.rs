@@ -176,7 +176,7 @@ fn the_admin_socket_is_private_and_tells_which_shards_do_not_answer() {
     use std::os::unix::net::UnixStream;
 
     use super::admin::{QueueSummary, ShardQueue};
-    use crate::shard::ShardMessage;
+    use crate::shard::shard_inbox;
 
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("control.sock");
@@ -190,15 +190,13 @@ fn the_admin_socket_is_private_and_tells_which_shards_do_not_answer() {
         bytes_max: 5,
         live_bytes: 6,
     };
-    let (inbox, messages) = crossbeam_channel::bounded(4);
-    let (gone, _) = crossbeam_channel::bounded(4);
+    let (shard, inbox) = shard_inbox();
+    let (gone, _) = shard_inbox();
     let answers = queue.clone();
     thread::spawn(move || {
-        for message in messages {
-            match message {
-                ShardMessage::Admin(AdminRequest::Summary(reply)) => {
-                    reply.send(answers.clone()).unwrap();
-                }
+        while let Some(request) = inbox.wait_for_request() {
+            match request {
+                AdminRequest::Summary(reply) => reply.send(answers.clone()).unwrap(),
                 other => panic!("{other:?}"),
             }
         }
@@ -210,7 +208,7 @@ fn the_admin_socket_is_private_and_tells_which_shards_do_not_answer() {
     health.shard(1).unwrap().set_reason("a flipped bit");
     let options = ControlOptions {
         listen: loopback(),
-        admin: Some(AdminOptions { socket: socket.clone(), inboxes: vec![inbox, gone] }),
+        admin: Some(AdminOptions { socket: socket.clone(), shards: [shard, gone].into() }),
         events: None,
     };
     let handle = start(options, exposition, health, metrics_of(&recorder)).unwrap();

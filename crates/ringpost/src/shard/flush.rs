@@ -8,7 +8,7 @@ use ringpost_metrics::label::Limit;
 use ringpost_session::server::FlushOutcome;
 use tokio::sync::oneshot;
 
-use super::{OpenCount, Shard, ShardMessage};
+use super::{OpenCount, RequestRefusal, Shard};
 use crate::{
     control::{
         AdminRequest,
@@ -17,7 +17,7 @@ use crate::{
     runtime::Runtime,
 };
 
-/// Orders that a shard is about at a time.
+/// Orders that a shard is about at a time, and that its sessions may have given and wait for.
 const FLUSHES_MAX: usize = 4;
 
 /// How long a client waits for what the shards have found.
@@ -52,22 +52,32 @@ impl<R: Runtime> Shard<R> {
 
     /// Has all shards try mail now; what came of it, as far as that is known in time.
     pub(super) async fn flush_everywhere(&self, scope: &FlushScope) -> FlushOutcome {
+        // Not for the shards to refuse: their inboxes are for others as well.
+        if self.flushes_ordered.get() >= FLUSHES_MAX {
+            self.metrics.limit_hits.with(Limit::Flushes).increment(1);
+            return FlushOutcome::Unavailable;
+        }
+        let _open = OpenCount::new(&self.flushes_ordered);
         let asked: Vec<_> = self
-            .inboxes
+            .shards
             .iter()
-            .map(|inbox| {
+            .map(|shard| {
                 let (reply, answer) = oneshot::channel();
                 let request = FlushRequest { scope: scope.clone(), reply };
-                // A full inbox drops the sender, which answers as well.
-                let _ = inbox.try_send(ShardMessage::Admin(AdminRequest::Flush(request)));
-                answer
+                shard.ask(AdminRequest::Flush(request)).map(|()| answer)
             })
             .collect();
         let deadline = self.runtime.now() + ANSWER_TIMEOUT;
         let mut replies = Vec::with_capacity(asked.len());
         for answer in asked {
             let left = deadline.saturating_duration_since(self.runtime.now());
-            let answer = async { answer.await.unwrap_or(Err(FlushRefusal::Unavailable)) };
+            let answer = async {
+                match answer {
+                    Ok(answer) => answer.await.unwrap_or(Err(FlushRefusal::Unavailable)),
+                    Err(RequestRefusal::Full) => Err(FlushRefusal::Busy),
+                    Err(RequestRefusal::Ended) => Err(FlushRefusal::Unavailable),
+                }
+            };
             let late = async {
                 self.runtime.sleep(left).await;
                 None

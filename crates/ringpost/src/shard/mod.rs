@@ -13,6 +13,7 @@ mod events;
 mod fit;
 mod flush;
 mod inbound;
+mod inbox;
 mod intake;
 mod listener;
 mod outbound;
@@ -39,7 +40,6 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::Sender;
 use ringpost_delivery::{ConnectionId, Engine, Now, TlsProfile};
 use ringpost_metrics::ShardMetrics;
 use ringpost_protocol::{
@@ -62,9 +62,9 @@ use crate::{
 };
 
 pub use self::{
+    inbox::{RequestRefusal, ShardHandle, ShardInbox, ShardOrders, shard_inbox},
     intake::{LOG_PATIENCE, ListeningShards},
     start::{ShardError, ShardOptions, ShardReport, run_all},
-    tick::ShardMessage,
 };
 
 /// One core's part of the server.
@@ -125,12 +125,14 @@ pub(crate) struct Shard<R: Runtime> {
     turns: Turns,
     /// Whom to ask about passwords.
     passwords: PasswordChecker,
-    /// The inboxes of all shards, its own included, by their numbers.
-    inboxes: Arc<[Sender<ShardMessage>]>,
-    /// Orders to try mail now that it is about.
-    flushes: Rc<Cell<usize>>,
     /// Sessions that wait for that.
     passwords_waiting: Rc<Cell<usize>>,
+    /// What leads to all shards, itself included, by their numbers.
+    shards: Arc<[ShardHandle]>,
+    /// Orders to try mail now that it is about.
+    flushes: Rc<Cell<usize>>,
+    /// Such orders that its sessions have given to all shards, and wait for.
+    flushes_ordered: Rc<Cell<usize>>,
 }
 
 impl<R: Runtime> Shard<R> {

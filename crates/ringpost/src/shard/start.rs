@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use futures_lite::future;
 use ringpost_delivery::{Engine, Now, QueuedMessage, QueuedRecipient};
 use ringpost_metrics::{ListenerMetrics, ShardMetrics};
@@ -25,8 +25,8 @@ use thiserror::Error;
 
 use super::{
     Activity, ContentCache, Events, Intake, ListenerContext, ListeningShards, Resolver, Shard,
-    ShardMessage, Signal, checkpoint, commit, events, listener, resolver, segments, settle,
-    stress::Stress, tick, turns,
+    ShardHandle, ShardInbox, Signal, checkpoint, commit, events, listener, resolver, segments,
+    settle, stress::Stress, tick, turns,
 };
 use crate::{
     auth::PasswordChecker,
@@ -65,9 +65,9 @@ pub struct ShardOptions {
     /// Where its event records go.
     pub events: EventSender,
     /// What it is told while it runs.
-    pub inbox: Receiver<ShardMessage>,
+    pub inbox: ShardInbox,
     /// How it tells the shards something, itself included, by their numbers.
-    pub inboxes: Arc<[Sender<ShardMessage>]>,
+    pub shards: Arc<[ShardHandle]>,
     /// Whom it tells that it runs, or that it does not.
     pub reports: Sender<ShardReport>,
 }
@@ -127,12 +127,12 @@ pub async fn run_all<R: Runtime>(runtime: R, shards: Vec<ShardOptions>) {
 
 /// Starts a shard and runs it until it has stopped.
 async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
-    let (number, inbox, reports) = (options.number, options.inbox.clone(), options.reports.clone());
+    let (number, reports) = (options.number, options.reports.clone());
     let (identity, config_path) = (options.identity, options.config_path.clone());
     let directory = options.directory.clone();
     // Nobody listens any more only when the process is ending already.
     match start(runtime, options) {
-        Ok(shard) => {
+        Ok((shard, inbox)) => {
             let _ = reports.send(ShardReport::Started(number));
             let (opening, opened) = (Rc::clone(&shard), reports.clone());
             shard.runtime.spawn(Containment::Process, async move {
@@ -157,7 +157,10 @@ async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
 }
 
 /// Makes a shard that listens, and the tasks that do not need its log.
-fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, ShardError> {
+fn start<R: Runtime>(
+    runtime: R,
+    options: ShardOptions,
+) -> Result<(Rc<Shard<R>>, ShardInbox), ShardError> {
     let ShardOptions { number, config, directory, sessions_max, health, .. } = options;
     let metrics = ShardMetrics::register(usize::from(number));
     let storage = runtime.storage(&directory);
@@ -206,9 +209,10 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         outbound_open: Rc::default(),
         turns: turns::Turns::default(),
         passwords: options.passwords,
-        inboxes: options.inboxes,
-        flushes: Rc::default(),
         passwords_waiting: Rc::default(),
+        shards: options.shards,
+        flushes: Rc::default(),
+        flushes_ordered: Rc::default(),
     });
     let bound = shard.bind_listeners()?;
     shard.runtime.spawn(Containment::Process, settle::run(Rc::clone(&shard)));
@@ -219,7 +223,7 @@ fn start<R: Runtime>(runtime: R, options: ShardOptions) -> Result<Rc<Shard<R>>, 
         let accept = listener::accept(Rc::clone(&shard), context, listener);
         shard.runtime.spawn(Containment::Process, accept);
     }
-    Ok(shard)
+    Ok((shard, options.inbox))
 }
 
 /// What an operator can do about a log that cannot be opened.

@@ -6,17 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::Receiver;
 use ringpost_delivery::DeliveryConfig;
 use ringpost_metrics::label::{Limit, QueueState};
 use ringpost_queue::Admission;
 
-use super::{Shard, commit::is_quiet};
-use crate::{
-    config::ConfigSnapshot,
-    control::{AdminRequest, Level},
-    runtime::Runtime,
-};
+use super::{Shard, ShardInbox, commit::is_quiet};
+use crate::{config::ConfigSnapshot, control::Level, runtime::Runtime};
 
 /// How often a shard looks at its inbox and its clock; also how long an outcome waits at most until
 /// it is written, which bounds what a crash can make us deliver twice.
@@ -31,19 +26,8 @@ const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
 /// Times that the engine is told of the time in one tick; each does a bounded amount of work.
 const TIMEOUTS_PER_TICK: usize = 16;
 
-/// What the rest of the process tells a shard.
-#[derive(Debug)]
-pub enum ShardMessage {
-    /// Decide by this configuration from now on.
-    Reload(Arc<ConfigSnapshot>),
-    /// Answer an operator.
-    Admin(AdminRequest),
-    /// Take nothing new, finish what is begun, and end.
-    Stop,
-}
-
 /// Ticks until the shard has stopped.
-pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMessage>) {
+pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: ShardInbox) {
     let mut ticked = shard.runtime.now();
     let mut published = ticked;
     let mut stop_at: Option<Instant> = None;
@@ -58,14 +42,15 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: Receiver<ShardMe
         if let Some(health) = &shard.health {
             health.tick(now);
         }
-        while let Ok(message) = inbox.try_recv() {
-            match message {
-                ShardMessage::Reload(config) => shard.reload(config),
-                ShardMessage::Admin(request) => shard.answer(request),
-                ShardMessage::Stop => {
-                    stop_at.get_or_insert(now + shard.begin_stop());
-                }
-            }
+        let orders = inbox.take_orders();
+        if let Some(config) = orders.reload {
+            shard.reload(config);
+        }
+        if orders.stop {
+            stop_at.get_or_insert_with(|| now + shard.begin_stop());
+        }
+        while let Some(request) = inbox.poll_request() {
+            shard.answer(request);
         }
         for _ in 0..TIMEOUTS_PER_TICK {
             let timeout = shard.engine.borrow().poll_timeout();

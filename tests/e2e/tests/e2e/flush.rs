@@ -150,3 +150,42 @@ fn smtplib_asks_by_etrn() -> Result<()> {
     );
     wait_until("both", SOON, || Ok(sink.accepted_count() == 2))
 }
+
+/// So many orders at a time as may be, and no more: the shards have others to listen to.
+#[test]
+fn orders_beyond_the_limit_are_put_off_and_hold_up_nobody() -> Result<()> {
+    let sink = Sink::scripted(put_off)?;
+    let mut server = server(&sink, "[\"127.0.0.0/8\"]")?;
+    let mut clients: Vec<_> =
+        (0..60).map(|_| Client::connect(server.smtp())).collect::<Result<_>>()?;
+    for client in &mut clients {
+        client.expect("EHLO c.test", 250)?;
+    }
+    let (mut done, mut put_off) = (0, 0);
+    // A tick of a shard may come between any two of them, but hardly between all.
+    for _ in 0..50 {
+        for client in &mut clients {
+            client.send(b"ETRN nobody.test\r\n")?;
+        }
+        for client in &mut clients {
+            match client.reply()?.code {
+                251 => done += 1,
+                458 => put_off += 1,
+                code => anyhow::bail!("{code}"),
+            }
+        }
+        if put_off > 0 {
+            break;
+        }
+    }
+    ensure!(done > 0 && put_off > 0, "{done} done, {put_off} put off");
+    wait_until("the limit in the metrics", SOON, || {
+        let hits = server.metrics()?;
+        Ok(hits.count_where("ringpost_limit_hits_total", "limit=\"flushes_max\"") == put_off)
+    })?;
+    // Now it has room again, and heeds what it is told.
+    for client in &mut clients {
+        client.send(b"ETRN nobody.test\r\n")?;
+    }
+    server.terminate()
+}
