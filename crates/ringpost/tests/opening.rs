@@ -20,7 +20,10 @@ use crossbeam_channel::{Receiver, unbounded};
 use ringpost::{
     auth::PasswordChecker,
     config::{self, SystemFacts},
-    control::{EventSender, HealthState},
+    control::{
+        AdminRequest, EventSender, HealthState,
+        flush::{FlushRefusal, FlushReply, FlushRequest},
+    },
     runtime::{
         Containment, Runtime,
         glommio::{
@@ -30,7 +33,9 @@ use ringpost::{
     },
     shard::{ListeningShards, ShardHandle, ShardOptions, ShardReport, run_all, shard_inbox},
 };
+use ringpost_delivery::FlushScope;
 use ringpost_queue::{LogIdentity, ShardId, storage::Storage};
+use tokio::sync::oneshot;
 
 /// The real runtime, with a gate before its storage.
 #[derive(Clone)]
@@ -169,7 +174,7 @@ impl TestShard {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let address = free_port();
         let text = format!(
-            "[listener.main]\naddresses = [\"{address}\"]\n[queue]\nsegment_size = \"8MiB\"\n\
+            "[listener.main]\naddresses = [\"{address}\"]\netrn_from = [\"127.0.0.1\"]\n[queue]\nsegment_size = \"8MiB\"\n\
              [[route]]\ndomain = \"*\"\nsmarthost = \"{}\"\n",
             free_port()
         );
@@ -216,6 +221,13 @@ impl TestShard {
 
     fn reasons(&self) -> Vec<String> {
         self.health.report(Instant::now()).reasons
+    }
+
+    fn flush(&self) -> FlushReply {
+        let (reply, answer) = oneshot::channel();
+        let request = FlushRequest { scope: FlushScope::All, reply };
+        self.handle.ask(AdminRequest::Flush(request)).unwrap();
+        answer.blocking_recv().unwrap()
     }
 
     fn stop(self) {
@@ -307,4 +319,22 @@ fn a_stop_does_not_wait_for_the_log() {
     assert!(line.starts_with("421 4.3.2"), "{line}");
     assert!(matches!(shard.report(), ShardReport::Stopped(0)));
     shard.executor.join().unwrap();
+}
+
+/// What is in a log that is being read is not known, so nobody is told that there is nothing.
+#[test]
+fn mail_cannot_be_tried_before_the_log_is_read() {
+    let shard = TestShard::start();
+    assert_eq!(shard.flush(), Err(FlushRefusal::Beginning));
+    let mut client = Client::introduced(shard.address);
+    let line = client.command("ETRN b.test");
+    assert!(line.starts_with("458 "), "{line}");
+    shard.gate.store(true, Ordering::Relaxed);
+    assert!(matches!(shard.report(), ShardReport::Opened(0)));
+    // The mail that was in it is made known after that.
+    let later = (0..100_000).map(|_| shard.flush()).find(Result::is_ok);
+    assert_eq!(later, Some(Ok(0)));
+    let line = client.command("ETRN b.test");
+    assert!(line.starts_with("251 "), "{line}");
+    shard.stop();
 }

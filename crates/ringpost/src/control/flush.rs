@@ -30,7 +30,10 @@ pub enum FlushRefusal {
     /// It is about so many orders already as it may.
     #[error("it is about too many of them already")]
     Busy,
-    /// Its log cannot be used, or not yet; or the server stops.
+    /// It does not know all of its mail yet: its log is being read.
+    #[error("it is still reading its queue: say it again in a moment")]
+    Beginning,
+    /// Its log cannot be used, or the server stops.
     #[error("its queue cannot be used now")]
     Unavailable,
 }

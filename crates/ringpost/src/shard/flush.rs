@@ -33,8 +33,11 @@ impl<R: Runtime> Shard<R> {
     }
 
     async fn flush_engine(self: &Rc<Self>, scope: FlushScope) -> FlushReply {
-        if !self.may_deliver() || !self.intake.is_open() {
+        if !self.may_deliver() || self.intake.is_lost() {
             return Err(FlushRefusal::Unavailable);
+        }
+        if self.intake.is_beginning() {
+            return Err(FlushRefusal::Beginning);
         }
         if self.flushes.get() >= FLUSHES_MAX {
             self.metrics.limit_hits.with(Limit::Flushes).increment(1);
@@ -92,9 +95,12 @@ impl<R: Runtime> Shard<R> {
 fn outcome(replies: &[Option<FlushReply>]) -> FlushOutcome {
     let recipients = replies.iter().flatten().flatten().sum();
     // Then some of the mail may not have been looked through, and never is.
-    let is_busy = replies.iter().any(|reply| matches!(reply, Some(Err(FlushRefusal::Busy))));
+    let is_left_out = replies
+        .iter()
+        .flatten()
+        .any(|reply| matches!(reply, Err(FlushRefusal::Busy | FlushRefusal::Beginning)));
     let is_done = replies.iter().any(|reply| matches!(reply, Some(Ok(_))));
-    if is_busy {
+    if is_left_out {
         FlushOutcome::Unavailable
     } else if replies.contains(&None) {
         FlushOutcome::Begun { found: recipients > 0 }
@@ -113,6 +119,7 @@ mod tests {
     #[test]
     fn shards_come_to_one_answer() {
         let busy = Some(Err(FlushRefusal::Busy));
+        let beginning = Some(Err(FlushRefusal::Beginning));
         let lost = Some(Err(FlushRefusal::Unavailable));
         for (replies, expected) in [
             (vec![Some(Ok(2)), Some(Ok(3))], FlushOutcome::Done { recipients: 5 }),
@@ -121,6 +128,8 @@ mod tests {
             (vec![Some(Ok(2)), None], FlushOutcome::Begun { found: true }),
             (vec![Some(Ok(0)), None], FlushOutcome::Begun { found: false }),
             (vec![Some(Ok(2)), busy], FlushOutcome::Unavailable),
+            (vec![Some(Ok(2)), beginning], FlushOutcome::Unavailable),
+            (vec![None, beginning], FlushOutcome::Unavailable),
             (vec![lost, lost], FlushOutcome::Unavailable),
         ] {
             assert_eq!(outcome(&replies), expected, "{replies:?}");

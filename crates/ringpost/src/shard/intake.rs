@@ -62,6 +62,8 @@ impl ListeningShards {
 /// What a shard knows about its taking mail.
 pub(super) struct Intake {
     phase: Cell<Phase>,
+    /// Whether the engine knows of all mail that was in the log.
+    is_scheduled: Cell<bool>,
     waiters: RefCell<Vec<Waker>>,
     closers: RefCell<Vec<Closer>>,
     listening: Arc<ListeningShards>,
@@ -72,8 +74,8 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(listening: Arc<ListeningShards>) -> Self {
         let (waiters, closers) = (RefCell::default(), RefCell::default());
-        let (phase, has_left) = (Cell::default(), Cell::default());
-        Self { phase, waiters, closers, listening, has_left }
+        let (phase, has_left, is_scheduled) = (Cell::default(), Cell::default(), Cell::default());
+        Self { phase, is_scheduled, waiters, closers, listening, has_left }
     }
 
     /// Keeps what closes a listener.
@@ -89,6 +91,16 @@ impl Intake {
     /// Whether it listens no more, and other shards do.
     pub(super) fn has_left(&self) -> bool {
         self.has_left.get()
+    }
+
+    /// Whether mail that is queued may be unknown to the engine still, because the log is being read.
+    pub(super) fn is_beginning(&self) -> bool {
+        !self.is_lost() && !self.is_scheduled.get()
+    }
+
+    /// The engine knows of all mail that was in the log.
+    pub(super) fn set_scheduled(&self) {
+        self.is_scheduled.set(true);
     }
 
     /// Whether the log is open, and has not failed since.

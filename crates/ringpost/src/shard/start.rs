@@ -140,6 +140,7 @@ async fn run<R: Runtime>(runtime: R, options: ShardOptions) {
                     Ok(recovered) => {
                         let _ = opened.send(ShardReport::Opened(number));
                         opening.schedule(recovered).await;
+                        opening.intake.set_scheduled();
                     }
                     Err(error) => {
                         opening.give_up(error, &directory, &config_path);
