@@ -53,6 +53,9 @@ struct Additions {
     size: u64,
 }
 
+/// The name that the line gets with which mailbox files begin a message.
+const MAILBOX_LINE: &[u8] = b"X-Mailbox-Line: ";
+
 /// What becomes of the line that is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
@@ -72,6 +75,9 @@ enum Line {
 /// one, added fields stand in front of that line, with an empty line behind them. When no field is missing
 /// nothing is added.
 ///
+/// Where missing fields are added, a first line as in mailbox files, `From ` or `>From ` and more, does not end
+/// the header section: it becomes the field `X-Mailbox-Line`, so that the fields behind it stay fields.
+///
 /// Of a line that may be a field it holds back the name, up to its colon; a line with more octets than a
 /// header section may have is none.
 ///
@@ -89,6 +95,8 @@ pub struct HeaderEditor {
     additions: Option<Additions>,
     header: HeaderScan,
     line: Line,
+    /// Whether that is the first one.
+    is_first: bool,
     /// The taken field that the line before belongs to.
     taking: Option<usize>,
     /// The beginning of an open line.
@@ -108,6 +116,7 @@ impl HeaderEditor {
             additions: None,
             header: HeaderScan::default(),
             line: Line::Open,
+            is_first: true,
             taking: None,
             held: Vec::new(),
             held_max: header_size_max,
@@ -202,6 +211,14 @@ impl HeaderEditor {
             LineKind::Open if !is_end && line.len() <= self.held_max => {
                 self.held.extend_from_slice(line);
             }
+            LineKind::Open | LineKind::Other if self.is_mailbox_line(line) => {
+                self.header.take_for_field();
+                if let Some(additions) = &mut self.additions {
+                    additions.size += MAILBOX_LINE.len() as u64;
+                }
+                out.extend_from_slice(MAILBOX_LINE);
+                self.pass_line(line, out);
+            }
             LineKind::Open | LineKind::Other => {
                 let is_empty = line == b"\r\n";
                 self.end_header(if is_empty { Spot::End } else { Spot::Text }, out);
@@ -216,6 +233,12 @@ impl HeaderEditor {
             },
             LineKind::Field => self.begin_field(line, out),
         }
+    }
+
+    /// Whether a line is one that is in front of the fields of a message in a mailbox file, and to be mended.
+    fn is_mailbox_line(&self, line: &[u8]) -> bool {
+        let line = line.strip_prefix(b">").unwrap_or(line);
+        self.is_first && self.additions.is_some() && line.starts_with(b"From ")
     }
 
     fn begin_field(&mut self, line: &[u8], out: &mut Vec<u8>) {
@@ -261,6 +284,7 @@ impl HeaderEditor {
             _ => None,
         };
         self.line = Line::Open;
+        self.is_first = false;
     }
 
     fn end_header(&mut self, spot: Spot, out: &mut Vec<u8>) {

@@ -166,7 +166,52 @@ fn missing_fields_are_added_behind_the_others() {
     }
 }
 
-/// The twin of the test above: who is not told to add adds nothing.
+/// The line that mailbox files put in front of a message does not cut its fields off.
+#[test]
+fn the_line_of_a_mailbox_file_becomes_a_field() {
+    let both = format!("{DATE}{MESSAGE_ID}");
+    let line = "From a@a.test Thu Jan  1 00:00:00 1970\r\n";
+    let named = format!("X-Mailbox-Line: {line}");
+    let table = [
+        (format!("{line}A: b\r\n\r\ntext\r\n"), format!("{named}A: b\r\n{both}\r\ntext\r\n")),
+        (format!(">{line}\r\ntext\r\n"), format!("X-Mailbox-Line: >{line}{both}\r\ntext\r\n")),
+        (
+            format!("{line} c\r\nDate: x\r\n\r\n"),
+            format!("{named} c\r\nDate: x\r\n{MESSAGE_ID}\r\n"),
+        ),
+        (format!("{line}X-Later: 1\r\ntext\r\n"), format!("{named}{both}\r\ntext\r\n")),
+        // Where nothing is missing it is mended all the same: there is a Received field in front.
+        (
+            format!("{line}Date: x\r\nMessage-ID: y\r\n\r\n"),
+            format!("{named}Date: x\r\nMessage-ID: y\r\n\r\n"),
+        ),
+        (line.to_owned(), format!("{named}{both}")),
+        ("From \r\n\r\n".to_owned(), format!("X-Mailbox-Line: From \r\n{both}\r\n")),
+        // These are others, or stand elsewhere.
+        ("From: a\r\n\r\n".to_owned(), format!("From: a\r\n{both}\r\n")),
+        ("From : a\r\n\r\n".to_owned(), format!("From : a\r\n{both}\r\n")),
+        ("From\r\nx\r\n".to_owned(), format!("{both}\r\nFrom\r\nx\r\n")),
+        ("from a\r\n".to_owned(), format!("{both}\r\nfrom a\r\n")),
+        (">>From a\r\n".to_owned(), format!("{both}\r\n>>From a\r\n")),
+        (format!("A: b\r\n{line}"), format!("A: b\r\n{both}\r\n{line}")),
+        (format!("{line}{line}"), format!("{named}{both}\r\n{line}")),
+        (format!("\r\n{line}"), format!("{both}\r\n{line}")),
+    ];
+    for (input, passed) in table {
+        let found = in_all_pieces(input.as_bytes(), |pieces| add(pieces));
+        assert_eq!(String::from_utf8_lossy(&found.out), passed, "{input:?}");
+        assert_eq!(found.added + input.len() as u64 - found.removed, passed.len() as u64);
+        // Mended once it is a message like others.
+        let again = add(std::iter::once(&found.out[..]));
+        assert_eq!((again.out, again.added), (found.out, 0), "{input:?}");
+    }
+    // Who is not told to add changes nothing.
+    let content = format!("{line}A: b\r\n\r\n");
+    let found = in_all_pieces(content.as_bytes(), |pieces| take(pieces));
+    assert_eq!((String::from_utf8(found.out).unwrap(), found.added), (content, 0));
+}
+
+/// The twin of the tests above: who is not told to add adds nothing.
 #[test]
 fn nothing_is_added_unasked() {
     for input in ["", "\r\n", "text\r\n", "A: b\r\n\r\n"] {

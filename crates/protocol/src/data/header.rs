@@ -104,6 +104,11 @@ impl HeaderScan {
         Place::Body
     }
 
+    /// Takes the line that is walked for a field.
+    pub(super) fn take_for_field(&mut self) {
+        self.place = self.field(false);
+    }
+
     /// Takes the end of a line of so many octets.
     pub(super) fn end_line(
         &mut self,
