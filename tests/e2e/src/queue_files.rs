@@ -2,7 +2,7 @@
 //!
 //! Nothing here verifies a checksum: it says where the server was, not whether all is well.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -111,19 +111,24 @@ pub fn half_moved(queue: &Path) -> Result<usize> {
     Ok(moved)
 }
 
-/// The newest segment of a shard that has frames.
+/// The newest segment of a shard that has `messages` or more of those which no other segment has.
 ///
 /// # Errors
 ///
 /// Fails when a file cannot be read.
-pub fn newest_in_use(shard: &Path) -> Result<Option<PathBuf>> {
-    let mut newest = None;
+pub fn newest_with(messages: usize, shard: &Path) -> Result<Option<PathBuf>> {
+    let mut held: HashMap<u64, HashSet<u64>> = HashMap::new();
+    let mut paths = BTreeMap::new();
     for (path, sequence) in list(shard, "segment-")? {
-        if !read_frames(&path, sequence)?.is_empty() {
-            newest = newest.max(Some((sequence, path)));
+        for id in read_frames(&path, sequence)?.into_iter().flat_map(|frame| frame.messages) {
+            held.entry(id).or_default().insert(sequence);
         }
+        paths.insert(sequence, path);
     }
-    Ok(newest.map(|(_, path)| path))
+    Ok(paths.into_iter().rev().find_map(|(sequence, path)| {
+        let alone = held.values().filter(|by| by.len() == 1 && by.contains(&sequence)).count();
+        (alone >= messages).then_some(path)
+    }))
 }
 
 /// What is of interest in a frame.
@@ -259,7 +264,14 @@ mod tests {
             .copy_from_slice(&segment(5, &[(1, 5, &[7])])[BLOCK..][..BLOCK]);
         write(&shard, 12, &recycled);
         assert_eq!(half_moved(queue).unwrap(), 1);
-        assert_eq!(newest_in_use(&shard).unwrap(), Some(shard.join("segment-000000000000000c")));
+        let newest_with = |messages| newest_with(messages, &shard).unwrap();
+        assert_eq!(newest_with(0), Some(shard.join("segment-000000000000000c")));
+        assert_eq!(
+            newest_with(1),
+            Some(shard.join("segment-000000000000000b")),
+            "9 is there alone"
+        );
+        assert_eq!(newest_with(2), None);
         // Renamed, and its header not written yet; and one that is not filled yet.
         write(&shard, 13, &segment(9, &[]));
         write(&shard, 14, &segment(14, &[])[..BLOCK]);
