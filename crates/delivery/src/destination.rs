@@ -1,4 +1,6 @@
 //! Destinations: the domains (or address literals) that queued recipients are at.
+//!
+//! Mail that may go on without TLS has destinations of its own, because it may go to another site.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -30,6 +32,8 @@ pub(crate) struct Destination {
     pub(crate) host: Host,
     /// Text form of `host`, as routes and the resolver want it.
     pub(crate) name: Rc<str>,
+    /// Whether it is for messages that go on without TLS rather than not at all.
+    pub(crate) tls_optional: bool,
     pub(crate) route: RouteId,
     pub(crate) state: DestinationState,
     /// Work that waits for the MX lookup, or for its next try.
@@ -62,12 +66,15 @@ impl Destination {
 #[derive(Debug)]
 pub(crate) struct Destinations {
     table: Table<Destination>,
-    by_name: SeededMap<Rc<str>, DestinationId>,
+    /// Those for all mail, and those for mail that may go on without TLS.
+    by_name: [SeededMap<Rc<str>, DestinationId>; 2],
 }
 
 impl Destinations {
     pub(crate) fn new(random: &mut Random) -> Self {
-        Self { table: Table::new(), by_name: SeededMap::with_hasher(SeededState::new(random)) }
+        let state = SeededState::new(random);
+        let by_name = [(); 2].map(|()| SeededMap::with_hasher(state.clone()));
+        Self { table: Table::new(), by_name }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -75,11 +82,18 @@ impl Destinations {
     }
 
     /// Returns the destination of `host`, and counts one recipient there.
-    pub(crate) fn add_recipient(&mut self, host: &Host, routes: &Routes) -> DestinationId {
+    pub(crate) fn add_recipient(
+        &mut self,
+        host: &Host,
+        tls_optional: bool,
+        routes: &Routes,
+    ) -> DestinationId {
+        let [strict, optional] = &mut self.by_name;
+        let by_name = if tls_optional { optional } else { strict };
         let known = match host {
             // The common case, without making the text first.
-            Host::Domain(domain) => self.by_name.get(domain.as_str()),
-            Host::Literal(_) => self.by_name.get(host.to_string().as_str()),
+            Host::Domain(domain) => by_name.get(domain.as_str()),
+            Host::Literal(_) => by_name.get(host.to_string().as_str()),
         };
         if let Some(id) = known.copied() {
             if let Some(destination) = self.table.get_mut(id.0) {
@@ -90,6 +104,7 @@ impl Destinations {
         let name: Rc<str> = host.to_string().into();
         let id = DestinationId(self.table.insert(Destination {
             host: host.clone(),
+            tls_optional,
             route: routes.find(&name),
             name: Rc::clone(&name),
             state: DestinationState::Unknown,
@@ -98,7 +113,7 @@ impl Destinations {
             last_failure: None,
             recipients: 1,
         }));
-        self.by_name.insert(name, id);
+        by_name.insert(name, id);
         id
     }
 
@@ -117,8 +132,9 @@ impl Destinations {
         self.table.get_mut(id.0)
     }
 
-    pub(crate) fn by_name(&self, name: &str) -> Option<DestinationId> {
-        self.by_name.get(name).copied()
+    /// Those with this name.
+    pub(crate) fn by_name(&self, name: &str) -> impl Iterator<Item = DestinationId> + use<> {
+        self.by_name.each_ref().map(|ids| ids.get(name).copied()).into_iter().flatten()
     }
 
     /// All destinations.
@@ -146,7 +162,9 @@ impl Destinations {
         let mut sites = Vec::new();
         for index in unused {
             let Some(destination) = self.table.remove(index) else { continue };
-            self.by_name.remove(&destination.name);
+            let [strict, optional] = &mut self.by_name;
+            let by_name = if destination.tls_optional { optional } else { strict };
+            by_name.remove(&destination.name);
             if let DestinationState::Site { site, .. } = destination.state {
                 sites.push(site);
             }

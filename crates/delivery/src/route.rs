@@ -48,9 +48,16 @@ pub struct Policy {
     pub delay_warning: Duration,
     /// What TLS is asked for.
     pub tls: Arc<TlsPolicy>,
+    /// The same for messages whose senders ask that they go on without TLS rather than not at all.
+    pub waived_tls: Arc<TlsPolicy>,
 }
 
 impl Policy {
+    /// What TLS is asked for on behalf of a message.
+    pub(crate) fn tls(&self, tls_optional: bool) -> Arc<TlsPolicy> {
+        Arc::clone(if tls_optional { &self.waived_tls } else { &self.tls })
+    }
+
     /// When a recipient is given up.
     pub(crate) fn expiry(&self, work: &Work) -> Stamp {
         work.expiry.min(work.since.after(self.lifetime))
@@ -71,6 +78,7 @@ impl Routes {
             lifetime: Duration::MAX,
             delay_warning: config.delay_warning,
             tls: Arc::new(config.tls.clone()),
+            waived_tls: Arc::new(config.tls.waived()),
         };
         let mut routes = Self {
             exact: HashMap::new(),
@@ -79,11 +87,13 @@ impl Routes {
         };
         for (route, number) in config.routes.iter().zip(1..) {
             let Route { pattern, smarthost, retry, lifetime, delay_warning, tls } = route;
+            let tls = tls.clone().map_or_else(|| Arc::clone(&general.tls), Arc::new);
             let policy = Policy {
                 retry: retry.clone().unwrap_or_else(|| general.retry.clone()),
                 lifetime: lifetime.unwrap_or(general.lifetime),
                 delay_warning: delay_warning.unwrap_or(general.delay_warning),
-                tls: tls.clone().map_or_else(|| Arc::clone(&general.tls), Arc::new),
+                waived_tls: Arc::new(tls.waived()),
+                tls,
             };
             routes.entries.push((smarthost.clone(), policy));
             match pattern {
@@ -188,6 +198,7 @@ mod tests {
                 lifetime: hour,
                 delay_warning: 2 * hour,
                 tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
+                waived_tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
             }
         );
         let other = routes.policy(routes.find("b.example"));

@@ -43,12 +43,25 @@ pub struct TlsPolicy {
     pub name: Option<Box<str>>,
     /// With what to shake hands.
     pub profile: TlsProfile,
+    /// Whether the level gives way to senders who ask for that (`TLS-Required: No`, RFC 8689). The level
+    /// is the word of the operator, so by default it does not.
+    pub waivable: bool,
 }
 
 impl TlsPolicy {
     /// What hosts that are known to fail at TLS are spoken to with.
     pub(crate) fn plain() -> Self {
         Self { level: TlsLevel::Off, ..Self::default() }
+    }
+
+    /// What is left of it for messages whose senders ask that they go on without TLS rather than not at
+    /// all (RFC 8689 §3): TLS where it can be had. The one place that knows what they can override.
+    pub(crate) fn waived(&self) -> Self {
+        if self.waivable && self.level > TlsLevel::Opportunistic {
+            Self { level: TlsLevel::Opportunistic, waivable: false, ..self.clone() }
+        } else {
+            self.clone()
+        }
     }
 
     /// What a session makes of it.
@@ -141,6 +154,29 @@ mod tests {
             let policy = TlsPolicy { level, ..TlsPolicy::default() };
             assert_eq!(policy.may_fall_back(), level == TlsLevel::Opportunistic);
         }
+    }
+
+    #[test]
+    fn senders_can_waive_what_the_operator_lets_them() {
+        let levels = [TlsLevel::Off, TlsLevel::Opportunistic, TlsLevel::Encrypt, TlsLevel::Verify];
+        for level in levels {
+            for waivable in [false, true] {
+                let profile = TlsProfile(7);
+                let policy = TlsPolicy { level, profile, waivable, ..TlsPolicy::default() };
+                let expected = match level {
+                    TlsLevel::Encrypt | TlsLevel::Verify if waivable => {
+                        TlsPolicy { profile, ..TlsPolicy::default() }
+                    }
+                    // Equal, and so with the same connections as other mail.
+                    _ => policy.clone(),
+                };
+                assert_eq!(policy.waived(), expected);
+            }
+        }
+        let implicit =
+            TlsPolicy { level: TlsLevel::Verify, implicit: true, ..TlsPolicy::default() };
+        let waived = TlsPolicy { waivable: true, ..implicit }.waived();
+        assert_eq!(waived.session(), ClientTls::Implicit, "there is nothing without TLS");
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub struct Reception<'a> {
     pub hold_until_unix_ms: Option<u64>,
     /// How urgent it is, −9 to 9; told unless it is 0.
     pub priority: i8,
+    /// Whether its sender asks that it goes on without TLS rather than not at all; told if so.
+    pub tls_optional: bool,
 }
 
 /// What a message is known by.
@@ -270,6 +272,9 @@ impl Reception<'_> {
         }
         if self.priority != 0 {
             object.signed("priority", self.priority.into());
+        }
+        if self.tls_optional {
+            object.bool("tls_optional", true);
         }
     }
 }

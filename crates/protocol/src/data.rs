@@ -9,6 +9,7 @@ pub mod edit;
 mod edit_tests;
 pub mod field;
 mod header;
+mod known;
 pub mod stuff;
 #[cfg(test)]
 mod tests;
@@ -158,6 +159,12 @@ impl ContentDecoder {
     /// `Received` fields in the header section.
     pub fn received_fields(&self) -> usize {
         self.header.received_fields()
+    }
+
+    /// Whether the header section has one `TLS-Required` field, and that says `No` (RFC 8689 §3). To be
+    /// asked at the end of the content.
+    pub fn is_tls_optional(&self) -> bool {
+        self.header.is_tls_optional()
     }
 
     /// What is wrong with the content so far, though it could go on.

@@ -83,6 +83,9 @@ pub struct Envelope {
     /// Whether it may only travel under TLS, to hosts that see to that too (REQUIRETLS, RFC 8689); not
     /// by default.
     pub require_tls: bool,
+    /// Whether its sender asks that it goes on without TLS rather than not at all (`TLS-Required: No`,
+    /// RFC 8689 §3); not by default, and never together with `require_tls`.
+    pub tls_optional: bool,
     /// On whose behalf it is sent, and as part of what; not known by default.
     pub labels: Labels,
 }
@@ -92,8 +95,17 @@ impl Envelope {
     pub fn new(reverse_path: ReversePath, forward_paths: Vec<ForwardPath>, body: BodyType) -> Self {
         let (dsn, utf8, labels) = Default::default();
         let priority = Priority::NORMAL;
-        let require_tls = false;
-        Self { reverse_path, forward_paths, body, dsn, utf8, priority, require_tls, labels }
+        Self {
+            reverse_path,
+            forward_paths,
+            body,
+            dsn,
+            utf8,
+            priority,
+            require_tls: false,
+            tls_optional: false,
+            labels,
+        }
     }
 }
 

@@ -69,7 +69,6 @@ use std::hash::BuildHasherDefault;
 use std::io;
 
 use ringpost_protocol::address::Host;
-use ringpost_protocol::priority::Priority;
 
 use crate::codec::{Fields, checksum, checksum_of_both, put};
 use crate::frame::{BLOCK_SIZE, Lsn};
@@ -79,7 +78,7 @@ use crate::index::{Entry, Location, Phase, RecipientEntry, Streaming};
 use crate::message::RecipientState;
 use crate::queue::CheckpointWrite;
 use crate::record::{
-    MessageHead, RecordError, decode_priority, decode_status, encode_status, put_priority,
+    IndexOptions, MessageHead, RecordError, decode_index_options, decode_status, encode_status,
 };
 use crate::segment::{FORMAT_VERSION, LogIdentity, NUMBER_MAX, SegmentSequence};
 use crate::storage::Storage;
@@ -232,9 +231,9 @@ impl BlockWriter {
 
     /// Most messages have none.
     fn options(&mut self, entry: &Entry) {
-        if !entry.priority.is_normal() {
+        if entry.options() != IndexOptions::default() {
             let mut options = Vec::new();
-            put_priority(&mut options, entry.priority);
+            entry.options().encode(&mut options);
             self.bytes.extend_from_slice(&[ITEM_OPTIONS, options.len() as u8]);
             self.bytes.extend_from_slice(&options);
         }
@@ -296,21 +295,21 @@ pub(crate) fn read_block(
     }
     let mut fields = Fields::new(items);
     let mut known: IdMap<u32, HostId> = IdMap::default();
-    let mut priority = Priority::NORMAL;
+    let mut options = IndexOptions::default();
     while !fields.rest().is_empty() {
         match fields.u8() {
             Some(ITEM_OPTIONS) => {
                 let len = fields.u8().map(usize::from).ok_or(RecordError::Field)?;
-                let options = fields.bytes(len).ok_or(RecordError::Field)?;
-                priority = decode_priority(options).ok_or(RecordError::Field)?;
+                let octets = fields.bytes(len).ok_or(RecordError::Field)?;
+                options = decode_index_options(octets).ok_or(RecordError::Field)?;
             }
             Some(ITEM_HOST) => {
                 let (host, id) = read_host(&mut fields).ok_or(RecordError::Field)?;
                 known.insert(host, hosts.acquire(Some(&id)));
             }
             Some(ITEM_MESSAGE) => {
-                let priority = std::mem::take(&mut priority);
-                let message = read_message(&mut fields, &known, hosts, priority);
+                let options = std::mem::take(&mut options);
+                let message = read_message(&mut fields, &known, hosts, options);
                 take(message.ok_or(RecordError::Field)?);
             }
             Some(ITEM_STREAMING) => {
@@ -348,7 +347,7 @@ fn read_message(
     fields: &mut Fields<'_>,
     known: &IdMap<u32, HostId>,
     hosts: &mut Hosts,
-    priority: Priority,
+    options: IndexOptions,
 ) -> Option<Item> {
     let id = MessageId::from_u64(fields.u64()?);
     let (received_unix_ms, expiry_unix_ms, size) = (fields.u64()?, fields.u64()?, fields.u64()?);
@@ -371,7 +370,9 @@ fn read_message(
     }
     // Read before room is made for them: so many octets are really there.
     let places = read_locations(fields, chunks)?;
-    let head = MessageHead { id, received_unix_ms, expiry_unix_ms, size, chunks, priority };
+    let IndexOptions { priority, tls_optional } = options;
+    let head =
+        MessageHead { id, received_unix_ms, expiry_unix_ms, size, chunks, priority, tls_optional };
     let mut entry = Entry::new(&head, recipients, location, Phase::Durable);
     entry.set_chunks(&places);
     Some(Item::Message { id, entry })
@@ -409,6 +410,7 @@ pub async fn write_piece<S: Storage>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use ringpost_protocol::priority::Priority;
 
     fn header() -> CheckpointHeader {
         CheckpointHeader {
@@ -447,6 +449,7 @@ mod tests {
                     size: 3,
                     chunks: number as u32 * 2,
                     priority: Priority::new(number as i8 * 9).unwrap(),
+                    tls_optional: number > 0,
                 };
                 let state = RecipientState { attempts: 3, warned: true, ..Default::default() };
                 let recipients = hosts_of_one

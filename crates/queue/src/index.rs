@@ -6,7 +6,7 @@ use crate::hosts::{HostId, Hosts};
 use crate::id::{IdMap, MessageId};
 use crate::message::{Disposition, Purge, RecipientState, RecipientStatus};
 use crate::pages::PageMap;
-use crate::record::MessageHead;
+use crate::record::{IndexOptions, MessageHead};
 use crate::segment::SegmentSequence;
 
 /// Where a record is.
@@ -126,6 +126,7 @@ pub(crate) struct Entry {
     location: PackedLocation,
     pub(crate) phase: Phase,
     pub(crate) priority: Priority,
+    pub(crate) tls_optional: bool,
 }
 
 impl Entry {
@@ -148,6 +149,7 @@ impl Entry {
             location: location.into(),
             phase,
             priority: head.priority,
+            tls_optional: head.tls_optional,
         };
         if !recipients.is_empty() || head.chunks > 0 {
             let chunks = vec![PackedLocation::default(); head.chunks as usize];
@@ -257,6 +259,11 @@ impl Entry {
         }
     }
 
+    /// What it has of the options of the message.
+    pub(crate) fn options(&self) -> IndexOptions {
+        IndexOptions { priority: self.priority, tls_optional: self.tls_optional }
+    }
+
     pub(crate) fn head(&self, id: MessageId) -> MessageHead {
         MessageHead {
             id,
@@ -265,6 +272,7 @@ impl Entry {
             size: self.size,
             chunks: self.chunk_count() as u32,
             priority: self.priority,
+            tls_optional: self.tls_optional,
         }
     }
 }
@@ -345,6 +353,8 @@ pub struct MessageView<'a> {
     pub size: u64,
     /// How urgent it is.
     pub priority: Priority,
+    /// Whether it goes on without TLS rather than not at all.
+    pub tls_optional: bool,
     /// Its recipients, in the order of the forward-paths.
     pub recipients: &'a [RecipientEntry],
 }
@@ -357,6 +367,7 @@ impl<'a> MessageView<'a> {
             expiry_unix_ms: entry.expiry_unix_ms,
             size: entry.size,
             priority: entry.priority,
+            tls_optional: entry.tls_optional,
             recipients: entry.recipients(),
         }
     }
@@ -371,7 +382,15 @@ mod tests {
     fn head(chunks: u32) -> MessageHead {
         let id = MessageId::from_u64(1);
         let priority = Priority::MIN;
-        MessageHead { id, received_unix_ms: 1, expiry_unix_ms: 2, size: 3, chunks, priority }
+        MessageHead {
+            id,
+            received_unix_ms: 1,
+            expiry_unix_ms: 2,
+            size: 3,
+            chunks,
+            priority,
+            tls_optional: true,
+        }
     }
 
     fn recipient(attempts: u16) -> RecipientEntry {

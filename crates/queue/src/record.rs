@@ -51,6 +51,7 @@
 //!               4 REQUIRETLS (RFC 8689): nothing
 //!               8 tenant: its name
 //!               9 campaign: its name
+//!              10 TLS-Required: No (RFC 8689): nothing
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
@@ -100,7 +101,9 @@ mod dsn;
 mod options;
 
 pub(crate) use dsn::encode as encode_dsn;
-pub(crate) use options::{encode as encode_options, priority as decode_priority, put_priority};
+pub(crate) use options::{
+    IndexOptions, decode_index as decode_index_options, encode as encode_options,
+};
 
 pub(crate) const KIND_CHUNK: u8 = 1;
 pub(crate) const KIND_MESSAGE: u8 = 2;
@@ -184,6 +187,8 @@ pub struct MessageHead {
     pub chunks: u32,
     /// How urgent it is: what its options say.
     pub priority: Priority,
+    /// Whether it goes on without TLS rather than not at all: what its options say.
+    pub tls_optional: bool,
 }
 
 /// A message with the states its recipients had when the record was written.
@@ -425,6 +430,7 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
         size: fields.u64()?,
         chunks: fields.u32()?,
         priority: Priority::NORMAL,
+        tls_optional: false,
     };
     let count = usize::from(fields.u16()?);
     let reverse_path_len = usize::from(fields.u16()?);
@@ -448,7 +454,8 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     if body_len & BODY_HAS_OPTIONS != 0 {
         let len = fields.u8()?;
         options = fields.bytes(usize::from(len))?;
-        head.priority = options::priority(options)?;
+        let IndexOptions { priority, tls_optional } = options::decode_index(options)?;
+        (head.priority, head.tls_optional) = (priority, tls_optional);
     }
     let content = fields.rest();
     Some(MessageRecord { head, body, reverse_path, recipients, dsn, options, content })

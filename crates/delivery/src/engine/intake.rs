@@ -57,7 +57,7 @@ impl Engine {
         received: Stamp,
     ) -> (Option<Stamp>, Stamp, Recipient) {
         let &QueuedRecipient { index, ref host, attempts, due_unix_ms, warned } = queued;
-        let destination = self.destinations.add_recipient(host, &self.routes);
+        let destination = self.destinations.add_recipient(host, message.tls_optional, &self.routes);
         let recipient = Recipient::new(index, attempts, destination, warned);
         let Some(due) = due_unix_ms.map(|due| self.clock.take(self.now, due)) else {
             return (None, received, recipient);

@@ -52,6 +52,8 @@ pub struct QueuedMessage {
     pub expiry_unix_ms: u64,
     /// How urgent it is: at one place the highest go first.
     pub priority: Priority,
+    /// Whether its sender asks that it goes on without TLS rather than not at all (RFC 8689 §3).
+    pub tls_optional: bool,
     /// The recipients that are not settled, each once.
     pub recipients: Vec<QueuedRecipient>,
 }

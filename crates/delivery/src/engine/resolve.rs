@@ -30,7 +30,7 @@ impl Engine {
         let Some(destination) = self.destinations.get_mut(id) else { return };
         let name = Rc::clone(&destination.name);
         let next_hop = self.routes.next_hop(destination.route, &destination.host);
-        let tls = Arc::clone(&self.routes.policy(destination.route).tls);
+        let tls = self.routes.policy(destination.route).tls(destination.tls_optional);
         let before = std::mem::replace(&mut destination.state, DestinationState::Resolving);
         if let DestinationState::Site { site, .. } = before {
             self.release_site(site);
@@ -65,7 +65,7 @@ impl Engine {
         self.heed_answers();
         while let Some((question, result, expires)) = self.resolver.poll_answer() {
             if question.kind == RecordKind::Mx {
-                if let Some(id) = self.destinations.by_name(&question.name) {
+                for id in self.destinations.by_name(&question.name) {
                     self.handle_mx(id, &result, expires);
                 }
                 continue;
@@ -88,7 +88,7 @@ impl Engine {
             return;
         }
         let name = Rc::clone(&destination.name);
-        let tls = Arc::clone(&self.routes.policy(destination.route).tls);
+        let tls = self.routes.policy(destination.route).tls(destination.tls_optional);
         let hosts = match result.as_deref() {
             Ok(Answer::Mx(records)) => match mx::select(records, &self.config.hostname) {
                 Selection::Hosts(hosts) => Ok(hosts),

@@ -16,4 +16,5 @@ mod scenarios;
 mod silence;
 mod times;
 mod tls;
+mod tls_optional;
 mod world;

@@ -33,6 +33,7 @@ fn a_job_without_the_recipients_that_were_removed() {
             received_unix_ms: now.unix_ms,
             expiry_unix_ms: now.unix_ms + 1_000_000,
             priority: Priority::NORMAL,
+            tls_optional: false,
             recipients: (0..3).map(recipient).collect(),
         };
         engine.handle_message(now, &message);

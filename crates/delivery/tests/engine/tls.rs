@@ -9,7 +9,7 @@ use ringpost_session::client::{ClientTls, Stage};
 use crate::scenarios::{MINUTE, SECOND, retry};
 use crate::world::{Connect, Server, Transaction, World, config};
 
-fn policy(level: TlsLevel) -> TlsPolicy {
+pub(crate) fn policy(level: TlsLevel) -> TlsPolicy {
     TlsPolicy { level, ..TlsPolicy::default() }
 }
 
@@ -25,7 +25,7 @@ fn route(domain: &str, tls: TlsPolicy) -> Route {
 }
 
 /// One host for `a.test` and `b.test`, with a level for all and another for `b.test`.
-fn world(connect: Connect, level: TlsLevel, of_b: Option<TlsLevel>) -> World {
+pub(crate) fn world(connect: Connect, level: TlsLevel, of_b: Option<TlsLevel>) -> World {
     let routes = of_b.map(|level| route("b.test", policy(level))).into_iter().collect();
     let config = DeliveryConfig { tls: policy(level), routes, retry: retry(&[300]), ..config() };
     let mut world = World::new(config, 1);

@@ -258,6 +258,7 @@ impl World {
             received_unix_ms: self.now.unix_ms,
             expiry_unix_ms: self.now.unix_ms + u64::try_from(lifetime.as_millis()).unwrap(),
             priority: Priority::NORMAL,
+            tls_optional: false,
             recipients: recipients.collect(),
         };
         self.hosts_of.insert(id, hosts);

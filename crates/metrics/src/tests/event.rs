@@ -142,6 +142,7 @@ fn records_of_different_things_have_different_names() {
         tls: None,
         hold_until_unix_ms: None,
         priority: 0,
+        tls_optional: false,
     };
     let events = [
         (Event::Received(reception), "A1"),
@@ -188,6 +189,7 @@ proptest! {
             tls: is_held.then_some(("1.3", "TLS_AES_256_GCM_SHA384")),
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
             priority,
+            tls_optional: is_held,
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
         prop_assert_eq!(&value["id"], &id);
@@ -195,6 +197,7 @@ proptest! {
         prop_assert_eq!(&value["helo"], &helo);
         let said = value.get("priority").and_then(Value::as_i64);
         prop_assert_eq!(said, (priority != 0).then_some(priority.into()));
+        prop_assert_eq!(value.get("tls_optional"), is_held.then_some(&Value::Bool(true)));
         let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
         prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
         prop_assert_eq!(value.get("tls_version").and_then(Value::as_str), is_held.then_some("1.3"));

@@ -1,23 +1,24 @@
 //! A walk over the header section that counts its fields.
 
+use super::known::{Known, Prefix, TlsRequired};
 use super::{ContentLimits, ContentViolation};
-
-const RECEIVED: &[u8] = b"received";
 
 /// Where in a line of the header section the next octet stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Start,
-    /// In a field name of which so many octets are those of `Received`; `None` when one was not.
-    Name(Option<usize>),
+    /// In a field name, which may become a known one.
+    Name(Option<Prefix>),
     /// Behind a field name and white space.
-    AfterName {
-        is_received: bool,
-    },
+    AfterName(Option<Known>),
     /// Behind the colon of a field.
     Body,
+    /// Behind that of `TLS-Required`.
+    TlsRequired,
     /// In a line that continues a field.
     Continuation,
+    /// In one that continues `TLS-Required`.
+    TlsRequiredMore,
     /// In a line that is no field.
     Other,
 }
@@ -43,11 +44,22 @@ pub(super) struct HeaderScan {
     size: usize,
     fields: usize,
     received_fields: usize,
+    tls_required: TlsRequired,
+    /// The field before is `TLS-Required`: what continues it is a part of it.
+    in_tls_required: bool,
 }
 
 impl Default for HeaderScan {
     fn default() -> Self {
-        Self { open: true, place: Place::Start, size: 0, fields: 0, received_fields: 0 }
+        Self {
+            open: true,
+            place: Place::Start,
+            size: 0,
+            fields: 0,
+            received_fields: 0,
+            tls_required: TlsRequired::default(),
+            in_tls_required: false,
+        }
     }
 }
 
@@ -67,12 +79,16 @@ impl HeaderScan {
         self.received_fields
     }
 
+    pub(super) fn is_tls_optional(&self) -> bool {
+        self.tls_required.is_no()
+    }
+
     /// What the line is that is walked. To be asked before its end is taken.
     pub(super) fn line_kind(&self) -> LineKind {
         match self.place {
-            Place::Start | Place::Name(_) | Place::AfterName { .. } => LineKind::Open,
-            Place::Body => LineKind::Field,
-            Place::Continuation => LineKind::Continuation,
+            Place::Start | Place::Name(_) | Place::AfterName(_) => LineKind::Open,
+            Place::Body | Place::TlsRequired => LineKind::Field,
+            Place::Continuation | Place::TlsRequiredMore => LineKind::Continuation,
             Place::Other => LineKind::Other,
         }
     }
@@ -82,31 +98,50 @@ impl HeaderScan {
         for &b in piece {
             self.place = match (self.place, b) {
                 (Place::Body | Place::Continuation | Place::Other, _) => return,
+                (Place::TlsRequired | Place::TlsRequiredMore, _) => {
+                    self.tls_required.take(b);
+                    self.place
+                }
+                (Place::Start, b' ' | b'\t') if self.in_tls_required => {
+                    self.tls_required.take(b);
+                    Place::TlsRequiredMore
+                }
                 (Place::Start, b' ' | b'\t') => Place::Continuation,
                 (Place::Start, b':') => Place::Other,
-                (Place::Name(matched), b':') => self.field(matched == Some(RECEIVED.len())),
-                (Place::AfterName { is_received }, b':') => self.field(is_received),
-                (Place::Start, b'!'..=b'~') => Place::Name(advance(Some(0), b)),
-                (Place::Name(matched), b'!'..=b'~') => Place::Name(advance(matched, b)),
-                // RFC 5322 §4.5: white space before the colon is obsolete, and has to be read.
-                (Place::Name(matched), b' ' | b'\t') => {
-                    Place::AfterName { is_received: matched == Some(RECEIVED.len()) }
+                (Place::Name(name), b':') => self.field(name.and_then(Prefix::whole)),
+                (Place::AfterName(known), b':') => self.field(known),
+                (Place::Start, b'!'..=b'~') => Place::Name(Prefix::begin(b)),
+                (Place::Name(name), b'!'..=b'~') => {
+                    Place::Name(name.and_then(|name| name.advance(b)))
                 }
-                (Place::AfterName { .. }, b' ' | b'\t') => self.place,
-                (Place::Start | Place::Name(_) | Place::AfterName { .. }, _) => Place::Other,
+                // RFC 5322 §4.5: white space before the colon is obsolete, and has to be read.
+                (Place::Name(name), b' ' | b'\t') => Place::AfterName(name.and_then(Prefix::whole)),
+                (Place::AfterName(_), b' ' | b'\t') => self.place,
+                (Place::Start | Place::Name(_) | Place::AfterName(_), _) => Place::Other,
             };
         }
     }
 
-    fn field(&mut self, is_received: bool) -> Place {
+    fn field(&mut self, known: Option<Known>) -> Place {
         self.fields += 1;
-        self.received_fields += usize::from(is_received);
-        Place::Body
+        self.in_tls_required = false;
+        match known {
+            None => Place::Body,
+            Some(Known::Received) => {
+                self.received_fields += 1;
+                Place::Body
+            }
+            Some(Known::TlsRequired) => {
+                self.tls_required.begin();
+                self.in_tls_required = true;
+                Place::TlsRequired
+            }
+        }
     }
 
     /// Takes the line that is walked for a field.
     pub(super) fn take_for_field(&mut self) {
-        self.place = self.field(false);
+        self.place = self.field(None);
     }
 
     /// Takes the end of a line of so many octets.
@@ -118,7 +153,7 @@ impl HeaderScan {
         let place = std::mem::replace(&mut self.place, Place::Start);
         match place {
             // The empty line, or one that is no field: the body begins.
-            Place::Start | Place::Name(_) | Place::AfterName { .. } | Place::Other => {
+            Place::Start | Place::Name(_) | Place::AfterName(_) | Place::Other => {
                 self.open = false;
                 return Ok(());
             }
@@ -126,7 +161,7 @@ impl HeaderScan {
                 self.open = false;
                 return Err(ContentViolation::HeaderSyntax);
             }
-            Place::Body | Place::Continuation => {}
+            Place::Body | Place::TlsRequired | Place::Continuation | Place::TlsRequiredMore => {}
         }
         self.size += line_size + 2;
         if self.size > limits.header_size_max {
@@ -139,10 +174,4 @@ impl HeaderScan {
         }
         Ok(())
     }
-}
-
-/// Follows the name `Received`, in any case.
-fn advance(matched: Option<usize>, b: u8) -> Option<usize> {
-    let matched = matched?;
-    (RECEIVED.get(matched) == Some(&b.to_ascii_lowercase())).then_some(matched + 1)
 }

@@ -222,6 +222,7 @@ impl Queue {
             size: message.size,
             chunks,
             priority: message.envelope.priority,
+            tls_optional: message.envelope.tls_optional,
         })
     }
 

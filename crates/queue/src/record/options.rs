@@ -13,6 +13,14 @@ const PRIORITY: u8 = 2;
 const REQUIRE_TLS: u8 = 4;
 const TENANT: u8 = 8;
 const CAMPAIGN: u8 = 9;
+const TLS_OPTIONAL: u8 = 10;
+
+/// The options that the index has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct IndexOptions {
+    pub(crate) priority: Priority,
+    pub(crate) tls_optional: bool,
+}
 
 /// Encodes the options of an envelope; empty when there are none.
 pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
@@ -32,13 +40,39 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
             put(&mut out, number, text.as_str().as_bytes());
         }
     }
+    put_tls_optional(&mut out, envelope.tls_optional);
     out
 }
 
-/// Encodes the options that the index has.
-pub(crate) fn put_priority(out: &mut Vec<u8>, priority: Priority) {
+impl IndexOptions {
+    /// Appends them; nothing when there are none.
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        put_priority(out, self.priority);
+        put_tls_optional(out, self.tls_optional);
+    }
+
+    fn take(&mut self, number: u8, value: &[u8]) -> Option<()> {
+        match (number, value) {
+            (PRIORITY, [level]) => {
+                let priority = Priority::new(level.cast_signed());
+                self.priority = priority.filter(|priority| !priority.is_normal())?;
+            }
+            (TLS_OPTIONAL, []) => self.tls_optional = true,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn put_priority(out: &mut Vec<u8>, priority: Priority) {
     if !priority.is_normal() {
         put(out, PRIORITY, &[priority.level().cast_unsigned()]);
+    }
+}
+
+fn put_tls_optional(out: &mut Vec<u8>, tls_optional: bool) {
+    if tls_optional {
+        put(out, TLS_OPTIONAL, &[]);
     }
 }
 
@@ -50,34 +84,30 @@ fn put(out: &mut Vec<u8>, number: u8, value: &[u8]) {
 
 /// Reads what [`encode`] gave into an envelope; `None` for what it cannot have given.
 pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
+    let mut known = IndexOptions::default();
     each(octets, |number, value| {
         match (number, value) {
             (UTF8, [0]) => envelope.utf8 = Utf8::Marked,
             (UTF8, [1]) => envelope.utf8 = Utf8::Header,
             (REQUIRE_TLS, []) => envelope.require_tls = true,
-            (PRIORITY, [level]) => envelope.priority = read_priority(*level)?,
             (TENANT, text) => envelope.labels.tenant = Some(label(text)?),
             (CAMPAIGN, text) => envelope.labels.campaign = Some(label(text)?),
-            _ => return None,
-        }
-        Some(())
-    })
-}
-
-/// The priority that options say; `None` for what cannot have been written.
-pub(crate) fn priority(octets: &[u8]) -> Option<Priority> {
-    let mut priority = Priority::NORMAL;
-    each(octets, |number, value| {
-        if let (PRIORITY, [level]) = (number, value) {
-            priority = read_priority(*level)?;
+            _ => known.take(number, value)?,
         }
         Some(())
     })?;
-    Some(priority)
+    (envelope.priority, envelope.tls_optional) = (known.priority, known.tls_optional);
+    Some(())
 }
 
-fn read_priority(level: u8) -> Option<Priority> {
-    Priority::new(level.cast_signed()).filter(|priority| !priority.is_normal())
+/// The options of the index among all of them; `None` for what cannot have been written.
+pub(crate) fn decode_index(octets: &[u8]) -> Option<IndexOptions> {
+    let mut known = IndexOptions::default();
+    each(octets, |number, value| match number {
+        PRIORITY | TLS_OPTIONAL => known.take(number, value),
+        _ => Some(()),
+    })?;
+    Some(known)
 }
 
 /// Shows each option to `take`, as long as that takes them.

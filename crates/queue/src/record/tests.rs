@@ -73,6 +73,7 @@ fn some_records() -> Vec<u8> {
         size: 9,
         chunks: 4,
         priority: Priority::NORMAL,
+        tls_optional: false,
     };
     let states = [("<a@b.test>", RecipientState::default())];
     encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), Extras::default(), b"rest");
@@ -112,7 +113,7 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), labels in any::<[bool; 2]>(), content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), tls_optional in any::<bool>(), labels in any::<[bool; 2]>(), content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
@@ -123,6 +124,7 @@ proptest! {
         let priority = Priority::new(level).unwrap();
         options_of.priority = priority;
         options_of.require_tls = require_tls;
+        options_of.tls_optional = tls_optional;
         options_of.labels.tenant = labels[0].then(|| LabelText::new(&"t".repeat(128)).unwrap());
         options_of.labels.campaign = labels[1].then(|| LabelText::new(&"c".repeat(64)).unwrap());
         let options = encode_options(&options_of);
@@ -134,6 +136,7 @@ proptest! {
             size: numbers[3],
             chunks,
             priority,
+            tls_optional,
         };
         let mut out = Vec::new();
         let states = recipients.iter().map(|(path, state)| (path, *state));
@@ -149,6 +152,7 @@ proptest! {
         prop_assert_eq!(envelope.utf8, options_of.utf8);
         prop_assert_eq!(envelope.priority, priority);
         prop_assert_eq!(envelope.require_tls, require_tls);
+        prop_assert_eq!(envelope.tls_optional, tls_optional);
         prop_assert_eq!(envelope.labels, options_of.labels);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
@@ -223,6 +227,7 @@ fn a_path_that_is_none_is_an_error_and_not_a_panic() {
         size: 0,
         chunks: 0,
         priority: Priority::NORMAL,
+        tls_optional: false,
     };
     for (body, reverse, forward) in
         [("7BIT", "a@b.test", "<a@b.test>"), ("7BIT", "<>", "<>"), ("9BIT", "<>", "<a@b.test>")]
@@ -275,6 +280,7 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
         size: 0,
         chunks: 0,
         priority: Priority::NORMAL,
+        tls_optional: false,
     };
     let encoded = |dsn: &[u8]| {
         let states = [("<a@b.test>", RecipientState::default())];
@@ -315,6 +321,8 @@ fn options_that_cannot_have_been_written_are_not_read() {
         &[2, 1, 0xF6],
         &[2, 2, 1, 1],
         &[2, 1, 1, 1, 1, 0],
+        &[10, 1, 0],
+        &[10, 0, 4, 0],
         &[4, 1, 0],
         &[4, 0, 4, 0],
         &[4, 0, 1, 1, 0],

@@ -132,6 +132,7 @@ mod tests {
                         size: 1,
                         chunks: 0,
                         priority: Priority::NORMAL,
+                        tls_optional: false,
                     };
                     let recipients = (0..=numbers.next(3)).map(|_| {
                         let host = host(numbers.next(4));

@@ -79,6 +79,7 @@ pub(crate) fn envelope(recipients: usize) -> Envelope {
     // 0 for one, and then this and that.
     let level = (recipients.saturating_sub(1) * 4 + 9) % 19;
     envelope.priority = Priority::new(level as i8 - 9).unwrap();
+    envelope.tls_optional = recipients == 3;
     envelope
 }
 
@@ -182,6 +183,7 @@ impl Driver {
                 let stored = self.read_message(id).unwrap();
                 let view = self.queue.message(id).unwrap();
                 assert_eq!(view.priority, stored.envelope.priority, "{id}");
+                assert_eq!(view.tls_optional, stored.envelope.tls_optional, "{id}");
                 for (path, recipient) in stored.envelope.forward_paths.iter().zip(view.recipients) {
                     assert_eq!(self.queue.host(recipient.host), path.host());
                 }

@@ -50,6 +50,7 @@ impl ConfigSnapshot {
             not_before_header: field_name(&listener.not_before_header),
             tenant_header: field_name(&listener.header.tenant),
             campaign_header: field_name(&listener.header.campaign),
+            tls_required_field: listener.header.tls_required,
             add_missing_fields: listener.adds_missing_fields(),
             priority_max: listener.mt_priority.then_some(listener.mt_priority_max),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),

@@ -23,7 +23,7 @@ const TAKEN_FIELDS_NOT: [&str; 12] = [
 ];
 
 /// `[listener.NAME.header]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeaderSection {
     /// Whether a missing `Date` or `Message-ID` is added for clients that may relay. Default: where the
@@ -33,6 +33,19 @@ pub struct HeaderSection {
     pub tenant: String,
     /// The field by which they name the campaign; it is taken out. Default: none.
     pub campaign: String,
+    /// Whether `TLS-Required: No` counts (RFC 8689), whoever sends it. Default: yes.
+    pub tls_required: bool,
+}
+
+impl Default for HeaderSection {
+    fn default() -> Self {
+        Self {
+            add_missing: None,
+            tenant: String::new(),
+            campaign: String::new(),
+            tls_required: true,
+        }
+    }
 }
 
 impl ListenerSection {

@@ -71,6 +71,7 @@ impl Connectors {
                 .and_then(|route| route.tls_name.as_deref())
                 .map(|name| name.to_ascii_lowercase().into()),
             profile: self.profile(&settings(delivery, route)),
+            waivable: route.and_then(|route| route.tls_waivable).unwrap_or(delivery.tls_waivable),
         }
     }
 

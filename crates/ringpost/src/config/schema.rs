@@ -224,6 +224,7 @@ impl Default for QueueSection {
 /// `[delivery]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct DeliverySection {
     /// Our name in EHLO. Default: `server.hostname`.
     pub helo_name: Option<String>,
@@ -272,6 +273,8 @@ pub struct DeliverySection {
     pub eight_bit: EightBit,
     /// How much TLS there has to be. Default: opportunistic.
     pub tls: OutboundTls,
+    /// Whether that gives way to senders who ask for it (`TLS-Required: No`, RFC 8689). Default: no.
+    pub tls_waivable: bool,
     /// The lowest version of TLS that is spoken. Default: 1.2.
     pub tls_version_min: TlsVersionMin,
     /// Authorities to verify certificates by, in PEM. Default: those of the system.
@@ -319,6 +322,7 @@ impl Default for DeliverySection {
             retry_jitter_percent: 10,
             eight_bit: EightBit::Convert,
             tls: OutboundTls::Opportunistic,
+            tls_waivable: false,
             tls_version_min: TlsVersionMin::V1_2,
             tls_ca_file: None,
             tls_certificate: None,
@@ -375,6 +379,8 @@ pub struct RouteSection {
     pub delay_warning: Option<Duration>,
     /// How much TLS there has to be. Default: `delivery.tls`.
     pub tls: Option<OutboundTls>,
+    /// Whether that gives way to senders who ask for it. Default: `delivery.tls_waivable`.
+    pub tls_waivable: Option<bool>,
     /// Whether TLS comes before the greeting. Default: no.
     #[serde(default)]
     pub tls_implicit: bool,

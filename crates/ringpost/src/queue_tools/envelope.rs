@@ -39,6 +39,10 @@ pub struct Sheet {
     /// Whether it may only travel under TLS (`REQUIRETLS`). Default no.
     #[serde(default, skip_serializing_if = "is_false")]
     pub requiretls: bool,
+    /// Whether its sender asks that it goes on without TLS rather than not at all (`TLS-Required: No`); not
+    /// with `requiretls`. Default no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tls_optional: bool,
     /// On whose behalf it is sent. Default: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -142,6 +146,7 @@ impl Sheet {
             smtputf8: envelope.utf8.is_marked(),
             priority: envelope.priority.level(),
             requiretls: envelope.require_tls,
+            tls_optional: envelope.tls_optional,
             tenant: envelope.labels.tenant.as_ref().map(ToString::to_string),
             campaign: envelope.labels.campaign.as_ref().map(ToString::to_string),
             ret: dsn.ret().map(|ret| ret.to_string()),
@@ -236,6 +241,8 @@ impl Sheet {
         envelope.priority = Priority::new(self.priority)
             .with_context(|| format!("priority {} is none", self.priority))?;
         envelope.require_tls = self.requiretls;
+        ensure!(!(self.requiretls && self.tls_optional), "it has requiretls and tls_optional");
+        envelope.tls_optional = self.tls_optional;
         envelope.labels = Labels {
             tenant: read("tenant", self.tenant.as_deref(), LabelText::new)?,
             campaign: read("campaign", self.campaign.as_deref(), LabelText::new)?,
@@ -391,6 +398,23 @@ mod tests {
         assert!(serde_json::to_string(&sheet).unwrap().contains("\"requiretls\":true"));
         let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
         assert!(!text.contains("requiretls"), "{text}");
+    }
+
+    #[test]
+    fn what_may_go_without_tls_still_may() {
+        let with = |keys: &str| {
+            let sheet = SHEET.replacen("\"size\"", &format!("{keys}, \"size\""), 1);
+            Sheet::read(sheet.as_bytes()).unwrap()
+        };
+        let sheet = with("\"tls_optional\": true");
+        let (envelope, _) = sheet.to_queue(b"abc\r\n", 9).unwrap().unwrap();
+        assert!(envelope.tls_optional);
+        assert!(serde_json::to_string(&sheet).unwrap().contains("\"tls_optional\":true"));
+        let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
+        assert!(!text.contains("tls_optional"), "{text}");
+        let both = with("\"tls_optional\": true, \"requiretls\": true");
+        let error = both.to_queue(b"abc\r\n", 9).unwrap_err();
+        assert_eq!(error.to_string(), "it has requiretls and tls_optional");
     }
 
     #[test]

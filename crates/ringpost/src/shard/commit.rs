@@ -351,8 +351,8 @@ pub(super) fn fresh_message(
             warned: false,
         })
         .collect();
-    let priority = envelope.priority;
-    QueuedMessage { id, received_unix_ms, expiry_unix_ms, priority, recipients }
+    let ringpost_protocol::envelope::Envelope { priority, tls_optional, .. } = *envelope;
+    QueuedMessage { id, received_unix_ms, expiry_unix_ms, priority, tls_optional, recipients }
 }
 
 /// Whether the queue wants nothing written any more.

@@ -480,6 +480,7 @@ impl<R: Runtime> Inbound<R> {
                 tls: self.session.tls().map(|tls| (tls.version.as_str(), tls.cipher)),
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
                 priority: envelope.priority.level(),
+                tls_optional: envelope.tls_optional,
             }),
         });
         let ticket = shard
@@ -501,6 +502,7 @@ impl<R: Runtime> Inbound<R> {
         let recipients = envelope.forward_paths.len() as u64;
         let is_normal = envelope.priority.is_normal();
         let labels = envelope.labels.clone();
+        let is_tls_optional = envelope.tls_optional;
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
         // What is held is read from the log in its time: memory is for what goes out now.
         let is_held = receiving.hold_until_unix_ms.is_some();
@@ -522,6 +524,9 @@ impl<R: Runtime> Inbound<R> {
             shard.metrics.messages_prioritized.increment(1);
         }
         counts::count_labels(counts, &labels);
+        if is_tls_optional {
+            counts.messages_tls_optional.increment(1);
+        }
         if is_held {
             shard.metrics.messages_held.increment(1);
             shard.metrics.recipients_held.increment(recipients);

@@ -356,6 +356,7 @@ impl<R: Runtime> Shard<R> {
                 tls: None,
                 hold_until_unix_ms: None,
                 priority: report.envelope.priority.level(),
+                tls_optional: report.envelope.tls_optional,
             };
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });
         }

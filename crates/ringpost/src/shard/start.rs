@@ -343,6 +343,7 @@ impl<R: Runtime> Shard<R> {
                 received_unix_ms: message.received_unix_ms,
                 expiry_unix_ms: message.expiry_unix_ms,
                 priority: message.priority,
+                tls_optional: message.tls_optional,
                 recipients: (0..)
                     .zip(message.recipients)
                     .filter(|(_, recipient)| !recipient.status.is_settled())

@@ -73,6 +73,8 @@ pub struct ServerConfig {
     /// The header field by which they name the campaign that a message is part of; it is taken out. As above.
     /// Default none.
     pub campaign_header: Option<Box<str>>,
+    /// Whether `TLS-Required: No` in a header section counts (RFC 8689 §3). Default yes.
+    pub tls_required_field: bool,
     /// Whether messages of clients that may relay get a `Date` and a `Message-ID` if they have none
     /// (RFC 6409 §8); see `data::edit`. Default no.
     pub add_missing_fields: bool,
@@ -129,6 +131,7 @@ impl Default for ServerConfig {
             not_before_header: None,
             tenant_header: None,
             campaign_header: None,
+            tls_required_field: true,
             add_missing_fields: false,
             priority_max: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,

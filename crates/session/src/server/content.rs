@@ -144,6 +144,11 @@ impl ServerSession {
         self.label_by_user();
         if let Some(transaction) = &mut self.transaction {
             transaction.edits = edits;
+            let envelope = &mut transaction.envelope;
+            // RFC 8689 §4.1: beside REQUIRETLS the field means nothing.
+            envelope.tls_optional = decoder.is_tls_optional()
+                && self.config.tls_required_field
+                && !envelope.require_tls;
             transaction.settle_utf8(header_eight_bit);
         }
         if let Some(transaction) = &mut self.transaction

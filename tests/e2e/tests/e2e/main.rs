@@ -39,6 +39,7 @@ mod stress;
 mod syncs;
 mod times;
 mod tls;
+mod tls_optional;
 mod tls_out;
 mod tools;
 mod utf8;

@@ -34,6 +34,7 @@ impl RouteSection {
     /// Whether it says anything of TLS, so that what holds for all does not hold for it.
     pub(in crate::config) fn has_tls(&self) -> bool {
         self.tls.is_some()
+            || self.tls_waivable.is_some()
             || self.tls_implicit
             || self.tls_name.is_some()
             || self.tls_version_min.is_some()

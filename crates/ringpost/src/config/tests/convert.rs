@@ -54,7 +54,7 @@ fn keys_reach_the_crates() {
          not_before_header = 'X-Later'\n\
          mt_priority = true\n\
          mt_priority_max = -2\n\
-         header = { tenant = 'X-T', campaign = 'X-C' }\n\
+         header = { tenant = 'X-T', campaign = 'X-C', tls_required = false }\n\
          binary_mime = true\n\
          lenient = true\n",
     );
@@ -71,6 +71,7 @@ fn keys_reach_the_crates() {
     assert_eq!(server.not_before_header.as_deref(), Some("X-Later"));
     assert_eq!(server.tenant_header.as_deref(), Some("X-T"));
     assert_eq!(server.campaign_header.as_deref(), Some("X-C"));
+    assert!(!server.tls_required_field);
     let alias = server.aliases.find(&ForwardPath::Postmaster).unwrap();
     assert_eq!(alias.members()[0].to_string(), "p@a.example");
     assert!(server.expn);
@@ -114,15 +115,16 @@ fn the_role_says_what_is_made_of_tls() {
 fn what_routes_say_of_tls_reaches_the_engine() {
     use ringpost_delivery::{TlsLevel, TlsPolicy};
     let snapshot = accepted(
-        "delivery = { tls = 'encrypt', tls_broken_time = '3s', tls_broken_per_core_max = 5 }\n\
+        "delivery = { tls = 'encrypt', tls_waivable = true, tls_broken_time = '3s', tls_broken_per_core_max = 5 }\n\
          route = [{ domain = 'a.example', lifetime = '1h' },\n\
          { domain = 'b.example', smarthost = 'b:465', tls_implicit = true },\n\
          { domain = 'c.example', tls = 'verify', tls_name = 'Mail.c.example' },\n\
-         { domain = 'd.example', tls = 'off' }]\n\
+         { domain = 'd.example', tls = 'off' },\n\
+         { domain = 'e.example', tls_waivable = false }]\n\
          [listener.main]\naddresses = ['127.0.0.1:2525']\n",
     );
     let delivery = snapshot.delivery_config();
-    let policy = |level| TlsPolicy { level, ..TlsPolicy::default() };
+    let policy = |level| TlsPolicy { level, waivable: true, ..TlsPolicy::default() };
     assert_eq!(delivery.tls, policy(TlsLevel::Encrypt));
     assert_eq!((delivery.tls_broken_time, delivery.tls_broken_max), (Duration::from_secs(3), 5));
     let of_routes: Vec<_> = delivery.routes.into_iter().map(|route| route.tls).collect();
@@ -134,6 +136,7 @@ fn what_routes_say_of_tls_reaches_the_engine() {
             Some(TlsPolicy { implicit: true, ..policy(TlsLevel::Encrypt) }),
             Some(TlsPolicy { name, ..policy(TlsLevel::Verify) }),
             Some(policy(TlsLevel::Off)),
+            Some(TlsPolicy { waivable: false, ..policy(TlsLevel::Encrypt) }),
         ]
     );
 }
