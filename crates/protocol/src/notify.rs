@@ -1,6 +1,6 @@
 //! What a client wants to be told of its message: the parameters of the DSN extension (RFC 3461).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::fmt;
 
 use crate::path::ForwardPath;
@@ -75,6 +75,18 @@ impl Notify {
             *flag = true;
         }
         Some(notify)
+    }
+
+    /// All that one of two tells of; `None` is the default there, and where it comes to that.
+    fn union(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let is_said = one.is_some() && other.is_some();
+        let (one, other) = (one.unwrap_or(Self::DEFAULT), other.unwrap_or(Self::DEFAULT));
+        let both = Self {
+            success: one.success | other.success,
+            failure: one.failure | other.failure,
+            delay: one.delay | other.delay,
+        };
+        (is_said || both != Self::DEFAULT).then_some(both)
     }
 
     /// As a number from 0 to 7, for storage.
@@ -223,6 +235,33 @@ impl DsnParameters {
             let before = std::mem::take(&mut given.recipients);
             let moved = before.into_iter().filter_map(|(at, one)| Some((place(at)?, one)));
             given.recipients = moved.collect();
+        });
+    }
+
+    /// Takes that recipients were the same, and each is there once now: `places` has for each of before, in
+    /// order, where it is.
+    ///
+    /// The originator is told all that was asked for of one of them, the default included; the first ORCPT stays.
+    pub fn merge_recipients(&mut self, places: &[usize]) {
+        if self.is_empty() {
+            return;
+        }
+        self.change(|given| {
+            let mut before = std::mem::take(&mut given.recipients);
+            let mut merged = BTreeMap::<usize, RecipientDsn>::new();
+            for (at, place) in places.iter().enumerate() {
+                let one = before.remove(&at).unwrap_or_default();
+                match merged.entry(*place) {
+                    Entry::Vacant(free) => drop(free.insert(one)),
+                    Entry::Occupied(mut first) => {
+                        let first = first.get_mut();
+                        first.notify = Notify::union(first.notify, one.notify);
+                        first.original = first.original.take().or(one.original);
+                    }
+                }
+            }
+            merged.retain(|_, one| !one.is_empty());
+            given.recipients = merged;
         });
     }
 

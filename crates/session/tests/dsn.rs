@@ -104,9 +104,9 @@ fn parameters_of_another_transaction_are_forgotten() {
     assert_eq!(words, [""; 0]);
 }
 
-/// The first RCPT of a recipient counts, with its parameters; those of others stay theirs.
+/// The originator is told all that was asked for of a recipient; those of others stay theirs.
 #[test]
-fn a_recipient_named_twice_keeps_what_was_said_first() {
+fn a_recipient_named_twice_keeps_what_was_said_of_both() {
     let (words, paths) = taken(
         config(),
         &[
@@ -116,10 +116,39 @@ fn a_recipient_named_twice_keeps_what_was_said_first() {
             "RCPT TO:<c@b.test>",
             "RCPT TO:<c@b.test> NOTIFY=SUCCESS",
             "RCPT TO:<d@b.test> NOTIFY=DELAY",
+            "RCPT TO:<e@b.test> NOTIFY=NEVER",
+            "RCPT TO:<e@b.test>",
+            "RCPT TO:<f@b.test> NOTIFY=NEVER ORCPT=rfc822;x",
+            "RCPT TO:<f@b.test> NOTIFY=NEVER ORCPT=rfc822;y",
+            "RCPT TO:<c@b.test>",
         ],
     );
-    assert_eq!(paths, "<b@b.test> <c@b.test> <d@b.test>");
-    assert_eq!(words, ["0 NEVER", "2 DELAY"]);
+    assert_eq!(paths, "<b@b.test> <c@b.test> <d@b.test> <e@b.test> <f@b.test>");
+    // Failures and delays are told of where nothing is said.
+    let expected = ["0 SUCCESS", "1 SUCCESS,FAILURE,DELAY", "2 DELAY", "4 NEVER rfc822;x"];
+    assert_eq!(words, expected);
+}
+
+/// Whoever is named, and is a member of an alias that is named, counts as both.
+#[test]
+fn a_member_of_an_alias_that_is_named_itself_keeps_what_was_said_of_both() {
+    let of_list = aliases(&[("list@relay.test", &["c@b.test", "d@b.test"])]);
+    let config = ServerConfig { aliases: of_list, ..config() };
+    let list = "RCPT TO:<list@relay.test> NOTIFY=NEVER";
+    let member = "RCPT TO:<d@b.test> NOTIFY=SUCCESS,FAILURE";
+    let mail = "MAIL FROM:<a@a.test>";
+    for rcpts in [[list, member], [member, list]] {
+        let (words, paths) = taken(config.clone(), &[mail, rcpts[0], rcpts[1]]);
+        let at = paths.split(' ').position(|path| path == "<d@b.test>").unwrap();
+        assert!(
+            words.iter().any(|word| word.starts_with(&format!("{at} SUCCESS,FAILURE"))),
+            "{words:?}"
+        );
+        assert!(
+            words.iter().any(|word| word.starts_with(&format!("{} NEVER", 1 - at))),
+            "{words:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is known of a message before it is one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::hold::Hold;
@@ -74,29 +74,28 @@ impl ServerSession {
     }
 }
 
-/// Keeps the first of recipients that are the same, and what was said of it; the order stays.
+/// Keeps the first of recipients that are the same, with what was said of any of them; the order stays.
 fn remove_repeated(envelope: &mut Envelope) {
     let forward_paths = &mut envelope.forward_paths;
     if forward_paths.len() < 2 {
         return;
     }
-    let mut seen = BTreeSet::new();
-    let is_first: Vec<bool> = forward_paths.iter().map(|path| seen.insert(path)).collect();
-    drop(seen);
-    if is_first.iter().all(|&one| one) {
+    let mut first = BTreeMap::new();
+    let mut places = Vec::with_capacity(forward_paths.len());
+    for path in &*forward_paths {
+        let next = first.len();
+        places.push(*first.entry(path).or_insert(next));
+    }
+    if first.len() == forward_paths.len() {
         return;
     }
-    if !envelope.dsn.is_empty() {
-        let places: Vec<Option<usize>> = is_first
-            .iter()
-            .scan(0, |next, &one| {
-                let at = *next;
-                *next += usize::from(one);
-                Some(one.then_some(at))
-            })
-            .collect();
-        envelope.dsn.move_recipients(|at| places.get(at).copied().flatten());
-    }
-    let mut is_first = is_first.into_iter();
-    forward_paths.retain(|_| is_first.next().unwrap_or(true));
+    drop(first);
+    envelope.dsn.merge_recipients(&places);
+    let mut next = 0;
+    let mut places = places.into_iter();
+    forward_paths.retain(|_| {
+        let is_first = places.next() == Some(next);
+        next += usize::from(is_first);
+        is_first
+    });
 }
