@@ -129,6 +129,30 @@ impl ClientAuthority {
     }
 }
 
+/// The time in so many seconds, as in a [`Validity`].
+///
+/// # Errors
+///
+/// Fails when `date` does.
+pub fn in_seconds(seconds: u32) -> Result<String> {
+    let at = format!("{seconds} seconds");
+    let text = peers::run(Command::new("date").args(["-u", "-d", &at, "+%Y%m%d%H%M%SZ"]))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Whether the time of a certificate is over.
+///
+/// # Errors
+///
+/// Fails when openssl cannot be run.
+pub fn has_expired(certificate: &Certificate) -> Result<bool> {
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-checkend", "0", "-in"])
+        .arg(&certificate.chain)
+        .output()?;
+    Ok(!output.status.success())
+}
+
 /// The SHA-256 of a certificate as openssl prints it, with colons.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use rustls::{
 };
 
 use super::certificate::{CertificateFacts, fingerprint};
+use super::connector::verify_if_readable;
 use super::material::{MaterialError, read};
 use crate::auth::certificate::CertificateRule;
 use crate::config::client_certificates::{CertificateMode, ClientCertificatesSection};
@@ -123,6 +124,12 @@ impl ClientChecker {
         Some(identity)
     }
 
+    /// Whether a client gets in at all, of whom that is known. A handshake that resumes a session does not ask
+    /// for what has become of its certificate since.
+    pub(crate) fn admits(&self, shown: Option<&Result<ClientIdentity, Error>>) -> bool {
+        !self.is_required || shown.is_some_and(Result::is_ok)
+    }
+
     /// Whether a client may relay by its certificate alone.
     pub(crate) fn may_relay(&self, identity: &ClientIdentity) -> bool {
         self.relay_fingerprints.contains(&identity.fingerprint)
@@ -158,7 +165,9 @@ impl ClientCertVerifier for ClientChecker {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signed)
+        let verify = || self.verifier.verify_tls12_signature(message, certificate, signed);
+        // What cannot be read is nobody's, and turned away where a certificate is required.
+        if self.is_required { verify() } else { verify_if_readable(certificate, verify) }
     }
 
     fn verify_tls13_signature(
@@ -167,7 +176,9 @@ impl ClientCertVerifier for ClientChecker {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signed)
+        let verify = || self.verifier.verify_tls13_signature(message, certificate, signed);
+        // What cannot be read is nobody's, and turned away where a certificate is required.
+        if self.is_required { verify() } else { verify_if_readable(certificate, verify) }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

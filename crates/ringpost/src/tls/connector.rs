@@ -10,7 +10,7 @@ use std::{
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        Resumption, WebPkiServerVerifier,
+        ClientSessionMemoryCache, ClientSessionStore as _, Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
@@ -115,6 +115,8 @@ pub struct Connector {
     /// For those whose certificate has to be right, if there are authorities.
     strict: Option<Arc<ClientConfig>>,
     verifier: Option<Arc<WebPkiServerVerifier>>,
+    /// What is remembered of sessions with those whose certificate has to be right.
+    sessions: Option<Arc<ClientSessionMemoryCache>>,
     fingerprint: u64,
 }
 
@@ -178,7 +180,7 @@ impl Connector {
         };
         let any = make(Arc::new(AnyCertificate(Arc::clone(&provider))))?;
         let strict = verifier.clone().map(|verifier| make(verifier)).transpose()?;
-        Ok(Self { any, strict, verifier, fingerprint: hasher.finish() })
+        Ok(Self { any, strict, verifier, sessions: None, fingerprint: hasher.finish() })
     }
 
     /// A number that is the same for the same settings and the same content of the files.
@@ -194,17 +196,26 @@ impl Connector {
     /// The same with a memory of its own for up to `hosts` hosts whose sessions can be resumed, so that
     /// cores share none.
     pub(crate) fn with_own_sessions(&self, hosts: usize) -> Self {
-        let fresh = |config: &Arc<ClientConfig>| {
+        let memory = || (hosts > 0).then(|| Arc::new(ClientSessionMemoryCache::new(hosts)));
+        let with = |config: &Arc<ClientConfig>, memory: Option<Arc<ClientSessionMemoryCache>>| {
             let mut config = ClientConfig::clone(config);
-            config.resumption = if hosts == 0 {
-                Resumption::disabled()
-            } else {
-                Resumption::in_memory_sessions(hosts)
+            config.resumption = match memory {
+                Some(memory) => Resumption::store(memory),
+                None => Resumption::disabled(),
             };
             Arc::new(config)
         };
-        let strict = self.strict.as_ref().map(fresh);
-        Self { any: fresh(&self.any), strict, ..self.clone() }
+        let sessions = memory();
+        let strict = self.strict.as_ref().map(|strict| with(strict, sessions.clone()));
+        Self { any: with(&self.any, memory()), strict, sessions, ..self.clone() }
+    }
+
+    /// Forgets the sessions with a host whose certificate has to be right: the next handshake begins one.
+    pub(crate) fn forget(&self, name: &ServerName<'static>) {
+        let Some(sessions) = &self.sessions else { return };
+        sessions.remove_tls12_session(name);
+        // There are few of them, and each is given once.
+        while sessions.take_tls13_ticket(name).is_some() {}
     }
 
     /// What to shake hands by; `None` when certificates are to be verified and there are no authorities.
@@ -268,6 +279,18 @@ fn read_certificate(files: &CertificateFiles) -> Result<Certificate, ConnectorEr
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
+/// Looks at a signature by `verify`, where the certificate that it is by can be read. Where it cannot it is
+/// nobody's, whoever has signed.
+pub(super) fn verify_if_readable(
+    certificate: &CertificateDer<'_>,
+    verify: impl FnOnce() -> Result<HandshakeSignatureValid, rustls::Error>,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    if webpki::EndEntityCert::try_from(certificate).is_err() {
+        return Ok(HandshakeSignatureValid::assertion());
+    }
+    verify()
+}
+
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
@@ -286,11 +309,10 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if webpki::EndEntityCert::try_from(certificate).is_err() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
         let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        verify_if_readable(certificate, || {
+            verify_tls12_signature(message, certificate, signed, algorithms)
+        })
     }
 
     fn verify_tls13_signature(
@@ -299,11 +321,10 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        if webpki::EndEntityCert::try_from(certificate).is_err() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
         let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        verify_if_readable(certificate, || {
+            verify_tls13_signature(message, certificate, signed, algorithms)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,13 +1,14 @@
 //! Clients with certificates: who they are, what they gain by it, and which ones gain nothing.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use ringpost_e2e::account::Account;
-use ringpost_e2e::authority::{ClientAuthority, FUTURE, NOW, PAST, fingerprint};
+use ringpost_e2e::authority::{ClientAuthority, FUTURE, NOW, PAST, fingerprint, in_seconds};
 use ringpost_e2e::injector::Load;
 use ringpost_e2e::message;
 use ringpost_e2e::peers::{self, Postfix};
@@ -63,8 +64,6 @@ impl Vouched {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut input) = child.stdin.take() {
-            use std::io::Write as _;
-
             // It may not get that far.
             drop(input.write_all(lines.replace('|', "\r\n").as_bytes()));
             let output = child.wait_with_output()?;
@@ -109,6 +108,8 @@ fn a_certificate_is_a_user_and_a_bad_one_is_nobody() -> Result<()> {
         authority.issue("late", robot, PAST)?,
         authority.issue("early", robot, FUTURE)?,
         other.issue("robot", robot, NOW)?,
+        // One of which not even the key can be read, by us.
+        authority.issue("odd", &format!("{robot}\n1.2.3.4 = critical,ASN1:UTF8String:odd"), NOW)?,
     ];
     for version in ["-tls1_2", "-tls1_3"] {
         let text = vouched.dialogue(Some(&good), version, AUTH)?;
@@ -123,7 +124,7 @@ fn a_certificate_is_a_user_and_a_bad_one_is_nobody() -> Result<()> {
     }
     assert_eq!(
         [vouched.shown("good")?, vouched.shown("bad")?, vouched.shown("absent")?],
-        [4, 6, 2]
+        [4, 8, 2]
     );
     let log = vouched.submission.server.log();
     for reason in ["expired", "not valid yet", "UnknownIssuer"] {
@@ -156,6 +157,48 @@ fn where_a_certificate_is_required_nobody_gets_in_without() -> Result<()> {
     // By STARTTLS as well.
     let text = s_client(vouched.submission.server.smtp(), &["-starttls", "smtp", "-tls1_2"])?;
     assert!(!text.status.success());
+    Ok(())
+}
+
+/// A session that is resumed brings the certificate that was good when it began, and no more than that.
+#[test]
+fn who_resumes_a_session_has_to_have_a_certificate_that_is_good_still() -> Result<()> {
+    let sink = Sink::start()?;
+    let vouched = Vouched::start(sink.address(), "require", |_| {})?;
+    let until = in_seconds(15)?;
+    let brief = vouched.authority.issue("brief", "email:robot@a.test", (NOW.0, &until))?;
+    let session = vouched.submission.server.directory().join("session.pem");
+    let begin = |more: &str| -> Result<String> {
+        let port = vouched.submission.implicit.to_string();
+        let mut child = Command::new("openssl")
+            .args(["s_client", "-tls1_2", "-ign_eof", "-connect", &port, more])
+            .arg(&session)
+            .arg("-cert")
+            .arg(&brief.chain)
+            .arg("-key")
+            .arg(&brief.key)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut input = child.stdin.take().context("no input")?;
+        // It may not get that far.
+        drop(input.write_all(AUTH.replace('|', "\r\n").as_bytes()));
+        let output = child.wait_with_output()?;
+        drop(input);
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into())
+    };
+    let first = begin("-sess_out")?;
+    assert!(first.contains("235 2.7.0") && session.exists(), "{first}");
+    // The twin: as long as it is good it does.
+    let again = begin("-sess_in")?;
+    assert!(again.contains("Reused, TLSv1.2") && again.contains("235 2.7.0"), "{again}");
+    wait_until("the end of its time", SOON, || {
+        Ok(!vouched.dialogue(Some(&brief), "-tls1_2", AUTH)?.contains("235 2.7.0"))
+    })?;
+    let late = begin("-sess_in")?;
+    assert!(late.contains("Reused, TLSv1.2"), "{late}");
+    assert!(!late.contains("250"), "{late}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use ringpost_e2e::authority::{ClientAuthority, NOW, has_expired, in_seconds};
 use ringpost_e2e::events::Event;
 use ringpost_e2e::injector::Client;
 use ringpost_e2e::message;
@@ -335,6 +336,65 @@ fn sessions_are_resumed_and_certificates_shown() -> Result<()> {
     assert_eq!(code, "4.7.5", "{text}");
     assert_eq!(hidden.count("message"), 0, "{:?}", hidden.lines());
     Ok(())
+}
+
+/// What was good when a session began is looked at again when it is resumed.
+#[test]
+fn a_certificate_has_to_be_good_still_when_a_session_is_resumed() -> Result<()> {
+    if skip()? {
+        return Ok(());
+    }
+    let mut world = World::new()?;
+    let authority = ClientAuthority::make(world.directory(), "brief")?;
+    world.server.config.set("delivery", "idle_timeout", "\"1ms\"").set(
+        "delivery",
+        "tls_ca_file",
+        &format!("\"{}\"", authority.ca().display()),
+    );
+    // Sessions are remembered by name.
+    let names = "DNS:old.test,DNS:new.test\nextendedKeyUsage = serverAuth";
+    let until = in_seconds(20)?;
+    let brief = authority.issue("mx", names, (NOW.0, &until))?;
+    let keys = |name| format!("tls = \"verify\"\ntls_name = \"{name}\"");
+    let only = |version| TlsSinkOptions { versions: (version, version), ..Default::default() };
+    let old = world.sink("old.test", &brief, only("TLSv1_2"), &keys("old.test"))?;
+    let new = world.sink("new.test", &brief, only("TLSv1_3"), &keys("new.test"))?;
+    world.server.start()?;
+    for (sink, domain) in [(&old, "old.test"), (&new, "new.test")] {
+        for number in 1..=2 {
+            let to = format!("b{number}@{domain}");
+            world.send(&to, 1_000)?;
+            world.event("delivered", &to)?;
+            sink.wait("quit", number)?;
+        }
+        // The twin: as long as it is good.
+        assert_eq!(sink.count("handshake") - count_of(sink, "full"), 1, "{:?}", sink.lines());
+    }
+    wait_until("the end of its time", SOON, || has_expired(&brief))?;
+    for (sink, domain) in [(&old, "old.test"), (&new, "new.test")] {
+        let resumed = sink.count("handshake") - count_of(sink, "full");
+        // The second in which it ends is counted in by some, and not by others.
+        let mut late = None;
+        for number in 0..20 {
+            let to = format!("late{number}@{domain}");
+            world.send(&to, 1_000)?;
+            let event = world.event_of(&["delivered", "deferred"], &to)?;
+            if event.kind == "deferred" {
+                late = Some(event);
+                break;
+            }
+        }
+        let (code, text) = refused(&late.with_context(|| format!("{:?}", sink.lines()))?);
+        assert_eq!(code, "4.7.5", "{text}");
+        assert!(text.contains("resumed session"), "{text}");
+        assert!(sink.count("handshake") - count_of(sink, "full") > resumed, "{:?}", sink.lines());
+    }
+    Ok(())
+}
+
+/// Handshakes of a kind.
+fn count_of(sink: &TlsSink, kind: &str) -> usize {
+    sink.lines().iter().filter(|it| it.starts_with("handshake") && it.contains(kind)).count()
 }
 
 #[test]

@@ -6,8 +6,11 @@ use ringpost_session::server::{CertificateRights, TlsInfo, TlsPolicy, TlsVersion
 use super::Inbound;
 use crate::{
     runtime::Runtime,
-    tls::{Acceptor, failure::HandshakeError},
+    tls::{Acceptor, ClientIdentity, failure::HandshakeError},
 };
+
+/// Who a client is by the certificate that it has shown, if it has.
+type Shown = Option<Result<ClientIdentity, rustls::Error>>;
 
 impl<R: Runtime> Inbound<R> {
     /// Shakes hands, and tells the session how that went.
@@ -17,7 +20,7 @@ impl<R: Runtime> Inbound<R> {
         let now = self.shard.runtime.now();
         let counts = self.listener.metrics();
         match shaken {
-            Ok(info) => {
+            Ok((info, shown)) => {
                 counts.tls_handshakes.increment(match info.version {
                     TlsVersion::V1_2 => VersionLabel::V1_2,
                     TlsVersion::V1_3 => VersionLabel::V1_3,
@@ -25,7 +28,7 @@ impl<R: Runtime> Inbound<R> {
                 counts.tls_handshake_duration.record(now - began);
                 self.session.set_admission(self.shard.session_admission());
                 self.session.handle_tls(now, info);
-                self.look_at_certificate();
+                self.look_at_certificate(shown);
             }
             Err(error) => {
                 let client = self.session.peer().ip;
@@ -43,10 +46,9 @@ impl<R: Runtime> Inbound<R> {
         }
     }
 
-    /// Finds out who the client is by its certificate, and tells the session what it gains by it.
-    fn look_at_certificate(&mut self) {
+    /// Tells the session what the client gains by its certificate.
+    fn look_at_certificate(&mut self, shown: Shown) {
         let Some(clients) = self.stream.acceptor().and_then(Acceptor::clients) else { return };
-        let shown = clients.identify(self.stream.peer_chain(), self.shard.runtime.unix_ms());
         let counts = &self.listener.metrics().tls_client_certificates;
         match shown {
             Some(Ok(identity)) => {
@@ -68,7 +70,7 @@ impl<R: Runtime> Inbound<R> {
         }
     }
 
-    async fn shake_hands(&mut self) -> Result<TlsInfo, HandshakeError> {
+    async fn shake_hands(&mut self) -> Result<(TlsInfo, Shown), HandshakeError> {
         // What tells the client to begin.
         self.flush().await?;
         // The session has taken no STARTTLS with anything behind it; and were there something, it would
@@ -88,6 +90,13 @@ impl<R: Runtime> Inbound<R> {
         let shard = &self.shard;
         let ahead = self.buffers.input.bytes().to_vec();
         self.buffers.input.consume(ahead.len());
-        self.stream.accept_tls(&acceptor, ahead, || shard.is_draining()).await
+        let info = self.stream.accept_tls(&acceptor, ahead, || shard.is_draining()).await?;
+        let Some(clients) = acceptor.clients() else { return Ok((info, None)) };
+        let shown = clients.identify(self.stream.peer_chain(), shard.runtime.unix_ms());
+        if clients.admits(shown.as_ref()) {
+            return Ok((info, shown));
+        }
+        let error = shown.and_then(Result::err).unwrap_or(rustls::Error::NoCertificatesPresented);
+        Err(HandshakeError::from(error))
     }
 }

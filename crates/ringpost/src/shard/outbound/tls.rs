@@ -101,8 +101,15 @@ impl<R: Runtime> Outbound<R> {
         let done = self.stream.connect_tls(config, name.clone(), || !shard.may_deliver()).await?;
         shard.metrics.remote_tls_resumed.increment(u64::from(done.is_resumed));
         let unix_ms = shard.runtime.unix_ms();
-        let verified =
-            target.verifies() || connector.is_trusted(self.stream.peer_chain(), &name, unix_ms);
+        // The handshake has looked at it itself where it has to be right, unless it has resumed a session: the
+        // certificate was good then.
+        let verified = (target.verifies() && !done.is_resumed)
+            || connector.is_trusted(self.stream.peer_chain(), &name, unix_ms);
+        if target.verifies() && !verified {
+            connector.forget(&name);
+            let detail = "the certificate of a resumed session is not good any more";
+            return Err(HandshakeError::certificate(detail));
+        }
         Ok(ClientTlsInfo { version: done.version, cipher: done.cipher, verified })
     }
 
