@@ -66,6 +66,15 @@ impl Cache {
         self.put(question, Entry { result, expires });
     }
 
+    /// Forgets that there was no answer, if there was none.
+    pub(super) fn forget_failure(&mut self, question: &Question) {
+        for generation in [&mut self.young, &mut self.old] {
+            if generation.get(question).is_some_and(|entry| entry.result.is_err()) {
+                generation.remove(question);
+            }
+        }
+    }
+
     fn put(&mut self, question: Question, entry: Entry) {
         if self.young.len() >= (self.entries_max / 2).max(1) {
             let empty = SeededMap::with_hasher(self.state.clone());

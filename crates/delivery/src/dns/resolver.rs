@@ -189,6 +189,11 @@ impl Resolver {
         None
     }
 
+    /// Forgets that a question has found no answer: it is asked anew when it is looked up.
+    pub fn forget_failure(&mut self, question: &Question) {
+        self.cache.forget_failure(question);
+    }
+
     /// Tells whether a cached result is that no server answered, and one has since.
     fn is_over(&self, result: &LookupResult, expires: Instant) -> bool {
         let since = self.answered.map(|answered| answered + self.config.failure_ttl);

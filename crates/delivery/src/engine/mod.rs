@@ -334,8 +334,12 @@ impl Engine {
             destination.route = self.routes.find(&destination.name);
             let state = std::mem::replace(&mut destination.state, DestinationState::Unknown);
             self.astray.append(destination.waiting.take());
-            if let DestinationState::Site { site, .. } = state {
-                self.release_site(site);
+            match state {
+                DestinationState::Site { site, .. } => self.release_site(site),
+                DestinationState::Parked { until } => {
+                    self.timers.remove(&(until, Timer::Resolve(id)));
+                }
+                DestinationState::Unknown | DestinationState::Resolving => {}
             }
         }
         for index in self.sites.indices() {

@@ -117,14 +117,17 @@ impl Engine {
         true
     }
 
+    /// Takes a place up again that waits. What the DNS did not tell a moment ago is asked anew: somebody has
+    /// a reason to think that it does now.
     pub(super) fn wake_place(&mut self, place: Place) {
         match place {
             Place::Destination(id) => {
-                let is_parked = self
-                    .destinations
-                    .get(id)
-                    .is_some_and(|one| matches!(one.state, DestinationState::Parked { .. }));
-                if is_parked {
+                if let Some(one) = self.destinations.get(id)
+                    && let DestinationState::Parked { until } = one.state
+                {
+                    let question = Question { name: Rc::clone(&one.name), kind: RecordKind::Mx };
+                    self.resolver.forget_failure(&question);
+                    self.timers.remove(&(until, Timer::Resolve(id)));
                     self.resolve_destination(id);
                 }
             }
@@ -134,6 +137,12 @@ impl Engine {
                     && matches!(site.state, SiteState::Throttled { .. })
                 {
                     site.state = SiteState::Throttled { until };
+                    for host in site.hosts.iter().filter(|host| host.lookups.failure.is_some()) {
+                        for kind in [RecordKind::A, RecordKind::Aaaa] {
+                            let question = Question { name: Rc::clone(&host.name), kind };
+                            self.resolver.forget_failure(&question);
+                        }
+                    }
                     if matches!(site.addresses, Addresses::Known { until: Some(_) }) {
                         site.addresses = Addresses::Unknown;
                     }

@@ -180,3 +180,30 @@ fn a_pass_is_made_a_little_at_a_time() {
     assert_eq!(pass.recipients(), 5000);
     world.run_until_settled(10 * MINUTE);
 }
+
+/// That the DNS did not tell a moment ago is no answer to who knows that it does now.
+#[test]
+fn what_the_dns_did_not_tell_a_moment_ago_is_asked_anew() {
+    let mut world = putting_off(&["a.test", "b.test"], 10);
+    accept_all(&mut world);
+    world.add_mx("b.test", 20, "other.test");
+    // The domain itself, and the host of another.
+    for broken in ["a.test", "mx.test", "other.test"] {
+        world.broken.insert(broken.into());
+    }
+    let ids = ["a.test", "a.test", "b.test", "b.test"].map(|domain| world.send(&[domain]));
+    world.run(SECOND);
+    assert_eq!(world.engine.stats().parked, 2, "one of each has paid for the failure");
+    let asked = |world: &World| world.queries.values().sum::<usize>();
+    // Within the time for which failures are remembered.
+    let before = asked(&world);
+    assert_eq!(flush(&mut world, FlushScope::All), 4);
+    world.run(SECOND / 2);
+    assert!(asked(&world) > before, "nobody was asked");
+    world.broken.clear();
+    flush(&mut world, FlushScope::All);
+    world.run(SECOND);
+    for id in ids {
+        assert!(world.story(id, 0).ends_with("delivered 2.0.0"), "{}", world.story(id, 0));
+    }
+}
