@@ -383,6 +383,7 @@ fn a_certificate_has_to_be_good_still_when_a_session_is_resumed() -> Result<()> 
                 late = Some(event);
                 break;
             }
+            sink.wait("quit", 3 + number)?;
         }
         let (code, text) = refused(&late.with_context(|| format!("{:?}", sink.lines()))?);
         assert_eq!(code, "4.7.5", "{text}");
