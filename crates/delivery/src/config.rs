@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::dns::DnsConfig;
+use crate::login::LoginProfile;
 use crate::retry::RetrySchedule;
 use crate::tls::TlsPolicy;
 
@@ -100,13 +101,23 @@ pub struct Route {
     pub delay_warning: Option<Duration>,
     /// As [`DeliveryConfig::tls`], which `None` means.
     pub tls: Option<TlsPolicy>,
+    /// With what to log in at its smarthost; `None`: without. Nobody logs in at hosts found by MX.
+    pub login: Option<LoginProfile>,
 }
 
 impl Route {
     /// Makes a route to a smarthost, with the times of all mail.
     pub fn to(pattern: RoutePattern, smarthost: Smarthost) -> Self {
         let smarthost = Some(smarthost);
-        Self { pattern, smarthost, retry: None, lifetime: None, delay_warning: None, tls: None }
+        Self {
+            pattern,
+            smarthost,
+            retry: None,
+            lifetime: None,
+            delay_warning: None,
+            tls: None,
+            login: None,
+        }
     }
 }
 

@@ -40,6 +40,7 @@ mod destination;
 pub mod dns;
 pub mod engine;
 mod lane;
+mod login;
 pub mod mx;
 pub mod outcome;
 mod pool;
@@ -60,6 +61,7 @@ pub use engine::{
     Action, Engine, EngineStats, Flush, FlushScope, Job, Next, QueuedMessage, QueuedRecipient,
     SiteChange, SiteView,
 };
+pub use login::LoginProfile;
 pub use pool::{ConnectFailure, ConnectionId};
 pub use retry::{RetryDelays, RetrySchedule};
 pub use site::{Counts, SiteKind, SiteState};

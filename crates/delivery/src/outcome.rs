@@ -10,9 +10,10 @@
 //! | session | lost, timed out or senseless within a transaction | all: deferred | gone | – | – |
 //! | session | dead before a reused one was answered | untouched: tried again at once | gone | – | – |
 //! | address | TLS failed, and was wanted where it can be had | untouched | gone | – (the same, in plain text) | – |
+//! | address | we could not log in, for whatever reason or code | untouched | gone | tried | when the last one failed |
 //! | address | no connection, or session refused before it was ready | untouched | gone | tried | when the last one failed |
 //! | site | every address failed | the first: deferred; the others wait | – | – | throttled |
-//! | site | every address refused the session with 5xx | all waiting: bounced (by switch) | – | – | throttled |
+//! | site | every address refused the session with 5xx, but not our credentials | all waiting: bounced (by switch) | – | – | throttled |
 //! | destination | its owner's DNS says that there is no way | all waiting: bounced | – | – | – |
 //! | destination | DNS does not answer, or not sensibly | the first: deferred; the others wait | – | – | – |
 //!
@@ -29,7 +30,7 @@ use std::rc::Rc;
 use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_session::client::{
-    self as session, LocalRefusal, RecipientReport, SessionFailure, Stage, TlsProblem,
+    self as session, AuthProblem, LocalRefusal, RecipientReport, SessionFailure, Stage, TlsProblem,
     TransactionReport,
 };
 
@@ -171,6 +172,12 @@ fn default_code(stage: Stage, number: u16, meaning: Meaning) -> (u16, u16) {
         _ if meaning == Meaning::Delivered => (0, 0),
         (Stage::StartTls, 454) => (7, 0),
         (Stage::StartTls, 500..=599) => (7, 4),
+        // RFC 4954 §6. What mail cannot help is no fault of its own: the class is that of a deferral.
+        (Stage::Auth, 430..=459) => (7, 0),
+        (Stage::Auth, 500..=504) => (7, 4),
+        (Stage::Auth, 534) => (7, 9),
+        (Stage::Auth, 538) => (7, 11),
+        (Stage::Auth, 505..=599) => (7, 8),
         // Closing, or shutting down.
         (_, 421) => (3, 2),
         (_, 450 | 550) if stage == Stage::Rcpt => (1, 1),
@@ -190,6 +197,13 @@ pub fn session_failure(failure: &SessionFailure) -> Verdict {
         // RFC 3463 §3.8: not supported; cryptographic failure.
         SessionFailure::Tls { problem: TlsProblem::NotOffered, .. } => (7, 4),
         SessionFailure::Tls { .. } => (7, 5),
+        SessionFailure::Auth { problem } => match problem {
+            AuthProblem::Refused(_) => (7, 8),
+            AuthProblem::NeedsTls => (7, 11),
+            AuthProblem::NotOffered | AuthProblem::NoMechanism => (7, 4),
+            AuthProblem::Unavailable => (3, 0),
+            _ => (7, 0),
+        },
         SessionFailure::Aborted { .. } => (3, 2),
         _ => (4, 2),
     };
@@ -274,11 +288,14 @@ pub(crate) fn local_failure() -> OpenFailure {
 pub(crate) fn opening_failure(failure: &SessionFailure) -> OpenFailure {
     let refused = match failure {
         // A host that has no TLS today may have it tomorrow.
-        SessionFailure::Reply { stage: Stage::StartTls, .. } => false,
+        // And whom it does not know today, when the operator has seen to it.
+        SessionFailure::Reply { stage: Stage::StartTls | Stage::Auth, .. } => false,
         SessionFailure::Reply { reply, .. } => reply.is_permanent_negative(),
         _ => false,
     };
-    OpenFailure { reason: session_failure(failure).reason, refused, local: false }
+    // Nothing is learned about a host from what we are short of.
+    let local = matches!(failure, SessionFailure::Auth { problem: AuthProblem::Unavailable });
+    OpenFailure { reason: session_failure(failure).reason, refused, local }
 }
 
 /// Returns `reason` with a status of the class that fits `meaning`.

@@ -9,6 +9,7 @@ use ringpost_protocol::address::Host;
 
 use crate::clock::Stamp;
 use crate::config::{DeliveryConfig, Route, RoutePattern, Smarthost};
+use crate::login::LoginProfile;
 use crate::retry::RetrySchedule;
 use crate::tls::TlsPolicy;
 use crate::work::{Recipient, Work};
@@ -50,6 +51,8 @@ pub struct Policy {
     pub tls: Arc<TlsPolicy>,
     /// The same for messages whose senders ask that they go on without TLS rather than not at all.
     pub waived_tls: Arc<TlsPolicy>,
+    /// With what to log in at its smarthost.
+    pub login: Option<LoginProfile>,
 }
 
 impl Policy {
@@ -79,6 +82,7 @@ impl Routes {
             delay_warning: config.delay_warning,
             tls: Arc::new(config.tls.clone()),
             waived_tls: Arc::new(config.tls.waived()),
+            login: None,
         };
         let mut routes = Self {
             exact: HashMap::new(),
@@ -86,14 +90,18 @@ impl Routes {
             entries: vec![(None, general.clone())],
         };
         for (route, number) in config.routes.iter().zip(1..) {
-            let Route { pattern, smarthost, retry, lifetime, delay_warning, tls } = route;
+            let Route { pattern, smarthost, retry, lifetime, delay_warning, tls, login } = route;
             let tls = tls.clone().map_or_else(|| Arc::clone(&general.tls), Arc::new);
+            // Nobody who sends mail may have a password shown to who is not known by its certificate.
+            let waived_tls =
+                if login.is_some() { Arc::clone(&tls) } else { Arc::new(tls.waived()) };
             let policy = Policy {
                 retry: retry.clone().unwrap_or_else(|| general.retry.clone()),
                 lifetime: lifetime.unwrap_or(general.lifetime),
                 delay_warning: delay_warning.unwrap_or(general.delay_warning),
-                waived_tls: Arc::new(tls.waived()),
+                waived_tls,
                 tls,
+                login: *login,
             };
             routes.entries.push((smarthost.clone(), policy));
             match pattern {
@@ -183,6 +191,7 @@ mod tests {
             lifetime: Some(hour),
             delay_warning: None,
             tls: Some(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
+            login: None,
         };
         let config = DeliveryConfig {
             routes: vec![Route::to(RoutePattern::Any, smarthost("all")), of_a],
@@ -199,6 +208,7 @@ mod tests {
                 delay_warning: 2 * hour,
                 tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
                 waived_tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
+                login: None,
             }
         );
         let other = routes.policy(routes.find("b.example"));

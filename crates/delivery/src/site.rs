@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::attempt::Attempt;
 use crate::config::DeliveryConfig;
 use crate::dns::DnsFailure;
+use crate::login::LoginProfile;
 use crate::mx::RankedHost;
 use crate::outcome::Verdict;
 use crate::pool::{ConnectionId, Walk};
@@ -37,6 +38,7 @@ pub(crate) struct SiteKey {
     pub(crate) port: u16,
     pub(crate) kind: SiteKind,
     pub(crate) tls: Arc<TlsPolicy>,
+    pub(crate) login: Option<LoginProfile>,
 }
 
 /// Whether connections to a site are opened.

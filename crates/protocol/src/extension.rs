@@ -2,7 +2,7 @@
 
 use crate::hold::HoldOffer;
 use crate::reply::Reply;
-use crate::sasl::MechanismSet;
+use crate::sasl::{Mechanism, MechanismSet};
 use crate::time::{decimal, write_rfc3339_seconds};
 use crate::xclient::XCLIENT_ATTRIBUTES;
 
@@ -55,6 +55,8 @@ pub struct Extensions {
     pub mt_priority: bool,
     /// REQUIRETLS (RFC 8689).
     pub requiretls: bool,
+    /// AUTH (RFC 4954): the mechanisms, of those that we know; `None` when it is not offered.
+    pub auth: Option<MechanismSet>,
 }
 
 impl Extensions {
@@ -64,6 +66,11 @@ impl Extensions {
         for line in reply.text.split('\n').skip(1) {
             let mut words = line.split_ascii_whitespace();
             if let Some(keyword) = words.next() {
+                if keyword.eq_ignore_ascii_case("AUTH") {
+                    let known = words.by_ref().filter_map(Mechanism::from_name);
+                    let before = extensions.auth.unwrap_or_default();
+                    extensions.auth = Some(known.fold(before, MechanismSet::with));
+                }
                 extensions.add(keyword, words.next());
             }
         }
@@ -367,9 +374,32 @@ mod tests {
             eight_bit_mime: true,
             size: SizeLimit::Octets(1000),
             dsn: true,
+            auth: Some(MechanismSet::NONE.with(Mechanism::Plain)),
             ..Extensions::default()
         };
         assert_eq!(extensions, expected);
+    }
+
+    #[test]
+    fn mechanisms_that_are_known_are_kept_of_auth() {
+        let known = |list: &[Mechanism]| Some(list.iter().copied().collect::<MechanismSet>());
+        for (text, expected) in [
+            ("8BITMIME", None),
+            ("AUTH", known(&[])),
+            ("AUTH CRAM-MD5 NTLM", known(&[])),
+            ("auth login  Plain X", known(&[Mechanism::Plain, Mechanism::Login])),
+            ("AUTH LOGIN\r\n250 AUTH PLAIN", known(&[Mechanism::Plain, Mechanism::Login])),
+            ("AUTH SCRAM-SHA-256-PLUS", known(&[Mechanism::ScramSha256Plus])),
+            ("AUTHX PLAIN", None),
+            ("AUTH=PLAIN", None),
+        ] {
+            let text = text.replace("\r\n250 ", "\r\n250-");
+            assert_eq!(
+                parse(&format!("250-mx.test\r\n250-{text}\r\n250 X\r\n")).auth,
+                expected,
+                "{text}"
+            );
+        }
     }
 
     #[test]

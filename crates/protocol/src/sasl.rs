@@ -5,6 +5,7 @@
 
 mod plain;
 mod scram;
+mod scram_server;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::command::CommandError;
 
 pub use plain::PlainMessage;
-pub use scram::{ScramBinding, ScramClientFinal, ScramClientFirst};
+pub use scram::{ScramBinding, ScramClientFinal, ScramClientFirst, write_sasl_name};
+pub use scram_server::{ScramServerFinal, ScramServerFirst};
 
 /// A mechanism that a server can offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +84,12 @@ impl MechanismSet {
         Self(self.0 & !(1 << mechanism as u8))
     }
 
+    /// The mechanisms that are in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The mechanisms in it, in the order of [`Mechanism::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Mechanism> {
         Mechanism::ALL.into_iter().filter(move |mechanism| self.contains(*mechanism))
@@ -135,6 +143,17 @@ pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
 /// Reads an initial response, where `=` stands for an empty one (RFC 4954 §4).
 pub fn decode_initial_response(text: &str) -> Option<Vec<u8>> {
     if text == "=" { Some(Vec::new()) } else { decode_base64(text.as_bytes()) }
+}
+
+/// Writes what a client sends, in base64; without the end of the line.
+pub fn write_response(response: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    let size = base64::encoded_len(response.len(), true).unwrap_or(0);
+    out.resize(start + size, 0);
+    // In place, so that no copy of a password is left anywhere.
+    let room = out.get_mut(start..).unwrap_or_default();
+    let written = STANDARD.encode_slice(response, room).unwrap_or(0);
+    out.truncate(start + written);
 }
 
 /// Writes a 334 with a challenge in base64.
@@ -218,5 +237,11 @@ mod tests {
         write_challenge(b"Username:", &mut out);
         write_challenge(b"", &mut out);
         assert_eq!(out, b"334 VXNlcm5hbWU6\r\n334 \r\n");
+        out.clear();
+        for response in [&b"\0a\0b"[..], b"", b"user"] {
+            write_response(response, &mut out);
+            out.push(b' ');
+        }
+        assert_eq!(out, b"AGEAYg==  dXNlcg== ");
     }
 }

@@ -1,11 +1,13 @@
 //! The end of a session that delivers mail.
 
+mod auth;
 mod config;
 mod report;
 mod session;
 mod tls;
 mod transaction;
 
+pub use auth::{AuthProblem, AuthPrompt, ClientAuth};
 pub use config::{ClientConfig, ClientTimeouts};
 pub use report::{
     LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,

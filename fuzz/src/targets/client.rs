@@ -9,9 +9,10 @@ use std::time::Instant;
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::BodyType;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
+use ringpost_protocol::sasl::Mechanism;
 use ringpost_session::client::{
-    ClientConfig, ClientEvent, ClientSession, RecipientReport, Stage, TransactionReport,
-    TransactionRequest, Verdict as Said,
+    AuthProblem, AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, RecipientReport,
+    Stage, TransactionReport, TransactionRequest, Verdict as Said,
 };
 
 use super::{is_plain, reply, seed};
@@ -34,6 +35,13 @@ pub const TARGET: Target = Target {
         "250-",
         "251 ok\r\n",
         "354 go\r\n",
+        "250 AUTH PLAIN\r\n",
+        "250-AUTH LOGIN SCRAM-SHA-256\r\n",
+        "235 in\r\n",
+        "334 cj0=\r\n",
+        "334 dj0=\r\n",
+        "334 \r\n",
+        "535 out\r\n",
         "421 bye\r\n",
         "450 no\r\n",
         "550 5.1.1 no\r\n",
@@ -50,6 +58,7 @@ const PIPELINING: u8 = 1;
 const EIGHT_BIT: u8 = 2;
 const QUITS: u8 = 4;
 const BINARY: u8 = 8;
+const AUTH: u8 = 16;
 
 /// Transactions that are started at most.
 const TRANSACTIONS_MAX: usize = 4;
@@ -78,7 +87,21 @@ fn seeds() -> Vec<Vec<u8>> {
         format!("{binary}250 ok\r\n250 ok\r\n250 ok\r\n250 2.0.0 ok\r\n221 bye\r\n"),
         format!("{binary}250 ok\r\n550 no\r\n550 no\r\n250 reset\r\n250 ok\r\n250 ok\r\n250 ok\r\n552 no\r\n"),
     ]);
+    let login = |mechanism: &str, replies: &str| {
+        let rest = "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 2.0.0 ok\r\n";
+        format!("220 a\r\n250-a\r\n250 AUTH {mechanism}\r\n{replies}{rest}")
+    };
+    let texts = texts.chain([
+        login("PLAIN", "235 in\r\n"),
+        login("PLAIN", "535 out\r\n"),
+        login("LOGIN", "334 VXNlcm5hbWU6\r\n334 UGFzc3dvcmQ6\r\n235 in\r\n"),
+        login("SCRAM-SHA-256", "334 cj0=\r\n334 dj0=\r\n235 in\r\n"),
+        login("SCRAM-SHA-256", "334 cj0=\r\n334 ZT0=\r\n235 in\r\n"),
+        login("SCRAM-SHA-256", "235 in\r\n"),
+    ]);
     let choices = [
+        [AUTH, 0, 2],
+        [AUTH | PIPELINING, 1, 1],
         [0, 0, 2],
         [PIPELINING, 0, 2],
         [PIPELINING | EIGHT_BIT, 1, 2],
@@ -122,8 +145,13 @@ fn run(flags: u8, way: u8, recipients: usize, wire: &[u8]) -> Result<Trace, Stri
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
     let config = ClientConfig { pipelining: flags & PIPELINING != 0, ..ClientConfig::default() };
+    let mut session = ClientSession::new(start, Arc::new(config));
+    if flags & AUTH != 0 {
+        let mechanisms = Mechanism::ALL.into_iter().collect();
+        session = session.with_auth(ClientAuth { mechanisms, without_tls: true });
+    }
     let mut driver = Driver {
-        session: ClientSession::new(start, Arc::new(config)),
+        session,
         now: start,
         trace: Trace::default(),
         flags,
@@ -131,6 +159,8 @@ fn run(flags: u8, way: u8, recipients: usize, wire: &[u8]) -> Result<Trace, Stri
             .filter_map(|n| ForwardPath::parse(&format!("<r{n}@b.test>")).ok())
             .collect(),
         dot_at: None,
+        is_proven: false,
+        is_logged_in: false,
     };
     if way == 0 {
         for line in wire.split_inclusive(|&b| b == b'\n') {
@@ -152,6 +182,8 @@ struct Driver {
     flags: u8,
     paths: Vec<ForwardPath>,
     dot_at: Option<usize>,
+    is_proven: bool,
+    is_logged_in: bool,
 }
 
 impl Driver {
@@ -208,7 +240,17 @@ impl Driver {
         while let Some(event) = self.session.poll_event() {
             must!(!self.trace.is_closed, "{event:?} after the end");
             match event {
-                ClientEvent::Ready { .. } | ClientEvent::TlsRefused(_) => {}
+                ClientEvent::TlsRefused(_) => {}
+                ClientEvent::Ready { .. } => {
+                    let must = self.flags & AUTH != 0;
+                    must!(must == self.is_logged_in, "logged in: {}", self.is_logged_in);
+                }
+                ClientEvent::Auth(prompt) => self.answer(&prompt)?,
+                ClientEvent::LoggedIn(mechanism) => {
+                    let is_proven = mechanism != Mechanism::ScramSha256 || self.is_proven;
+                    must!(is_proven, "in, by a server that has shown nothing");
+                    self.is_logged_in = true;
+                }
                 ClientEvent::StartTls => {
                     return Err("TLS is begun, and was not to be".to_owned());
                 }
@@ -225,6 +267,20 @@ impl Driver {
         let is_idle = self.trace.is_closed || self.session.is_ready();
         must!(open <= 1 && !(is_idle && open == 1), "{open} transactions without a report");
         self.flush();
+        Ok(())
+    }
+
+    /// A server has shown who it is by a `v=`.
+    fn answer(&mut self, prompt: &AuthPrompt) -> Verdict {
+        must!(self.flags & AUTH != 0 && !self.is_logged_in, "{prompt:?}, and nobody is to log in");
+        if let AuthPrompt::ScramVerify(shown) = prompt {
+            if !shown.starts_with(b"v=") {
+                self.session.auth_failed(AuthProblem::NotProven);
+                return Ok(());
+            }
+            self.is_proven = true;
+        }
+        self.session.auth_response(self.now, b"secret");
         Ok(())
     }
 

@@ -223,6 +223,7 @@ impl Engine {
             site: Rc::clone(&site.key.name),
             source: None,
             tls: Arc::clone(&tls),
+            login: site.key.login,
         });
         self.connections.insert(
             id,

@@ -33,6 +33,7 @@ use crate::clock::{Clock, Stamp};
 use crate::config::DeliveryConfig;
 use crate::destination::{DestinationState, Destinations};
 use crate::dns::{DnsAction, QueryToken, Resolver};
+use crate::login::LoginProfile;
 use crate::pool::{Connection, ConnectionId};
 use crate::random::{Random, SeededMap, SeededState};
 use crate::route::Routes;
@@ -124,7 +125,7 @@ pub enum Action {
         bytes: Vec<u8>,
     },
     /// Open a connection and an SMTP session. Ends in [`Engine::handle_ready`] after the EHLO
-    /// reply, [`Engine::handle_connect_failed`] or [`Engine::handle_closed`].
+    /// reply, or the login behind it, [`Engine::handle_connect_failed`] or [`Engine::handle_closed`].
     Connect {
         /// Names the connection from now on.
         connection: ConnectionId,
@@ -138,6 +139,8 @@ pub enum Action {
         source: Option<IpAddr>,
         /// What TLS is asked for.
         tls: Arc<TlsPolicy>,
+        /// With what to log in before the session is ready.
+        login: Option<LoginProfile>,
     },
     /// Work is there for an idle connection: call [`Engine::next_job`].
     Wake(ConnectionId),

@@ -12,6 +12,7 @@ use crate::attempt::Attempt;
 use crate::config::Smarthost;
 use crate::destination::DestinationState;
 use crate::dns::{Answer, LookupResult, Question, RecordKind, special_addresses};
+use crate::login::LoginProfile;
 use crate::mx::{self, RankedHost, Selection};
 use crate::outcome::{self, Meaning, Unroutable, Verdict};
 use crate::route::NextHop;
@@ -30,20 +31,22 @@ impl Engine {
         let Some(destination) = self.destinations.get_mut(id) else { return };
         let name = Rc::clone(&destination.name);
         let next_hop = self.routes.next_hop(destination.route, &destination.host);
-        let tls = self.routes.policy(destination.route).tls(destination.tls_optional);
+        let policy = self.routes.policy(destination.route);
+        let (tls, login) = (policy.tls(destination.tls_optional), policy.login);
         let before = std::mem::replace(&mut destination.state, DestinationState::Resolving);
         if let DestinationState::Site { site, .. } = before {
             self.release_site(site);
         }
         match next_hop {
             NextHop::Smarthost(smarthost) => {
-                let site = self.smarthost_site(&smarthost, tls);
+                let site = self.smarthost_site(&smarthost, tls, login);
                 self.lead_to(id, site, None);
             }
             NextHop::Literal(ip) => {
                 let config = &self.config;
                 if config.address_policy.admits(ip) && config.address_family.admits(ip) {
-                    let key = SiteKey { name, port: config.port, kind: SiteKind::Mx, tls };
+                    let key =
+                        SiteKey { name, port: config.port, kind: SiteKind::Mx, tls, login: None };
                     let site = self.site(key, |key| Site::with_address(key, ip));
                     self.lead_to(id, site, None);
                 } else {
@@ -114,6 +117,7 @@ impl Engine {
                     port: self.config.port,
                     kind: SiteKind::Mx,
                     tls,
+                    login: None,
                 };
                 let site = self.site(key, |key| Site::new(key, hosts));
                 self.lead_to(id, site, Some(expires));
@@ -122,14 +126,19 @@ impl Engine {
         }
     }
 
-    fn smarthost_site(&mut self, smarthost: &Smarthost, tls: Arc<TlsPolicy>) -> SiteId {
+    fn smarthost_site(
+        &mut self,
+        smarthost: &Smarthost,
+        tls: Arc<TlsPolicy>,
+        login: Option<LoginProfile>,
+    ) -> SiteId {
         let ip: Option<IpAddr> = smarthost.host.parse().ok();
         let name = match ip {
             Some(IpAddr::V6(_)) => format!("[{}]:{}", smarthost.host, smarthost.port),
             _ => format!("{}:{}", smarthost.host, smarthost.port),
         };
         let (name, port) = (name.into(), smarthost.port);
-        let key = SiteKey { name, port, kind: SiteKind::Smarthost, tls };
+        let key = SiteKey { name, port, kind: SiteKind::Smarthost, tls, login };
         self.site(key, |key| match ip {
             Some(ip) => Site::with_address(key, ip),
             None => Site::new(key, vec![RankedHost { rank: 0, name: (*smarthost.host).into() }]),

@@ -1,7 +1,7 @@
 //! The policy as tables: what happened, what it means.
 
 use ringpost_protocol::reply::ReplyCode;
-use ringpost_session::client::{ProtocolViolation, Verdict as Said};
+use ringpost_session::client::{AuthProblem, ProtocolViolation, Verdict as Said};
 
 use super::*;
 
@@ -90,11 +90,34 @@ fn broken_sessions() {
         violation: ProtocolViolation::UnexpectedReply(said("250 twice")),
     };
     let tls = |problem| SessionFailure::Tls { stage: Stage::Handshake, problem };
+    let auth = |problem| SessionFailure::Auth { problem };
+    let login = |text| SessionFailure::Reply { stage: Stage::Auth, reply: said(text) };
     let rows = [
         (tls(TlsProblem::NotOffered), "deferred 4.7.4"),
         (tls(TlsProblem::InputAhead), "deferred 4.7.5"),
         (tls(TlsProblem::Handshake("alert".into())), "deferred 4.7.5"),
         (tls(TlsProblem::Certificate("expired".into())), "deferred 4.7.5"),
+        (auth(AuthProblem::NotOffered), "deferred 4.7.4"),
+        (auth(AuthProblem::NoMechanism), "deferred 4.7.4"),
+        (auth(AuthProblem::NeedsTls), "deferred 4.7.11"),
+        (auth(AuthProblem::Challenge), "deferred 4.7.0"),
+        (auth(AuthProblem::Iterations(1)), "deferred 4.7.0"),
+        (auth(AuthProblem::NotProven), "deferred 4.7.0"),
+        (auth(AuthProblem::Refused("invalid-proof".into())), "deferred 4.7.8"),
+        (auth(AuthProblem::Unavailable), "deferred 4.3.0"),
+        (login("535 5.7.8 no"), "deferred 4.7.8"),
+        (login("535 no"), "deferred 4.7.8"),
+        (login("534 5.7.9 too weak"), "deferred 4.7.9"),
+        (login("538 5.7.11 not without TLS"), "deferred 4.7.11"),
+        (login("550 5.7.1 no"), "deferred 4.7.8"),
+        (login("504 5.5.4 no such mechanism"), "deferred 4.7.4"),
+        (login("500 what"), "deferred 4.7.4"),
+        (login("454 4.7.0 not now"), "deferred 4.7.0"),
+        (login("432 4.7.12 password transition"), "deferred 4.7.12"),
+        (login("421 4.3.2 bye"), "deferred 4.3.2"),
+        (login("450 no"), "deferred 4.7.0"),
+        (SessionFailure::TimedOut { stage: Stage::Auth }, "deferred 4.4.2"),
+        (protocol(Stage::Auth), "deferred 4.5.0"),
         (SessionFailure::Closed { stage: Stage::Mail }, "deferred 4.4.2"),
         (SessionFailure::Closed { stage: Stage::Content }, "deferred 4.4.2"),
         (SessionFailure::Closed { stage: Stage::FinalReply }, "deferred 4.4.2 unknown"),
@@ -145,6 +168,7 @@ fn missing_ways_and_answers() {
 
 #[test]
 fn failed_openings() {
+    let auth = |problem| SessionFailure::Auth { problem };
     // Failure, status, whether it is a refusal for good, whether it is our own.
     let rows = [
         (connect_failure(ConnectFailure::TimedOut), "4.4.1", false, false),
@@ -171,6 +195,17 @@ fn failed_openings() {
             false,
         ),
         (opening_failure(&SessionFailure::Closed { stage: Stage::Ehlo }), "4.4.2", false, false),
+        (
+            opening_failure(&SessionFailure::Reply {
+                stage: Stage::Auth,
+                reply: said("535 5.7.8 no"),
+            }),
+            "4.7.8",
+            false,
+            false,
+        ),
+        (opening_failure(&auth(AuthProblem::NotProven)), "4.7.0", false, false),
+        (opening_failure(&auth(AuthProblem::Unavailable)), "4.3.0", false, true),
     ];
     for (failure, status, refused, local) in rows {
         let found = (failure.reason.status.to_string(), failure.refused, failure.local);

@@ -9,6 +9,7 @@
 
 mod chaos;
 mod flush;
+mod login;
 mod parked;
 mod priority;
 mod purge;

@@ -139,6 +139,7 @@ fn mail_that_is_held_back_goes_when_its_time_has_come_and_has_all_its_time_then(
         lifetime: Some(hour),
         delay_warning: Some(30 * MINUTE),
         tls: None,
+        login: None,
     };
     let config = DeliveryConfig { routes: vec![of_a], retry: retry(&[600]), ..config() };
     let mut world = with_host(config, refusing());
@@ -171,6 +172,7 @@ fn a_route_has_its_own_schedule_and_lifetime() {
         lifetime: Some(3 * MINUTE),
         delay_warning: None,
         tls: None,
+        login: None,
     };
     let config = DeliveryConfig {
         routes: vec![of_a],

@@ -21,6 +21,7 @@ fn route(domain: &str, tls: TlsPolicy) -> Route {
         lifetime: None,
         delay_warning: None,
         tls: Some(tls),
+        login: None,
     }
 }
 

@@ -11,8 +11,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ringpost_delivery::config::DeliveryConfig;
 use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
-    Action, ConnectFailure, ConnectionId, Engine, Job, Next, Now, QueuedMessage, QueuedRecipient,
-    Reason, Settlement, SiteChange, TlsPolicy,
+    Action, ConnectFailure, ConnectionId, Engine, Job, LoginProfile, Next, Now, QueuedMessage,
+    QueuedRecipient, Reason, Settlement, SiteChange, TlsPolicy,
 };
 use ringpost_protocol::address::Host;
 use ringpost_protocol::priority::Priority;
@@ -56,6 +56,8 @@ pub(crate) enum Connect {
     WithoutTls,
     /// Takes mail in plain text, and fails at this stage when TLS is begun.
     FailTls(Stage),
+    /// Refuses whoever logs in, with this reply.
+    RefuseLogin(&'static str),
     /// Introduces itself, and ends the session before the first transaction.
     LetInAndOut,
 }
@@ -153,6 +155,8 @@ pub(crate) struct World {
     pub(crate) tls_of_connects: Vec<ClientTls>,
     /// By which policy.
     pub(crate) policies_of_connects: Vec<Arc<TlsPolicy>>,
+    /// With what each of them was to log in.
+    pub(crate) logins: Vec<Option<LoginProfile>>,
     pub(crate) queries: BTreeMap<(String, RecordType), usize>,
     pub(crate) peak: BTreeMap<IpAddr, usize>,
     /// Messages of which the engine said that they will wait.
@@ -191,6 +195,7 @@ impl World {
             connects: Vec::new(),
             tls_of_connects: Vec::new(),
             policies_of_connects: Vec::new(),
+            logins: Vec::new(),
             queries: BTreeMap::new(),
             peak: BTreeMap::new(),
             parked: BTreeSet::new(),
@@ -367,8 +372,9 @@ impl World {
                 Action::QueryTcp { token, .. } => {
                     self.engine.handle_dns_tcp(self.now, token, Err(()));
                 }
-                Action::Connect { connection, address, tls, .. } => {
+                Action::Connect { connection, address, tls, login, .. } => {
                     self.connects.push(address);
+                    self.logins.push(login);
                     self.tls_of_connects.push(tls.session());
                     self.policies_of_connects.push(Arc::clone(&tls));
                     let tls = tls.session();
@@ -463,6 +469,10 @@ impl World {
         if let Some(failure) = failure {
             return self.closed(id, Some(&failure));
         }
+        if let Some(Connect::RefuseLogin(text)) = server.as_ref().map(|server| &server.connect) {
+            let failure = SessionFailure::Reply { stage: Stage::Auth, reply: reply(text) };
+            return self.closed(id, Some(&failure));
+        }
         let refusal = match server.map(|server| server.connect) {
             None => Err(ConnectFailure::Refused),
             Some(Connect::Hang) => Err(ConnectFailure::TimedOut),
@@ -476,7 +486,12 @@ impl World {
                 self.engine.handle_ready(self.now, id);
                 return self.schedule(Duration::from_millis(1), Event::ShownOut(id));
             }
-            Some(Connect::Ready | Connect::WithoutTls | Connect::FailTls(_)) => Ok(None),
+            Some(
+                Connect::Ready
+                | Connect::WithoutTls
+                | Connect::FailTls(_)
+                | Connect::RefuseLogin(_),
+            ) => Ok(None),
         };
         match refusal {
             Err(failure) => {

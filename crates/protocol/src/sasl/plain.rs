@@ -31,6 +31,17 @@ impl<'a> PlainMessage<'a> {
             && (1..=AUTH_PASSWORD_MAX).contains(&password.len());
         is_good.then_some(Self { authorization, name, password })
     }
+
+    /// Appends the message.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        // At once, so that no half of it is left behind elsewhere.
+        out.reserve(self.authorization.len() + self.name.len() + self.password.len() + 2);
+        out.extend_from_slice(self.authorization.as_bytes());
+        for part in [self.name, self.password] {
+            out.push(0);
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -63,5 +74,10 @@ mod tests {
             assert_eq!(read(bad), None, "{bad:?}");
         }
         assert!(PlainMessage::parse(b"\0tim\0\xff").is_none());
+        for text in [&b"\0tim\0tanstaaftanstaaf"[..], b"Ursel\0Kurt\0xipj3plmq"] {
+            let mut written = Vec::new();
+            PlainMessage::parse(text).unwrap().write(&mut written);
+            assert_eq!(written, text);
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::decode_base64;
 use crate::limits::AUTH_NAME_MAX;
 
 /// Octets in the nonce of a client.
-const NONCE_MAX: usize = 256;
+pub(super) const NONCE_MAX: usize = 256;
 
 /// Octets in the name of a channel binding.
 const BINDING_NAME_MAX: usize = 64;
@@ -105,10 +105,21 @@ impl<'a> ScramClientFinal<'a> {
 }
 
 /// An attribute that may be there; `m` has to be understood, and nobody does.
-fn is_extension(attribute: &str) -> bool {
+pub(super) fn is_extension(attribute: &str) -> bool {
     let mut octets = attribute.bytes();
     octets.next().is_some_and(|name| name.is_ascii_alphabetic() && name != b'm')
         && octets.next() == Some(b'=')
+}
+
+/// Writes a name as it stands in a message of SCRAM.
+pub fn write_sasl_name(name: &str, out: &mut String) {
+    for letter in name.chars() {
+        match letter {
+            ',' => out.push_str("=2C"),
+            '=' => out.push_str("=3D"),
+            other => out.push(other),
+        }
+    }
 }
 
 /// Decodes a name: `=2C` stands for a comma, `=3D` for an equals sign, and neither for itself.
@@ -165,6 +176,17 @@ mod tests {
             "n,,n=user,r=x,",
         ] {
             assert_eq!(ScramClientFirst::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_written_is_read() {
+        for name in ["user", "a,b=c", "=2C", ",", "\u{fc}"] {
+            let mut message = String::from("n,,n=");
+            write_sasl_name(name, &mut message);
+            message.push_str(",r=x");
+            let first = ScramClientFirst::parse(message.as_bytes()).unwrap();
+            assert_eq!(first.name, name);
         }
     }
 

@@ -13,6 +13,8 @@ pub struct ClientTimeouts {
     pub starttls: Duration,
     /// Until the TLS handshake is over. Default 1 min.
     pub tls_handshake: Duration,
+    /// Until each reply to AUTH, and to what belongs to it, is complete. Default 5 min.
+    pub auth: Duration,
     /// Until the reply to MAIL, or to RSET in front of it, is complete. Default 5 min.
     pub mail: Duration,
     /// Until the reply to RCPT is complete. Default 5 min.
@@ -35,6 +37,7 @@ impl Default for ClientTimeouts {
             ehlo: Duration::from_mins(5),
             starttls: Duration::from_mins(5),
             tls_handshake: Duration::from_mins(1),
+            auth: Duration::from_mins(5),
             mail: Duration::from_mins(5),
             rcpt: Duration::from_mins(5),
             data: Duration::from_mins(2),

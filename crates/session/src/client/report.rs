@@ -7,6 +7,7 @@ use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
 use thiserror::Error;
 
+use super::auth::AuthProblem;
 use super::tls::{ClientTlsInfo, TlsProblem};
 
 /// The step of a session at which something happened.
@@ -22,6 +23,8 @@ pub enum Stage {
     StartTls,
     /// Shaking hands over TLS.
     Handshake,
+    /// Logging in, by AUTH.
+    Auth,
     /// No transaction, or RSET before the next one: nothing of a message has been said.
     Idle,
     /// Waiting for the reply to MAIL.
@@ -48,6 +51,7 @@ impl Stage {
             Self::Ehlo => "ehlo",
             Self::StartTls => "starttls",
             Self::Handshake => "tls handshake",
+            Self::Auth => "auth",
             Self::Idle => "idle",
             Self::Mail => "mail",
             Self::Rcpt => "rcpt",
@@ -115,6 +119,11 @@ pub enum SessionFailure {
         /// Why.
         problem: TlsProblem,
     },
+    /// We could not log in, for a reason other than a reply.
+    Auth {
+        /// Why.
+        problem: AuthProblem,
+    },
     /// We ended it, by [`ClientSession::abort`](super::ClientSession::abort).
     Aborted {
         /// Where.
@@ -132,6 +141,7 @@ impl SessionFailure {
             | Self::Protocol { stage, .. }
             | Self::Tls { stage, .. }
             | Self::Aborted { stage } => *stage,
+            Self::Auth { .. } => Stage::Auth,
         }
     }
 
@@ -149,6 +159,7 @@ impl SessionFailure {
             | Self::TimedOut { .. }
             | Self::Protocol { .. }
             | Self::Tls { .. }
+            | Self::Auth { .. }
             | Self::Aborted { .. } => None,
         }
     }
@@ -163,6 +174,7 @@ impl fmt::Display for SessionFailure {
             Self::TimedOut { stage } => write!(f, "timed out at {stage}"),
             Self::Protocol { stage, violation } => write!(f, "{violation} at {stage}"),
             Self::Tls { problem, .. } => problem.fmt(f),
+            Self::Auth { problem } => problem.fmt(f),
             Self::Aborted { stage } => write!(f, "session given up at {stage}"),
         }
     }

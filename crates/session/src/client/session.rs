@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use ringpost_protocol::extension::Extensions;
 use ringpost_protocol::reply::{Reply, ReplyDecoder};
+use ringpost_protocol::sasl::Mechanism;
 use ringpost_protocol::time::decimal;
 use thiserror::Error;
 
+use super::auth::{AuthPrompt, AuthState, ClientAuth};
 use super::config::ClientConfig;
 use super::report::{ProtocolViolation, SessionFailure, Stage, TransactionReport};
 use super::tls::{ClientTls, ClientTlsInfo, TlsProblem};
@@ -33,7 +35,13 @@ pub enum ClientEvent {
     StartTls,
     /// The server offers STARTTLS and has refused it; the session goes on in plain text.
     TlsRefused(Reply),
-    /// The server has introduced itself; transactions can be started.
+    /// The server asks who we are: the driver calls [`ClientSession::auth_response`] or
+    /// [`ClientSession::auth_failed`].
+    Auth(AuthPrompt),
+    /// We are logged in, by this mechanism.
+    LoggedIn(Mechanism),
+    /// The server has introduced itself, and knows us where that was asked for; transactions can be
+    /// started.
     Ready {
         /// What it offers.
         extensions: Extensions,
@@ -58,6 +66,7 @@ pub(super) enum State {
     ExpectHelo,
     ExpectStartTls,
     Handshaking,
+    ExpectAuth,
     Ready,
     InTransaction(Transaction),
     ExpectQuit,
@@ -72,7 +81,8 @@ pub(super) enum State {
 ///   [`extensions`](Self::extensions), [`tls`](Self::tls), [`transactions`](Self::transactions).
 /// - The driver reports facts: [`handle_input`](Self::handle_input),
 ///   [`handle_eof`](Self::handle_eof), [`handle_timeout`](Self::handle_timeout),
-///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure).
+///   [`handle_tls`](Self::handle_tls), [`handle_tls_failure`](Self::handle_tls_failure),
+///   [`auth_response`](Self::auth_response), [`auth_failed`](Self::auth_failed).
 /// - The driver gives orders: [`start_transaction`](Self::start_transaction),
 ///   [`content_progressed`](Self::content_progressed), [`content_sent`](Self::content_sent),
 ///   [`quit`](Self::quit), [`abort`](Self::abort).
@@ -83,6 +93,7 @@ pub(super) enum State {
 /// ```text
 /// ExpectGreeting -> ExpectEhlo -> (ExpectHelo ->) Ready <-> InTransaction
 ///                                                   \-> ExpectQuit -> Closed
+/// ExpectEhlo -> ExpectAuth -> Ready                             with credentials, behind TLS
 /// ExpectEhlo -> ExpectStartTls -> Handshaking -> ExpectEhlo     before anything is Ready
 /// Handshaking -> ExpectGreeting                                 with implicit TLS
 /// any state -> Closed on failure
@@ -105,6 +116,8 @@ pub struct ClientSession {
     pub(super) extensions: Extensions,
     pub(super) tls_mode: ClientTls,
     pub(super) tls: Option<ClientTlsInfo>,
+    /// Until we are logged in, if we are to.
+    pub(super) auth: Option<Box<AuthState>>,
     pub(super) output: Vec<u8>,
     transmitted: usize,
     /// Commands that wait for the reply to the one before, when not pipelining.
@@ -139,6 +152,7 @@ impl ClientSession {
             extensions: Extensions::default(),
             tls_mode: tls,
             tls: None,
+            auth: None,
             output: Vec::new(),
             transmitted: 0,
             script: Vec::new(),
@@ -154,6 +168,12 @@ impl ClientSession {
         session
     }
 
+    /// Has the session log in before it is ready. To be called before anything else.
+    #[must_use]
+    pub fn with_auth(self, auth: ClientAuth) -> Self {
+        Self { auth: Some(Box::new(AuthState::new(auth))), ..self }
+    }
+
     /// The step the session is at.
     pub fn stage(&self) -> Stage {
         match &self.state {
@@ -161,6 +181,7 @@ impl ClientSession {
             State::ExpectEhlo | State::ExpectHelo => Stage::Ehlo,
             State::ExpectStartTls => Stage::StartTls,
             State::Handshaking => Stage::Handshake,
+            State::ExpectAuth => Stage::Auth,
             State::Ready => Stage::Idle,
             State::InTransaction(transaction) => transaction.expect.stage(),
             State::ExpectQuit | State::Closed => Stage::Quit,
@@ -196,7 +217,10 @@ impl ClientSession {
                 return self.fail_tls(Stage::Handshake, TlsProblem::InputAhead);
             }
             if !self.decoder.is_inside_reply() {
-                self.is_unasked = self.is_unsent || self.is_ready() || self.sends_content();
+                self.is_unasked = self.is_unsent
+                    || self.is_ready()
+                    || self.sends_content()
+                    || self.awaits_auth_response();
             }
             let (consumed, reply) = match self.decoder.decode(rest) {
                 Ok(decoded) => decoded,
@@ -224,6 +248,7 @@ impl ClientSession {
             | State::ExpectHelo
             | State::ExpectStartTls
             | State::Handshaking
+            | State::ExpectAuth
             | State::Ready
             | State::InTransaction(_) => {
                 let stage = self.stage();
@@ -336,6 +361,10 @@ impl ClientSession {
         self.transmitted = self.transmitted.saturating_add(count);
         if self.transmitted >= self.output.len() {
             self.transmitted = 0;
+            if self.auth.is_some() {
+                // There may be a password in it.
+                self.output.fill(0);
+            }
             self.output.clear();
             self.output.shrink_to(OUTPUT_KEPT_MAX);
         }
@@ -363,7 +392,8 @@ impl ClientSession {
         match mem::replace(&mut self.state, State::Closed) {
             State::ExpectGreeting => self.handle_greeting(now, reply),
             State::ExpectEhlo => self.handle_ehlo_reply(now, reply),
-            State::ExpectHelo => self.handle_helo_reply(reply),
+            State::ExpectHelo => self.handle_helo_reply(now, reply),
+            State::ExpectAuth => self.handle_auth_reply(now, &reply),
             State::ExpectStartTls => self.handle_starttls_reply(now, reply),
             State::InTransaction(transaction) => {
                 self.handle_transaction_reply(now, transaction, reply);
@@ -388,7 +418,7 @@ impl ClientSession {
         if reply.is_positive_completion() {
             self.extensions = Extensions::from_ehlo_reply(&reply);
             if !self.start_tls(now) {
-                self.become_ready();
+                self.become_ready(now);
             }
         } else if reply.is_permanent_negative() {
             // RFC 5321 §3.2: a server that does not know EHLO may know HELO.
@@ -398,11 +428,11 @@ impl ClientSession {
         }
     }
 
-    fn handle_helo_reply(&mut self, reply: Reply) {
+    fn handle_helo_reply(&mut self, now: Instant, reply: Reply) {
         if !reply.is_positive_completion() {
             return self.fail_introduction(State::ExpectHelo, reply);
         }
-        self.become_ready();
+        self.become_ready(now);
     }
 
     pub(super) fn introduce(&mut self, now: Instant, verb: &str, next: State) {
@@ -414,10 +444,18 @@ impl ClientSession {
         self.state = next;
     }
 
-    pub(super) fn become_ready(&mut self) {
+    /// Ready, but for who must log in first.
+    pub(super) fn become_ready(&mut self, now: Instant) {
         if self.tls_mode.is_required() && self.tls.is_none() {
             return self.fail_tls(Stage::StartTls, TlsProblem::NotOffered);
         }
+        if self.auth.is_some() {
+            return self.begin_auth(now);
+        }
+        self.be_ready();
+    }
+
+    pub(super) fn be_ready(&mut self) {
         self.timers.stop(Timer::Reply);
         self.state = State::Ready;
         self.events.push_back(ClientEvent::Ready { extensions: self.extensions });
@@ -514,13 +552,14 @@ impl ClientSession {
 
     pub(super) fn close(&mut self, failure: Option<SessionFailure>) {
         self.timers.stop_all();
+        self.auth = None;
         self.output = Vec::new();
         self.transmitted = 0;
         self.script = Vec::new();
         // What the driver has not begun to do it is not to begin: no timer runs for it any more.
         self.events.retain(|event| {
-            use ClientEvent::{SendChunk, SendContent, StartTls};
-            !matches!(event, StartTls | SendContent | SendChunk)
+            use ClientEvent::{Auth, SendChunk, SendContent, StartTls};
+            !matches!(event, StartTls | Auth(_) | SendContent | SendChunk)
         });
         for event in &mut self.events {
             if let ClientEvent::TransactionDone(report) = event {

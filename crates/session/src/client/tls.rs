@@ -127,7 +127,7 @@ impl ClientSession {
         } else {
             // RFC 3207 §4: whether to go on is for the client to decide.
             self.events.push_back(ClientEvent::TlsRefused(reply));
-            self.become_ready();
+            self.become_ready(now);
         }
     }
 

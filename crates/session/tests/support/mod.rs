@@ -16,9 +16,10 @@ use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::ReplyDecoder;
+use ringpost_protocol::sasl::Mechanism;
 use ringpost_session::client::{
-    ClientConfig, ClientEvent, ClientSession, ClientTls, SessionFailure, TransactionDsn,
-    TransactionReport, TransactionRequest,
+    AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, ClientTls, SessionFailure,
+    TransactionDsn, TransactionReport, TransactionRequest,
 };
 use ringpost_session::server::{
     Alias, Aliases, AuthQuestion, AuthRefusal, CloseReason, FlushOutcome, Peer, Refusal,
@@ -349,6 +350,10 @@ pub(crate) struct Client {
     pub(crate) handshakes: usize,
     /// Times that STARTTLS was refused.
     pub(crate) tls_refused: usize,
+    /// What was asked for to log in; the answers are up to the test.
+    pub(crate) prompts: Vec<AuthPrompt>,
+    /// By which mechanism that went well.
+    pub(crate) logged_in: Option<Mechanism>,
     /// Whether the driver sends content when it is asked to.
     pub(crate) sends_content: bool,
     /// Times that the whole content has been sent.
@@ -375,12 +380,19 @@ impl Client {
             ready: 0,
             handshakes: 0,
             tls_refused: 0,
+            prompts: Vec::new(),
+            logged_in: None,
             sends_content: true,
             contents_sent: 0,
             places: None,
             content: Vec::new(),
             started: 0,
         }
+    }
+
+    pub(crate) fn with_auth(mut self, auth: ClientAuth) -> Self {
+        self.session = self.session.with_auth(auth);
+        self
     }
 
     pub(crate) fn start(&mut self, message: &Message) {
@@ -439,6 +451,8 @@ impl Client {
                 ClientEvent::Ready { .. } => self.ready += 1,
                 ClientEvent::StartTls => self.handshakes += 1,
                 ClientEvent::TlsRefused(_) => self.tls_refused += 1,
+                ClientEvent::Auth(prompt) => self.prompts.push(prompt),
+                ClientEvent::LoggedIn(mechanism) => self.logged_in = Some(mechanism),
                 ClientEvent::SendContent if self.sends_content => self.send_content(),
                 ClientEvent::SendChunk if self.sends_content => self.send_chunk(),
                 ClientEvent::SendContent | ClientEvent::SendChunk => {}
