@@ -170,11 +170,9 @@ fn is_old_recipient_limit(reply: &Reply) -> bool {
 fn default_code(stage: Stage, number: u16, meaning: Meaning) -> (u16, u16) {
     match (stage, number) {
         _ if meaning == Meaning::Delivered => (0, 0),
-        (Stage::StartTls, 454) => (7, 0),
-        (Stage::StartTls, 500..=599) => (7, 4),
         // RFC 4954 §6. What mail cannot help is no fault of its own: the class is that of a deferral.
-        (Stage::Auth, 430..=459) => (7, 0),
-        (Stage::Auth, 500..=504) => (7, 4),
+        (Stage::StartTls, 454) | (Stage::Auth, 430..=459) => (7, 0),
+        (Stage::StartTls, 500..=599) | (Stage::Auth, 500..=504) => (7, 4),
         (Stage::Auth, 534) => (7, 9),
         (Stage::Auth, 538) => (7, 11),
         (Stage::Auth, 505..=599) => (7, 8),

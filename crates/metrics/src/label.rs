@@ -257,6 +257,29 @@ closed_label! {
         Timeout = "timeout",
     }
 
+    /// What came of logging in at a smarthost.
+    OutboundAuth as "result" {
+        /// We are in.
+        Success = "success",
+        /// It does not take the credentials.
+        Refused = "refused",
+        /// It answered with 4xx, or ended the session with 421.
+        Temporary = "temporary",
+        /// It does not offer AUTH.
+        NotOffered = "not_offered",
+        /// It offers none of the mechanisms that may be used, or only ones that need TLS, which there is
+        /// none of.
+        NoMechanism = "no_mechanism",
+        /// It has not shown that it knows the password.
+        NotProven = "not_proven",
+        /// What it said does not belong to AUTH, or asks for too many or too few rounds.
+        Protocol = "protocol",
+        /// The connection ended, or the reply took too long.
+        Connection = "connection",
+        /// A reason of our own: too many passwords waited.
+        Unavailable = "unavailable",
+    }
+
     /// What came of the header of the PROXY protocol that a proxy had to send.
     ProxyHeader as "result" {
         /// It tells of a client.

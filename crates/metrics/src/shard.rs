@@ -5,8 +5,8 @@ use metrics::{Counter, Gauge, Histogram, Label};
 use crate::catalog::Scope;
 use crate::family::Family;
 use crate::label::{
-    ConnectFailure, Limit, Outcome, QueueState, Refusal, RemoteTlsFailure, ReportAction,
-    SessionEnd, StressCause, TlsVersion,
+    ConnectFailure, Limit, OutboundAuth, Outcome, QueueState, Refusal, RemoteTlsFailure,
+    ReportAction, SessionEnd, StressCause, TlsVersion,
 };
 use crate::table::metric_table;
 
@@ -132,6 +132,8 @@ metric_table! {
         "Connections made in plain text because opportunistic TLS had failed at the address before.";
     remote_tls_broken: Gauge = "ringpost_remote_tls_broken", Count,
         "Addresses at which opportunistic TLS has failed a short while ago.";
+    outbound_auth: Family<OutboundAuth, Counter> = "ringpost_outbound_auth_total", Count,
+        "Logins at smarthosts, by what came of them.";
     connections_opening: Gauge = "ringpost_connections_opening", Count,
         "Outbound connections not yet ready for a transaction.";
     connections_open: Gauge = "ringpost_connections_open", Count,

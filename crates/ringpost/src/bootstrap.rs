@@ -317,7 +317,7 @@ impl Server<'_> {
         self.control.reopen_events();
         match config::load_with_files(self.path, &SystemFacts::read()) {
             Ok(mut config) => {
-                Arc::make_mut(&mut config).adopt_rates(&self.config);
+                Arc::make_mut(&mut config).adopt(&self.config);
                 for key in check::restart_keys(&self.config, &config) {
                     tracing::warn!("{key} has changed: this takes effect at the next start");
                 }

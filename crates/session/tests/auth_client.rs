@@ -1,6 +1,6 @@
 //! AUTH as a client: what is said, what is asked of the driver, and what each reply means.
 
-#![expect(clippy::panic, reason = "tests may be blunt")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests may be blunt")]
 
 mod support;
 

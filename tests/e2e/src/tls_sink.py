@@ -4,6 +4,9 @@ Arguments: address, port, how, certificate chain, key, lowest and highest versio
 for certificates of clients, or "". It says on standard output what happens, a line each.
 """
 
+import base64
+import hashlib
+import hmac
 import socket
 import ssl
 import sys
@@ -67,6 +70,48 @@ def upset(plain):
     return True
 
 
+def field(message, name):
+    found = [part[2:] for part in message.split(",") if part.startswith(name + "=")]
+    return found[-1]
+
+
+def scram(line, hear, say):
+    """Lets in who has the password "secret" by SCRAM-SHA-256, and shows that it has it, too. Those called
+    "impostor" and "yes-man" do not have it: the one shows something else, and the other nothing."""
+
+    def read(text):
+        return base64.b64decode(text).decode()
+
+    def ask(text):
+        say("334 " + base64.b64encode(text.encode()).decode())
+        return read(hear().strip())
+
+    def sign(key, text):
+        return hmac.new(key, text, hashlib.sha256).digest()
+
+    bare = read(line.split()[2]).split(",", 2)[2]
+    nonce = field(bare, "r") + "sink"
+    salt = b"0123456789abcdef"
+    first = f"r={nonce},s={base64.b64encode(salt).decode()},i=4096"
+    last = ask(first)
+    if how == "yes-man":
+        return say("235 2.7.0 in")
+    signed = f"{bare},{first},{last.rpartition(',')[0]}".encode()
+    salted = hashlib.pbkdf2_hmac("sha256", b"secret", salt, 4096)
+    client = sign(salted, b"Client Key")
+    mask = sign(hashlib.sha256(client).digest(), signed)
+    proof = bytes(one ^ other for one, other in zip(client, mask))
+    is_right = base64.b64decode(field(last, "p")) == proof and field(last, "r") == nonce
+    tell("proof", is_right)
+    shown = sign(sign(salted, b"Server Key"), signed)
+    if how == "impostor":
+        shown = sign(b"what it does not know", signed)
+    elif not is_right:
+        return say("535 5.7.8 no")
+    ask("v=" + base64.b64encode(shown).decode())
+    say("235 2.7.0 in")
+
+
 def talk(plain):
     tell("connection")
     secure = None
@@ -89,6 +134,8 @@ def talk(plain):
                 offers.append("STARTTLS")
             if secure is not None:
                 offers.append("PIPELINING")
+            if how in ("scram", "impostor", "yes-man") and secure is not None:
+                offers.append("AUTH PLAIN SCRAM-SHA-256")
             if how == "requiretls":
                 # In plain text too, where nobody should believe it.
                 offers.append("REQUIRETLS")
@@ -105,6 +152,8 @@ def talk(plain):
                 return
             plain = secure = shake(plain)
             stream = plain.makefile("rb")
+        elif verb == b"AUTH":
+            scram(line, stream.readline, say)
         elif verb == b"MAIL":
             tell("mail", line.decode().strip())
             say("250 2.1.0 ok")

@@ -15,7 +15,8 @@ use crate::wait::{SOON, wait_until};
 /// How a receiver is.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSinkOptions<'a> {
-    /// `good`; `requiretls`, which offers that; `implicit`, TLS from the first octet; `none`, without STARTTLS; `refuse`, with 454; `ahead`,
+    /// `good`; `requiretls`, which offers that; `scram`, which lets in who has the password `secret`; `impostor`
+    /// and `yes-man`, which offer that and do not know it; `implicit`, TLS from the first octet; `none`, without STARTTLS; `refuse`, with 454; `ahead`,
     /// with octets behind 220 in the same write; or what it does behind 220: `garbage`, `cut`, `hang`, `alert`,
     /// `close`.
     pub how: &'a str,

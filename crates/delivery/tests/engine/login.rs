@@ -1,7 +1,8 @@
 //! Credentials of routes: who logs in, with whose name mail goes, and what a refusal comes to.
 
 use ringpost_delivery::config::{DeliveryConfig, Route, RoutePattern, SessionRefusal, Smarthost};
-use ringpost_delivery::{LoginProfile, SiteState};
+use ringpost_delivery::{LoginProfile, SiteState, TlsLevel, TlsPolicy};
+use ringpost_session::client::ClientTls;
 
 use crate::scenarios::{MINUTE, SECOND, retry};
 use crate::world::{Connect, Server, World, config};
@@ -81,6 +82,24 @@ fn a_refusal_of_the_credentials_bounces_nothing() {
     let id = world.send(&["a.test"]);
     world.run(20 * MINUTE);
     assert_eq!(world.story(id, 0), "bounced 5.7.1");
+}
+
+/// A sender may waive TLS for its mail, and not for our password.
+#[test]
+fn no_sender_waives_tls_where_somebody_logs_in() {
+    for (login, expected) in [(Some(1), ClientTls::Required), (None, ClientTls::Opportunistic)] {
+        let waivable =
+            TlsPolicy { level: TlsLevel::Verify, waivable: true, ..TlsPolicy::default() };
+        let of_a = Route { tls: Some(waivable), ..route("a.test", login) };
+        let config = DeliveryConfig { routes: vec![of_a], ..config() };
+        let mut world = World::new(config, 1);
+        world.add_host("unused", [192, 0, 2, 1], Server::default());
+        let mut message = world.message(&["a.test"], 20 * MINUTE);
+        message.tls_optional = true;
+        world.hand_over(&message);
+        world.run(SECOND);
+        assert_eq!(world.tls_of_connects, [expected]);
+    }
 }
 
 /// A new password is a new site, which owes nothing to the failures of the old one.

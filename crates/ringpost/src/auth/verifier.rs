@@ -10,13 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{digest, hmac, pbkdf2};
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 /// Rounds of PBKDF2 in a new SCRAM verifier. The client has to make them at each login, which bounds what
 /// can be asked of it.
 pub const SCRAM_ITERATIONS: u32 = 20_000;
 
 /// Fewest rounds of PBKDF2 (RFC 7677 §4), and most, for the sake of clients and of our own time.
-const SCRAM_ITERATIONS_RANGE: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
+pub(super) const SCRAM_ITERATIONS_RANGE: std::ops::RangeInclusive<u32> = 4096..=1_000_000;
 
 /// Most memory for one argon2id, in KiB: what a check takes of ours.
 const ARGON2_MEMORY_KIB_MAX: u32 = 256 * 1024;
@@ -55,6 +56,33 @@ pub enum VerifierError {
     Machine,
 }
 
+/// What a password comes to with a salt (RFC 5802 §3). With the first of the keys one can log in without
+/// the password.
+pub(crate) struct ScramKeys {
+    pub(crate) client: Zeroizing<[u8; KEY_SIZE]>,
+    pub(crate) stored: [u8; KEY_SIZE],
+    pub(crate) server: [u8; KEY_SIZE],
+}
+
+impl fmt::Debug for ScramKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ScramKeys").finish_non_exhaustive()
+    }
+}
+
+impl ScramKeys {
+    /// It is made to take long: never on a core that carries mail.
+    pub(crate) fn derive(password: &[u8], iterations: NonZeroU32, salt: &[u8]) -> Self {
+        let mut salted = Zeroizing::new([0; KEY_SIZE]);
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut *salted);
+        let salted = hmac::Key::new(hmac::HMAC_SHA256, &*salted);
+        let client = Zeroizing::new(key_of(hmac::sign(&salted, b"Client Key").as_ref()));
+        let stored = key_of(digest::digest(&digest::SHA256, &*client).as_ref());
+        let server = key_of(hmac::sign(&salted, b"Server Key").as_ref());
+        Self { client, stored, server }
+    }
+}
+
 /// What SCRAM-SHA-256 knows of a password (RFC 5802 §3, RFC 7677).
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramVerifier {
@@ -86,12 +114,8 @@ impl ScramVerifier {
 
     /// Makes one of a password, a salt and a number of rounds.
     pub(crate) fn derive(password: &[u8], iterations: NonZeroU32, salt: &[u8]) -> Self {
-        let mut salted = [0; KEY_SIZE];
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
-        let salted = hmac::Key::new(hmac::HMAC_SHA256, &salted);
-        let client_key = hmac::sign(&salted, b"Client Key");
-        let stored_key = key_of(digest::digest(&digest::SHA256, client_key.as_ref()).as_ref());
-        let server_key = key_of(hmac::sign(&salted, b"Server Key").as_ref());
+        let keys = ScramKeys::derive(password, iterations, salt);
+        let (stored_key, server_key) = (keys.stored, keys.server);
         Self { iterations, salt: salt.into(), stored_key, server_key }
     }
 

@@ -1,4 +1,4 @@
-//! Passwords are compared on a thread of its own: it takes tens of milliseconds and tens of MiB, by
+//! Passwords are compared, and keys made of them, on a thread of its own: it takes tens of milliseconds and tens of MiB, by
 //! intention, and mail must not wait for it.
 
 use std::{io, sync::Arc, thread};
@@ -7,17 +7,25 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ringpost_session::server::Password;
 use tokio::sync::oneshot;
 
+use super::credentials::Credentials;
+use super::scram_client::ScramSalt;
 use super::users::Candidate;
+use super::verifier::ScramKeys;
 
 /// The name of the thread.
 const THREAD_NAME: &str = "passwords";
 
 /// A question to the thread.
 #[derive(Debug)]
-struct Question {
-    candidate: Candidate,
-    password: Password,
-    answer: oneshot::Sender<bool>,
+enum Question {
+    /// Whether this is the password of a user.
+    Compare { candidate: Candidate, password: Password, answer: oneshot::Sender<bool> },
+    /// What a password of our own comes to with a salt.
+    Derive {
+        credentials: Arc<Credentials>,
+        salt: ScramSalt,
+        answer: oneshot::Sender<Arc<ScramKeys>>,
+    },
 }
 
 /// Whom to ask about passwords. Clones share it.
@@ -62,7 +70,26 @@ impl PasswordChecker {
         password: Password,
     ) -> Result<oneshot::Receiver<bool>, Busy> {
         let (answer, answered) = oneshot::channel();
-        let question = Question { candidate, password, answer };
+        self.put(Question::Compare { candidate, password, answer })?;
+        Ok(answered)
+    }
+
+    /// Asks what the password of some credentials comes to; the answer comes later.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when too many wait.
+    pub(crate) fn derive(
+        &self,
+        credentials: Arc<Credentials>,
+        salt: ScramSalt,
+    ) -> Result<oneshot::Receiver<Arc<ScramKeys>>, Busy> {
+        let (answer, answered) = oneshot::channel();
+        self.put(Question::Derive { credentials, salt, answer })?;
+        Ok(answered)
+    }
+
+    fn put(&self, question: Question) -> Result<(), Busy> {
         match &self.questions {
             None => question.answer(),
             Some(questions) => match questions.try_send(question) {
@@ -70,16 +97,21 @@ impl PasswordChecker {
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Busy),
             },
         }
-        Ok(answered)
+        Ok(())
     }
 }
 
 impl Question {
     fn answer(self) {
-        // Whoever has asked may be gone; then nothing needs to be compared.
-        if !self.answer.is_closed() {
-            let is_right = self.candidate.is_password(&self.password);
-            let _ = self.answer.send(is_right);
+        // Whoever has asked may be gone; then nothing needs to be done.
+        match self {
+            Self::Compare { candidate, password, answer } if !answer.is_closed() => {
+                let _ = answer.send(candidate.is_password(&password));
+            }
+            Self::Derive { credentials, salt, answer } if !answer.is_closed() => {
+                let _ = answer.send(credentials.derive(&salt));
+            }
+            Self::Compare { .. } | Self::Derive { .. } => {}
         }
     }
 }

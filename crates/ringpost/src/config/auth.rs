@@ -76,7 +76,7 @@ impl Default for ListenerAuthSection {
 }
 
 /// Reads a list of names of mechanisms.
-fn mechanisms<'de, D: Deserializer<'de>>(
+pub(super) fn mechanisms<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<MechanismSet>, D::Error> {
     struct Name(Mechanism);

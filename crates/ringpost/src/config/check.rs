@@ -2,6 +2,7 @@
 
 mod aliases;
 mod listener;
+mod outbound_auth;
 mod outbound_tls;
 mod stress;
 
@@ -61,6 +62,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     check_delivery(&mut found, config);
     check_routes(&mut found, config);
     outbound_tls::check_outbound_tls(&mut found, config);
+    outbound_auth::check_outbound_auth(&mut found, config);
     stress::check_stress(&mut found, &config.stress);
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);

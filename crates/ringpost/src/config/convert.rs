@@ -99,6 +99,7 @@ impl ConfigSnapshot {
                 greeting: delivery.greeting_timeout,
                 ehlo: delivery.ehlo_timeout,
                 starttls: delivery.ehlo_timeout,
+                auth: delivery.ehlo_timeout,
                 tls_handshake: delivery.tls_handshake_timeout,
                 mail: delivery.mail_timeout,
                 rcpt: delivery.rcpt_timeout,
@@ -203,6 +204,7 @@ impl ConfigSnapshot {
             lifetime: section.lifetime,
             delay_warning: section.delay_warning,
             tls: section.has_tls().then(|| self.tls_policy(Some(section))),
+            login: self.login_profile(section),
         }
     }
 }

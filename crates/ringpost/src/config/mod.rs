@@ -11,6 +11,7 @@ pub mod client_certificates;
 mod convert;
 pub mod header;
 mod locate;
+mod outbound_auth;
 mod outbound_tls;
 mod retry;
 pub mod schema;

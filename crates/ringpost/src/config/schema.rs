@@ -4,6 +4,7 @@
 //! same to operators, and tests compare the two. Unknown keys are errors.
 
 mod listener;
+mod outbound_auth;
 mod outbound_tls;
 mod stress;
 
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 pub use self::listener::{ListenerSection, Role, TlsMode};
+pub use self::outbound_auth::RouteAuth;
 pub use self::outbound_tls::{OutboundTls, TlsVersionMin};
 pub use self::stress::StressSection;
 pub use super::aliases::AliasTable;
@@ -392,6 +394,8 @@ pub struct RouteSection {
     pub tls_ca_file: Option<PathBuf>,
     /// The certificate to show. Default: `delivery.tls_certificate`.
     pub tls_certificate: Option<CertificateFiles>,
+    /// With what to log in at the smarthost. Default: nobody logs in.
+    pub auth: Option<RouteAuth>,
 }
 
 /// What a route is for.

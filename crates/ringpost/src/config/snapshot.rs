@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ringpost_delivery::{TlsPolicy, TlsProfile};
+use ringpost_delivery::{LoginProfile, TlsPolicy, TlsProfile};
 use ringpost_protocol::address::Domain;
 use ringpost_session::server::Aliases;
 
 use super::aliases;
 use super::check::Contradiction;
+use super::outbound_auth::Logins;
 use super::outbound_tls::Connectors;
 use super::schema::{Config, Cores, ListenerSection, RouteSection};
 use super::system::SystemFacts;
 use super::units::display_size;
-use crate::auth::Users;
+use crate::auth::{Credentials, Users};
 use crate::tls::{Acceptor, Connector};
 
 /// A configuration without contradictions, with what the file left to the machine filled in.
@@ -30,6 +31,8 @@ pub struct ConfigSnapshot {
     acceptors: BTreeMap<String, Acceptor>,
     /// What shakes hands with next hops.
     connectors: Connectors,
+    /// What we log in with at smarthosts.
+    logins: Logins,
     /// What `[aliases]` comes to.
     aliases: Arc<Aliases>,
     /// The users, if there is a file of them and it was read.
@@ -78,12 +81,13 @@ impl ConfigSnapshot {
             memory_max,
             acceptors,
             connectors: Connectors::default(),
+            logins: Logins::default(),
             aliases,
             users: None,
         }
     }
 
-    /// Reads the certificates of all listeners and routes, and the users.
+    /// Reads the certificates of all listeners and routes, the users, and the passwords of routes.
     pub(super) fn load_files(&mut self) -> Result<(), Vec<Contradiction>> {
         let mut found = Vec::new();
         if let Some(path) = self.config.auth.users_file() {
@@ -112,6 +116,10 @@ impl ConfigSnapshot {
             Ok(connectors) => self.connectors = connectors,
             Err(wrong) => found.extend(wrong),
         }
+        match Logins::load(&self.config) {
+            Ok(logins) => self.logins = logins,
+            Err(wrong) => found.extend(wrong),
+        }
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
@@ -132,6 +140,16 @@ impl ConfigSnapshot {
         all.map(|(profile, one)| (*profile, one.with_own_sessions(sessions))).collect()
     }
 
+    /// With what the mail of a route is logged in.
+    pub(super) fn login_profile(&self, route: &RouteSection) -> Option<LoginProfile> {
+        self.logins.profile(route)
+    }
+
+    /// The credentials of a profile; `None` when a reload has taken them away.
+    pub(crate) fn credentials(&self, profile: LoginProfile) -> Option<&Arc<Credentials>> {
+        self.logins.get(profile)
+    }
+
     /// What stands for other addresses.
     pub fn aliases(&self) -> &Arc<Aliases> {
         &self.aliases
@@ -142,14 +160,16 @@ impl ConfigSnapshot {
         self.users.as_ref().map(|LoadedUsers(users)| users)
     }
 
-    /// Goes on with what the users of an older configuration have sent.
-    pub(crate) fn adopt_rates(&mut self, old: &Self) {
+    /// Goes on with what the users of an older configuration have sent, and with what is known of
+    /// smarthosts.
+    pub(crate) fn adopt(&mut self, old: &Self) {
         if let (Some(LoadedUsers(users)), Some(old)) = (&mut self.users, old.users())
             // Nobody else has them yet.
             && let Some(users) = Arc::get_mut(users)
         {
             users.adopt_rates(old);
         }
+        self.logins.adopt(&old.logins);
     }
 
     /// The file's keys, with defaults for the absent ones.

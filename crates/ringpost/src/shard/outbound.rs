@@ -4,6 +4,7 @@
 //! jobs for it, waits idle for more, and ends. The session says what to send, the engine what to do
 //! next; what a transaction came to goes to `settle` and is committed there.
 
+mod auth;
 pub(super) mod tls;
 
 use std::{
@@ -25,6 +26,7 @@ use ringpost_session::client::{
 use self::tls::TlsTarget;
 use super::{OpenCount, Shard, cache::CachedMessage};
 use crate::{
+    auth::Login,
     runtime::{Read, Runtime, Stream},
     tls::Transport,
 };
@@ -42,7 +44,6 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_WORDS_BLOCKS_MAX: usize = 16;
 
 /// Where a connection goes.
-#[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) connection: ConnectionId,
     pub(super) address: SocketAddr,
@@ -50,6 +51,8 @@ pub(super) struct Target {
     pub(super) site: Rc<str>,
     pub(super) source: Option<IpAddr>,
     pub(super) tls: TlsTarget,
+    /// Until we are logged in, if we are to.
+    pub(super) login: Option<Box<Login>>,
 }
 
 /// Opens the connection and serves it to its end.
@@ -57,6 +60,10 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
     let ending = Ending { shard: Rc::clone(&shard), connection: target.connection, told: false };
     if target.tls.is_outdated() {
         tracing::debug!(site = %target.site, "what a policy takes to shake hands is gone");
+        return ending.cannot_begin();
+    }
+    if target.login.as_ref().is_some_and(|login| login.credentials().is_none()) {
+        tracing::debug!(site = %target.site, "the credentials of a site are gone");
         return ending.cannot_begin();
     }
     let timeout = shard.config().config().delivery.connect_timeout;
@@ -70,7 +77,10 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
     shard.connections.borrow_mut().insert(target.connection, Rc::clone(stream.watch()));
     let config = Rc::clone(&shard).client_config.borrow().clone();
     let tls = target.tls.policy.session();
-    let session = ClientSession::with_tls(shard.runtime.now(), config, tls);
+    let mut session = ClientSession::with_tls(shard.runtime.now(), config, tls);
+    if let Some(login) = &target.login {
+        session = session.with_auth(login.session(target.address.ip()));
+    }
     let outbound = Outbound {
         session,
         stream: Transport::new(stream),
@@ -191,6 +201,8 @@ impl<R: Runtime> Outbound<R> {
                         let failures = &self.shard.metrics.remote_tls_failures;
                         failures.increment(RemoteTlsFailure::Refused);
                     }
+                    ClientEvent::Auth(prompt) => self.answer_auth(prompt).await,
+                    ClientEvent::LoggedIn(mechanism) => self.note_login(mechanism),
                     ClientEvent::Ready { .. } => {
                         self.shard.metrics.connections_opened.increment(1);
                         let connection = self.target.connection;
@@ -247,6 +259,7 @@ impl<R: Runtime> Outbound<R> {
         if matches!(failure.stage(), Stage::Greeting | Stage::Ehlo) {
             self.shard.metrics.connect_failures.increment(ConnectFailureLabel::Greeting);
         }
+        self.note_login_failure(failure);
         tracing::debug!(
             site = %self.target.site, mx_host = %self.target.mx_host,
             address = %self.target.address, %failure, "session ended"

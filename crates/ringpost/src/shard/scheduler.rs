@@ -2,10 +2,11 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use ringpost_delivery::{Action, SiteChange, TlsPolicy};
+use ringpost_delivery::{Action, LoginProfile, SiteChange, TlsPolicy};
 use ringpost_session::client::ClientTls;
 
 use super::{Shard, outbound, outbound::tls::TlsTarget, resolver};
+use crate::auth::Login;
 use crate::runtime::{Containment, Runtime};
 
 impl<R: Runtime> Shard<R> {
@@ -22,10 +23,19 @@ impl<R: Runtime> Shard<R> {
                 }
                 // Nothing is begun any more; the work stays in the queue for the next start.
                 Some(Action::Connect { .. }) if !self.may_deliver() => {}
-                Some(Action::Connect { connection, address, mx_host, site, source, tls }) => {
+                Some(Action::Connect {
+                    connection,
+                    address,
+                    mx_host,
+                    site,
+                    source,
+                    tls,
+                    login,
+                }) => {
                     let tls = self.tls_target(tls);
+                    let login = login.map(|profile| Box::new(self.login(profile)));
                     let target =
-                        outbound::Target { connection, address, mx_host, site, source, tls };
+                        outbound::Target { connection, address, mx_host, site, source, tls, login };
                     let task = outbound::run(Rc::clone(self), target);
                     self.runtime.spawn(Containment::Session, task);
                 }
@@ -51,6 +61,11 @@ impl<R: Runtime> Shard<R> {
         let connectors = self.connectors.borrow();
         let connector = if is_plain { None } else { connectors.get(&policy.profile).cloned() };
         TlsTarget { policy, connector }
+    }
+
+    /// What logs in by a profile. Looked for at once, for the same reason.
+    fn login(&self, profile: LoginProfile) -> Login {
+        Login::new(self.config().credentials(profile).cloned())
     }
 }
 

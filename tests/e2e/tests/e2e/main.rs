@@ -6,6 +6,7 @@
 mod admin;
 mod aliases;
 mod auth;
+mod auth_out;
 mod auth_tls;
 mod bad_input;
 mod books;

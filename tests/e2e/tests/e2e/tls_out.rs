@@ -17,14 +17,14 @@ use ringpost_e2e::tls_sink::{TlsSink, TlsSinkOptions};
 use ringpost_e2e::wait::{SOON, wait_until};
 
 /// A server that is not started, an authority that it trusts, and that one's certificate for `mx.test`.
-struct World {
-    server: Server,
+pub(crate) struct World {
+    pub(crate) server: Server,
     authority: Authority,
-    good: Certificate,
+    pub(crate) good: Certificate,
 }
 
 impl World {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut server = Server::prepare()?;
         let authority = Authority::make(server.directory(), "ca")?;
         let good = authority.issue(server.directory(), "good", &["mx.test"], 2)?;
@@ -40,12 +40,12 @@ impl World {
         Ok(Self { server, authority, good })
     }
 
-    fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.server.directory()
     }
 
     /// A sink that the mail of a domain goes to, with further keys of the route.
-    fn sink(
+    pub(crate) fn sink(
         &mut self,
         domain: &str,
         certificate: &Certificate,
@@ -57,14 +57,14 @@ impl World {
         Ok(sink)
     }
 
-    fn route(&mut self, domain: &str, to: &str, keys: &str) {
+    pub(crate) fn route(&mut self, domain: &str, to: &str, keys: &str) {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(text, "[[route]]\ndomain = \"{domain}\"\nsmarthost = \"{to}\"\n{keys}\n");
         self.server.config.append(&text);
     }
 
-    fn send(&self, to: &str, size: usize) -> Result<()> {
+    pub(crate) fn send(&self, to: &str, size: usize) -> Result<()> {
         let mut client = Client::connect(self.server.smtp())?;
         client.expect("EHLO client.test", 250)?;
         client.expect("MAIL FROM:<a@a.test>", 250)?;
@@ -77,12 +77,12 @@ impl World {
     }
 
     /// The first event of a kind about a recipient.
-    fn event(&self, kind: &str, to: &str) -> Result<Event> {
+    pub(crate) fn event(&self, kind: &str, to: &str) -> Result<Event> {
         self.event_of(&[kind], to)
     }
 
     /// The first event of some kinds about a recipient.
-    fn event_of(&self, kinds: &[&str], to: &str) -> Result<Event> {
+    pub(crate) fn event_of(&self, kinds: &[&str], to: &str) -> Result<Event> {
         let mut found = None;
         let what = format!("{kinds:?} {to}");
         wait_until(&what, SOON * 2, || {

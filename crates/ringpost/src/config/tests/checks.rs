@@ -37,6 +37,12 @@ const REFUSED: &[(&str, usize, &str)] = &[
         "\"CRAM-MD5\": not a mechanism that could",
     ),
     ("[control]\nlisten = 'localhost:1'\n", 2, "socket address"),
+    ("[[route]]\ndomain = '*'\nauth = { user = 'u' }\n", 3, "missing field `password_file`"),
+    (
+        "[[route]]\ndomain = '*'\nauth = { user = 'u', password_file = '/p', password = 'x' }\n",
+        3,
+        "unknown field `password`",
+    ),
     ("[delivery]\ntls = 'may'\n", 2, "unknown variant `may`"),
     ("[delivery]\ntls_version_min = '1.1'\n", 2, "unknown variant `1.1`"),
 ];
@@ -74,6 +80,38 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     (
         "route = [{ domain = 'a.test', tls_name = 'b c', tls = 'verify' }]",
         "route.0.tls_name: \"b c\" is not a domain name",
+    ),
+    (
+        "route = [{ domain = '*', tls = 'verify', auth = { user = 'u', password_file = '/p' } }]",
+        "route.0.auth: only a smarthost is told who we are: set smarthost",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', auth = { user = 'u', password_file = '/p' } }]",
+        "route.0.auth: PLAIN and LOGIN show the password to all on the way",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'off', auth = { user = 'u', password_file = '/p', mechanisms = ['LOGIN'] } }]",
+        "route.0.auth: PLAIN and LOGIN show the password to all on the way",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'encrypt', auth = { user = '', password_file = '/p' } }]",
+        "route.0.auth.user: must have 1 to 255 octets, and no control characters",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'encrypt', auth = { user = 'u', password_file = 'p' } }]",
+        "route.0.auth.password_file: must be an absolute path",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'encrypt', auth = { user = 'u', password_file = '/p', mechanisms = [] } }]",
+        "route.0.auth.mechanisms: there is none to log in by",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'encrypt', auth = { user = 'u', password_file = '/p', mechanisms = ['PLAIN', 'EXTERNAL'] } }]",
+        "route.0.auth.mechanisms: nobody logs in by EXTERNAL here (SCRAM-SHA-256, PLAIN, LOGIN)",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', tls = 'verify', auth = { user = 'u', password_file = '/p', without_tls_to = ['10.0.0.0/8'] } }]",
+        "route.0.auth.without_tls_to: there is always TLS: leave it out",
     ),
     (
         "listener.a = { addresses = ['[::1]:2'], auth = { mechanisms = ['PLAIN'], without_tls = true } }",

@@ -2,6 +2,7 @@
 
 mod checks;
 mod convert;
+mod logins;
 mod reference;
 mod values;
 
