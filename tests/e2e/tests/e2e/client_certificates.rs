@@ -145,7 +145,7 @@ fn where_a_certificate_is_required_nobody_gets_in_without() -> Result<()> {
         assert!(text.contains("235 2.7.0"), "{text}");
         for (certificate, alert) in [(None, "certificate required"), (Some(&late), "expired")] {
             let text = vouched.dialogue(certificate, version, AUTH)?;
-            assert!(!text.contains("220 ") || !text.contains("250"), "{text}");
+            assert!(!text.contains("250-"), "{text}");
             assert!(text.contains(alert), "{version} {alert}: {text}");
         }
     }
@@ -165,7 +165,7 @@ fn where_a_certificate_is_required_nobody_gets_in_without() -> Result<()> {
 fn who_resumes_a_session_has_to_have_a_certificate_that_is_good_still() -> Result<()> {
     let sink = Sink::start()?;
     let vouched = Vouched::start(sink.address(), "require", |_| {})?;
-    let until = in_seconds(15)?;
+    let until = in_seconds(20)?;
     let brief = vouched.authority.issue("brief", "email:robot@a.test", (NOW.0, &until))?;
     let session = vouched.submission.server.directory().join("session.pem");
     let begin = |more: &str| -> Result<String> {
@@ -198,7 +198,8 @@ fn who_resumes_a_session_has_to_have_a_certificate_that_is_good_still() -> Resul
     })?;
     let late = begin("-sess_in")?;
     assert!(late.contains("Reused, TLSv1.2"), "{late}");
-    assert!(!late.contains("250"), "{late}");
+    // Not "250" alone: dumps of what is in a session have any number.
+    assert!(!late.contains("250-") && !late.contains("235 2.7.0"), "{late}");
     Ok(())
 }
 
