@@ -56,7 +56,8 @@ def upset(plain):
         plain.recv(65536)
         plain.sendall(b"this is not TLS, whatever was said\r\n" * 10)
     elif how == "cut":
-        plain.recv(100)
+        # All of it: what is left unread makes a reset of the end.
+        plain.recv(65536)
         plain.sendall(b"\x16\x03\x03\x00\x7a\x02\x00")
     elif how == "hang":
         while plain.recv(65536):

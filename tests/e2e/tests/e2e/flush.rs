@@ -161,6 +161,12 @@ fn orders_beyond_the_limit_are_put_off_and_hold_up_nobody() -> Result<()> {
     for client in &mut clients {
         client.expect("EHLO c.test", 250)?;
     }
+    // Before all shards know what is in their logs they refuse for another reason.
+    for client in &mut clients {
+        wait_until("orders are taken", SOON, || {
+            Ok(client.command("ETRN nobody.test")?.code == 251)
+        })?;
+    }
     let (mut done, mut put_off) = (0, 0);
     // A tick of a shard may come between any two of them, but hardly between all.
     for _ in 0..50 {

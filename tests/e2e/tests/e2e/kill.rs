@@ -221,7 +221,7 @@ fn is_odd(path: &str) -> bool {
 fn a_kill_between_dot_and_reply_makes_one_copy_and_no_more() -> Result<()> {
     // The gap of RFC 1047, held open: the sink has the message, the server does not know.
     let sink = Sink::scripted(|step| match step {
-        Step::Content(_) => Answer::Delay(Duration::from_millis(500)),
+        Step::Content(_) => Answer::Delay(Duration::from_secs(3)),
         _ => Answer::Accept,
     })?;
     let mut server = Server::relaying_to(sink.address())?;

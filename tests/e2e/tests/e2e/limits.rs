@@ -76,7 +76,7 @@ fn a_client_that_only_errs_is_shown_the_door() -> Result<()> {
 #[test]
 fn a_client_that_says_nothing_is_not_waited_for() -> Result<()> {
     let sink = Sink::start()?;
-    let server = limited(&sink, "command_timeout", "\"1s\"")?;
+    let server = limited(&sink, "command_timeout", "\"3s\"")?;
     let mut client = Client::connect(server.smtp())?;
     client.expect("EHLO c.test", 250)?;
     let reply = client.expect_reply(421)?;

@@ -13,8 +13,9 @@ use ringpost_e2e::injector::Load;
 use ringpost_e2e::peers;
 use ringpost_e2e::ports;
 use ringpost_e2e::process::{self, Server};
+use ringpost_e2e::queue_files;
 use ringpost_e2e::sink::{Answer, Sink, Step};
-use ringpost_e2e::wait::SOON;
+use ringpost_e2e::wait::{SOON, wait_until};
 
 /// A start that must fail: its end is awaited, and its log returned.
 fn refused(server: &mut Server, prefix: &[&str]) -> Result<String> {
@@ -60,7 +61,15 @@ fn a_queue_in_use_is_refused_and_left_alone() -> Result<()> {
     first.start()?;
     Load::new(first.smtp(), "held", 1, Some(10)).run()?;
     first.wait_events("deferred", 10)?;
-    let before = fingerprint(&first.queue())?;
+    // The segment ahead of need is made beside the mail.
+    let mut before = BTreeMap::new();
+    wait_until("a queue at rest", SOON, || {
+        let unfinished = queue_files::unfinished_segments(&first.queue())?;
+        let Ok(now) = fingerprint(&first.queue()) else { return Ok(false) };
+        let is_at_rest = now == before && unfinished.is_empty();
+        before = now;
+        Ok(is_at_rest)
+    })?;
     let mut second = Server::prepare()?;
     second.config.route("*", sink.address());
     let queue = first.queue();

@@ -153,7 +153,7 @@ fn delays_grow_by_the_factor_of_the_schedule() -> Result<()> {
         // The record is written when the outcome is: both times are of one moment but for that.
         let day = 86_400_000;
         let delay = (of_day(event, "due")? - of_day(event, "time")?).rem_euclid(day);
-        assert!((expected - 500..=expected + 5).contains(&delay), "{delay} for {expected}");
+        assert!((expected - 500..=expected + 200).contains(&delay), "{delay} for {expected}");
     }
     Ok(())
 }
@@ -206,8 +206,8 @@ fn a_jump_of_the_clock_neither_sends_nor_expires_nor_delays_mail() -> Result<()>
             .collect();
         assert_ne!(days[0], days[1], "{jump}: the clock has not jumped");
         let between = of_day(deferred[2], "time")? - of_day(deferred[1], "time")?;
-        // Not at once: the second delay was kept.
-        assert!(between.rem_euclid(86_400_000) >= 2000, "{jump}: {between} ms");
+        // Not at once: the second delay was kept, but for what lies between an outcome and its record.
+        assert!(between.rem_euclid(86_400_000) >= 1500, "{jump}: {between} ms");
         assert!(events.iter().all(|event| event.kind != "expired"), "{jump}");
         server.wait_queued(1)?;
         ensure!(server.log().lines().all(|line| !line.contains("ERROR")), "{}", server.log());
