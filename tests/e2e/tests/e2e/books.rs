@@ -10,7 +10,7 @@ use ringpost_e2e::message;
 use ringpost_e2e::metrics::{self, Metrics};
 use ringpost_e2e::process::Server;
 use ringpost_e2e::sink::{Answer, Sink, Step};
-use ringpost_e2e::wait::{SOON, wait_until};
+use ringpost_e2e::wait::{SOON, wait_for, wait_until};
 
 fn outcomes(metrics: &Metrics, outcome: &str) -> u64 {
     metrics.count_where("ringpost_outcomes_total", &format!("outcome=\"{outcome}\""))
@@ -38,10 +38,15 @@ fn what_came_in_went_out_or_is_still_there() -> Result<()> {
     let count = usize::try_from(tenth)?;
     server.wait_events("bounced", count)?;
     server.wait_events("deferred", count)?;
-    wait_until("the rest of the mail", SOON, || {
-        Ok(server.metrics()?.count("ringpost_queue_recipients") == tenth)
+    // The gauge is some time older than the counters.
+    let metrics = wait_for("the rest of the mail", SOON, || {
+        let metrics = server.metrics()?;
+        let ends = outcomes(&metrics, "delivered") + outcomes(&metrics, "bounced");
+        let came = metrics.count("ringpost_recipients_received_total")
+            + metrics.count("ringpost_dsns_total");
+        let queued = metrics.count("ringpost_queue_recipients");
+        Ok((queued == tenth && came == ends + queued).then_some(metrics))
     })?;
-    let metrics = server.metrics()?;
     let dsns = metrics.count("ringpost_dsns_total");
     let received = metrics.count("ringpost_recipients_received_total");
     assert_eq!(metrics.count("ringpost_messages_received_total"), messages);
