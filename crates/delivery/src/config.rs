@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ringpost_session::client::Dialect;
+
 use crate::dns::DnsConfig;
 use crate::login::LoginProfile;
 use crate::retry::RetrySchedule;
@@ -36,6 +38,9 @@ pub struct DeliveryConfig {
     pub delay_warning: Duration,
     /// What TLS is asked for, if the route does not say otherwise. Default: opportunistic.
     pub tls: TlsPolicy,
+    /// What is spoken with next hops, if the route does not say otherwise. Default: SMTP, with all
+    /// extensions that they offer.
+    pub dialect: Dialect,
     /// How long mail goes in plain text to an address at which opportunistic TLS has failed. Zero: each
     /// connection tries anew. Default: 10 min.
     pub tls_broken_time: Duration,
@@ -72,6 +77,7 @@ impl Default for DeliveryConfig {
             retry: RetrySchedule::default(),
             delay_warning: Duration::ZERO,
             tls: TlsPolicy::default(),
+            dialect: Dialect::default(),
             tls_broken_time: Duration::from_mins(10),
             tls_broken_max: 4096,
             backoff_min: Duration::from_secs(5),
@@ -103,6 +109,8 @@ pub struct Route {
     pub tls: Option<TlsPolicy>,
     /// With what to log in at its smarthost; `None`: without. Nobody logs in at hosts found by MX.
     pub login: Option<LoginProfile>,
+    /// As [`DeliveryConfig::dialect`], which `None` means. LMTP is for smarthosts.
+    pub dialect: Option<Dialect>,
 }
 
 impl Route {
@@ -117,6 +125,7 @@ impl Route {
             delay_warning: None,
             tls: None,
             login: None,
+            dialect: None,
         }
     }
 }

@@ -363,6 +363,12 @@ pub(crate) fn may_go_back(
     }
 }
 
+/// Tells whether a recipient was not named, because the remote has said how many it takes in a transaction
+/// (RFC 9422): it goes in a further one at once.
+pub(crate) fn is_put_off(of_one: &RecipientReport) -> bool {
+    of_one.verdict == session::Verdict::Refused(LocalRefusal::TooManyRecipients)
+}
+
 /// Servers that end a session for its age or its use say 421 to the next MAIL or RSET.
 fn is_parting(failure: &SessionFailure) -> bool {
     matches!(failure.stage(), Stage::Idle | Stage::Mail)

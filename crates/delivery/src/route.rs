@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost_protocol::address::Host;
+use ringpost_session::client::Dialect;
 
 use crate::clock::Stamp;
 use crate::config::{DeliveryConfig, Route, RoutePattern, Smarthost};
@@ -53,6 +54,8 @@ pub struct Policy {
     pub waived_tls: Arc<TlsPolicy>,
     /// With what to log in at its smarthost.
     pub login: Option<LoginProfile>,
+    /// What is spoken.
+    pub dialect: Dialect,
 }
 
 impl Policy {
@@ -83,6 +86,7 @@ impl Routes {
             tls: Arc::new(config.tls.clone()),
             waived_tls: Arc::new(config.tls.waived()),
             login: None,
+            dialect: config.dialect,
         };
         let mut routes = Self {
             exact: HashMap::new(),
@@ -90,7 +94,8 @@ impl Routes {
             entries: vec![(None, general.clone())],
         };
         for (route, number) in config.routes.iter().zip(1..) {
-            let Route { pattern, smarthost, retry, lifetime, delay_warning, tls, login } = route;
+            let Route { pattern, smarthost, retry, lifetime, delay_warning, tls, login, dialect } =
+                route;
             let tls = tls.clone().map_or_else(|| Arc::clone(&general.tls), Arc::new);
             // Nobody who sends mail may have a password shown to who is not known by its certificate.
             let waived_tls =
@@ -102,6 +107,7 @@ impl Routes {
                 waived_tls,
                 tls,
                 login: *login,
+                dialect: dialect.unwrap_or(general.dialect),
             };
             routes.entries.push((smarthost.clone(), policy));
             match pattern {
@@ -192,6 +198,7 @@ mod tests {
             delay_warning: None,
             tls: Some(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
             login: None,
+            dialect: None,
         };
         let config = DeliveryConfig {
             routes: vec![Route::to(RoutePattern::Any, smarthost("all")), of_a],
@@ -209,6 +216,7 @@ mod tests {
                 tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
                 waived_tls: Arc::new(TlsPolicy { level: TlsLevel::Verify, ..TlsPolicy::default() }),
                 login: None,
+                dialect: Dialect::default(),
             }
         );
         let other = routes.policy(routes.find("b.example"));

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringpost_session::client::Dialect;
+
 use crate::attempt::Attempt;
 use crate::config::DeliveryConfig;
 use crate::dns::DnsFailure;
@@ -39,6 +41,7 @@ pub(crate) struct SiteKey {
     pub(crate) kind: SiteKind,
     pub(crate) tls: Arc<TlsPolicy>,
     pub(crate) login: Option<LoginProfile>,
+    pub(crate) dialect: Dialect,
 }
 
 /// Whether connections to a site are opened.

@@ -57,6 +57,10 @@ pub struct Extensions {
     pub requiretls: bool,
     /// AUTH (RFC 4954): the mechanisms, of those that we know; `None` when it is not offered.
     pub auth: Option<MechanismSet>,
+    /// MAILMAX of LIMITS (RFC 9422 §4.1): transactions in one session.
+    pub transactions_max: Option<u32>,
+    /// RCPTMAX of LIMITS (RFC 9422 §4.2): recipients in one transaction.
+    pub recipients_max: Option<u32>,
 }
 
 impl Extensions {
@@ -71,10 +75,46 @@ impl Extensions {
                     let before = extensions.auth.unwrap_or_default();
                     extensions.auth = Some(known.fold(before, MechanismSet::with));
                 }
+                if keyword.eq_ignore_ascii_case("LIMITS") {
+                    words.by_ref().for_each(|limit| extensions.add_limit(limit));
+                }
                 extensions.add(keyword, words.next());
             }
         }
         extensions
+    }
+
+    /// What is left when only those of `used` are heeded. What is not a matter of mail itself, STARTTLS,
+    /// AUTH, REQUIRETLS and ENHANCEDSTATUSCODES, stays.
+    #[must_use]
+    pub fn within(self, used: ExtensionSet) -> Self {
+        let has = |extension| used.contains(extension);
+        let limit = |limit: Option<u32>| limit.filter(|_| has(Extension::Limits));
+        Self {
+            pipelining: self.pipelining && has(Extension::Pipelining),
+            eight_bit_mime: self.eight_bit_mime && has(Extension::EightBitMime),
+            size: if has(Extension::Size) { self.size } else { SizeLimit::NotOffered },
+            smtputf8: self.smtputf8 && has(Extension::SmtpUtf8),
+            chunking: self.chunking && has(Extension::Chunking),
+            binary_mime: self.binary_mime && has(Extension::BinaryMime),
+            dsn: self.dsn && has(Extension::Dsn),
+            mt_priority: self.mt_priority && has(Extension::MtPriority),
+            transactions_max: limit(self.transactions_max),
+            recipients_max: limit(self.recipients_max),
+            ..self
+        }
+    }
+
+    /// RFC 9422 §3: limits that are not known, or cannot be read, are as if they were not there. So is 0,
+    /// which nobody could keep.
+    fn add_limit(&mut self, limit: &str) {
+        let Some((name, value)) = limit.split_once('=') else { return };
+        let place = match name {
+            _ if name.eq_ignore_ascii_case("MAILMAX") => &mut self.transactions_max,
+            _ if name.eq_ignore_ascii_case("RCPTMAX") => &mut self.recipients_max,
+            _ => return,
+        };
+        *place = value.parse().ok().filter(|value| *value > 0).or(*place);
     }
 
     fn add(&mut self, keyword: &str, argument: Option<&str>) {
@@ -378,6 +418,58 @@ mod tests {
             ..Extensions::default()
         };
         assert_eq!(extensions, expected);
+    }
+
+    #[test]
+    fn limits_that_are_known_are_kept() {
+        for (text, mails, recipients) in [
+            ("LIMITS MAILMAX=5 RCPTMAX=100", Some(5), Some(100)),
+            ("limits rcptmax=7 OTHER=1 mailmax", None, Some(7)),
+            ("LIMITS MAILMAX=0 RCPTMAX=-1", None, None),
+            ("LIMITS RCPTMAX=99999999999", None, None),
+            ("LIMITS", None, None),
+            ("X MAILMAX=5", None, None),
+        ] {
+            let found = parse(&format!("250-mx.test\r\n250 {text}\r\n"));
+            assert_eq!(
+                (found.transactions_max, found.recipients_max),
+                (mails, recipients),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_used_is_as_if_it_were_not_offered() {
+        let all = "PIPELINING 8BITMIME SIZE ENHANCEDSTATUSCODES SMTPUTF8 CHUNKING BINARYMIME DSN STARTTLS \
+                   MT-PRIORITY REQUIRETLS";
+        let lines = all.split(' ').collect::<Vec<_>>().join("\r\n250-");
+        let offered = parse(&format!(
+            "250-mx.test\r\n250-{lines}\r\n250-AUTH PLAIN\r\n250 LIMITS MAILMAX=5 RCPTMAX=9\r\n"
+        ));
+        assert_eq!(offered.within(ExtensionSet::ALL), offered);
+        let plain = parse("250-mx.test\r\n250 X\r\n");
+        for (off, expected) in [
+            (Extension::Pipelining, Extensions { pipelining: false, ..offered }),
+            (Extension::EightBitMime, Extensions { eight_bit_mime: false, ..offered }),
+            (Extension::Size, Extensions { size: SizeLimit::NotOffered, ..offered }),
+            (Extension::SmtpUtf8, Extensions { smtputf8: false, ..offered }),
+            (Extension::Chunking, Extensions { chunking: false, ..offered }),
+            (Extension::BinaryMime, Extensions { binary_mime: false, ..offered }),
+            (Extension::Dsn, Extensions { dsn: false, ..offered }),
+            (Extension::MtPriority, Extensions { mt_priority: false, ..offered }),
+            (
+                Extension::Limits,
+                Extensions { transactions_max: None, recipients_max: None, ..offered },
+            ),
+            (Extension::StartTls, offered),
+            (Extension::Auth, offered),
+            (Extension::RequireTls, offered),
+        ] {
+            let used = ExtensionSet::ALL.without(off);
+            assert_eq!(offered.within(used), expected, "{off:?}");
+            assert_eq!(plain.within(used), plain, "nothing is added");
+        }
     }
 
     #[test]

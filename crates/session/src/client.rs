@@ -8,7 +8,7 @@ mod tls;
 mod transaction;
 
 pub use auth::{AuthProblem, AuthPrompt, ClientAuth};
-pub use config::{ClientConfig, ClientTimeouts};
+pub use config::{ClientConfig, ClientProtocol, ClientTimeouts, Dialect};
 pub use report::{
     LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,
     Verdict,

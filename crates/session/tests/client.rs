@@ -553,25 +553,3 @@ fn quit_waits_for_its_moment() {
     assert_eq!(client.take_said(), "", "nothing is sent behind the final dot");
     assert_eq!(client.last_report(), ["final reply aborted"; 2]);
 }
-
-#[test]
-fn pipelining_can_be_turned_off() {
-    let mut client = Client::new(ClientConfig { pipelining: false, ..config() });
-    client.hear(GREETING);
-    client.hear(PIPELINING);
-    client.take_said();
-    client.start(&message());
-    assert_eq!(client.take_said(), "MAIL FROM:<a@a.test> SIZE=10\r\n");
-    let mail = message();
-    let request = TransactionRequest {
-        reverse_path: &mail.reverse_path,
-        forward_paths: &[],
-        size: 0,
-        body: BodyType::SevenBit,
-        utf8: Utf8::Unmarked,
-        priority: Priority::NORMAL,
-        require_tls: false,
-        dsn: None,
-    };
-    assert!(client.session.start_transaction(client.now, &request).is_err(), "one at a time");
-}

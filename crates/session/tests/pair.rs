@@ -41,13 +41,18 @@ struct Pair {
 
 impl Pair {
     fn new(pipelining: bool, pipe: Pipe) -> Self {
-        let client =
-            ClientConfig { helo_name: "client.test".into(), pipelining, ..ClientConfig::default() };
+        let client = ClientConfig { helo_name: "client.test".into(), ..ClientConfig::default() };
         let server =
             ServerConfig { size_max: 300_000, binary_mime: true, ..ServerConfig::default() };
         let mut server = Server::new(server, TRUSTED);
         server.flush();
-        Self { client: Client::new(client), server, pipe, to_server: 0, to_client: 0 }
+        Self {
+            client: Client::new(client).with_dialect(support::pipelining(pipelining)),
+            server,
+            pipe,
+            to_server: 0,
+            to_client: 0,
+        }
     }
 
     /// Moves octets until nothing moves.

@@ -5,7 +5,9 @@ mod support;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringpost_session::client::{ClientConfig, RecipientReport, Stage, Verdict};
+use ringpost_session::client::{
+    ClientConfig, ClientProtocol, Dialect, RecipientReport, Stage, Verdict,
+};
 use ringpost_session::server::{CloseReason, ServerConfig, TransactionRefusal};
 use support::{Client, Message, Server, TRUSTED, replies};
 
@@ -119,10 +121,13 @@ proptest! {
 
     /// Whatever a server says: a full report, and no delivery without a 2xx behind the dot.
     #[test]
-    fn a_client_is_never_deceived(pieces in server_octets(), pipelining: bool, introduced: bool) {
+    fn a_client_is_never_deceived(
+        pieces in server_octets(), pipelining: bool, lmtp: bool, introduced: bool,
+    ) {
         let message = Message::new("<a@a.test>", &["<b@b.test>", "<c@c.test>"], b"x\r\n");
-        let config = ClientConfig { pipelining, ..ClientConfig::default() };
-        let mut client = Client::new(config);
+        let protocol = if lmtp { ClientProtocol::Lmtp } else { ClientProtocol::Smtp };
+        let dialect = Dialect { protocol, ..support::pipelining(pipelining) };
+        let mut client = Client::new(ClientConfig::default()).with_dialect(dialect);
         if introduced {
             client.hear(b"220 mx.test\r\n");
             client.hear(b"250-mx.test\r\n250 PIPELINING\r\n");

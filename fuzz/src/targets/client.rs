@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::BodyType;
+use ringpost_protocol::extension::Extension;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::sasl::Mechanism;
 use ringpost_session::client::{
-    AuthProblem, AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, RecipientReport,
-    Stage, TransactionReport, TransactionRequest, Verdict as Said,
+    AuthProblem, AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, Dialect,
+    RecipientReport, Stage, TransactionReport, TransactionRequest, Verdict as Said,
 };
 
 use super::{is_plain, reply, seed};
@@ -147,8 +148,12 @@ pub fn check(octets: &[u8]) -> Verdict {
 fn run(flags: u8, way: u8, recipients: usize, wire: &[u8]) -> Result<Trace, String> {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
-    let config = ClientConfig { pipelining: flags & PIPELINING != 0, ..ClientConfig::default() };
-    let mut session = ClientSession::new(start, Arc::new(config));
+    let mut dialect = Dialect::default();
+    if flags & PIPELINING == 0 {
+        dialect.extensions = dialect.extensions.without(Extension::Pipelining);
+    }
+    let config = Arc::new(ClientConfig::default());
+    let mut session = ClientSession::new(start, config).with_dialect(dialect);
     if flags & AUTH != 0 {
         let mechanisms = Mechanism::ALL.into_iter().collect();
         session = session.with_auth(ClientAuth { mechanisms, without_tls: true });

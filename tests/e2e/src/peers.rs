@@ -358,12 +358,22 @@ impl SmtpSink {
     ///
     /// Fails when it is not installed or does not answer.
     pub fn start(directory: &Path, listen: SocketAddr) -> Result<Self> {
+        Self::with(directory, listen, &[])
+    }
+
+    /// Starts it with further options.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn with(directory: &Path, listen: SocketAddr, options: &[&str]) -> Result<Self> {
         let out = directory.join("smtp-sink.out");
         let mut command = Command::new(program("smtp-sink").context("no smtp-sink")?);
         if is_root() {
             command.args(["-u", "nobody"]);
         }
-        let running = Running::start(command.args(["-c", &listen.to_string(), "1024"]), &out)?;
+        command.args(options).args(["-c", &listen.to_string(), "1024"]);
+        let running = Running::start(&mut command, &out)?;
         wait_listening(listen)?;
         Ok(Self { address: listen, out, _running: running })
     }

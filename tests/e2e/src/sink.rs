@@ -28,7 +28,7 @@ const VIOLATIONS_MAX: usize = 10;
 pub enum Step<'a> {
     /// The connection was made; the answer is the greeting.
     Greeting,
-    /// EHLO or HELO with its argument.
+    /// EHLO, HELO or LHLO with its argument.
     Ehlo(&'a str),
     /// MAIL with all that follows the verb.
     Mail(&'a str),
@@ -395,7 +395,7 @@ impl<'a> Connection<'a> {
     fn command(&mut self, line: &str) -> Result<bool> {
         let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
         let going_on = match verb.to_ascii_uppercase().as_str() {
-            "EHLO" => {
+            "EHLO" | "LHLO" => {
                 let mut reply = String::from("250-sink.test");
                 for keyword in &self.shared.options.keywords {
                     reply.push_str("\r\n250-");

@@ -224,6 +224,7 @@ impl Engine {
             source: None,
             tls: Arc::clone(&tls),
             login: site.key.login,
+            dialect: site.key.dialect,
         });
         self.connections.insert(
             id,

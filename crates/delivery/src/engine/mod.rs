@@ -21,6 +21,7 @@ use ringpost_protocol::address::Host;
 use ringpost_protocol::priority::Priority;
 use ringpost_queue::due::DueWheel;
 use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
+use ringpost_session::client::Dialect;
 
 pub use self::flush::{Flush, FlushScope};
 use self::forget::Pass;
@@ -141,6 +142,8 @@ pub enum Action {
         tls: Arc<TlsPolicy>,
         /// With what to log in before the session is ready.
         login: Option<LoginProfile>,
+        /// What is spoken there.
+        dialect: Dialect,
     },
     /// Work is there for an idle connection: call [`Engine::next_job`].
     Wake(ConnectionId),

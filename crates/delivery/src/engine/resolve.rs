@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringpost_session::client::Dialect;
+
 use super::Engine;
 use super::parking::{Place, Timer};
 use super::settle::Fate;
@@ -33,20 +35,21 @@ impl Engine {
         let next_hop = self.routes.next_hop(destination.route, &destination.host);
         let policy = self.routes.policy(destination.route);
         let (tls, login) = (policy.tls(destination.tls_optional), policy.login);
+        let dialect = policy.dialect;
         let before = std::mem::replace(&mut destination.state, DestinationState::Resolving);
         if let DestinationState::Site { site, .. } = before {
             self.release_site(site);
         }
         match next_hop {
             NextHop::Smarthost(smarthost) => {
-                let site = self.smarthost_site(&smarthost, tls, login);
+                let site = self.smarthost_site(&smarthost, tls, login, dialect);
                 self.lead_to(id, site, None);
             }
             NextHop::Literal(ip) => {
                 let config = &self.config;
                 if config.address_policy.admits(ip) && config.address_family.admits(ip) {
-                    let key =
-                        SiteKey { name, port: config.port, kind: SiteKind::Mx, tls, login: None };
+                    let (port, kind, login) = (config.port, SiteKind::Mx, None);
+                    let key = SiteKey { name, port, kind, tls, login, dialect };
                     let site = self.site(key, |key| Site::with_address(key, ip));
                     self.lead_to(id, site, None);
                 } else {
@@ -91,7 +94,8 @@ impl Engine {
             return;
         }
         let name = Rc::clone(&destination.name);
-        let tls = self.routes.policy(destination.route).tls(destination.tls_optional);
+        let policy = self.routes.policy(destination.route);
+        let (tls, dialect) = (policy.tls(destination.tls_optional), policy.dialect);
         let hosts = match result.as_deref() {
             Ok(Answer::Mx(records)) => match mx::select(records, &self.config.hostname) {
                 Selection::Hosts(hosts) => Ok(hosts),
@@ -118,6 +122,7 @@ impl Engine {
                     kind: SiteKind::Mx,
                     tls,
                     login: None,
+                    dialect,
                 };
                 let site = self.site(key, |key| Site::new(key, hosts));
                 self.lead_to(id, site, Some(expires));
@@ -131,6 +136,7 @@ impl Engine {
         smarthost: &Smarthost,
         tls: Arc<TlsPolicy>,
         login: Option<LoginProfile>,
+        dialect: Dialect,
     ) -> SiteId {
         let ip: Option<IpAddr> = smarthost.host.parse().ok();
         let name = match ip {
@@ -138,7 +144,7 @@ impl Engine {
             _ => format!("{}:{}", smarthost.host, smarthost.port),
         };
         let (name, port) = (name.into(), smarthost.port);
-        let key = SiteKey { name, port, kind: SiteKind::Smarthost, tls, login };
+        let key = SiteKey { name, port, kind: SiteKind::Smarthost, tls, login, dialect };
         self.site(key, |key| match ip {
             Some(ip) => Site::with_address(key, ip),
             None => Site::new(key, vec![RankedHost { rank: 0, name: (*smarthost.host).into() }]),

@@ -167,6 +167,9 @@ impl Engine {
                     .is_some_and(|of_one| outcome::may_go_back(report, of_one, session_was_used));
             if goes_back {
                 untried.push(recipient);
+            } else if report.recipients.get(place).is_some_and(outcome::is_put_off) {
+                // Each round names as many as the remote takes, so the rounds end.
+                put_off.push(recipient);
             } else if any_delivered && verdict.is_recipient_limit() {
                 // RFC 5321 §4.5.3.1.10: recipients beyond the remote's limit go in a further
                 // transaction at once. Each round delivers to somebody, so the rounds end.

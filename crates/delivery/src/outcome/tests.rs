@@ -157,6 +157,7 @@ fn missing_ways_and_answers() {
         (refusal(LocalRefusal::NeedsEightBitMime), "bounced 5.6.3"),
         // Who is verified is believed; what is not verified may be otherwise another time.
         (refusal(LocalRefusal::NeedsRequireTls), "bounced 5.7.30"),
+        (refusal(LocalRefusal::TooManyRecipients), "deferred 4.5.3"),
         (refusal(LocalRefusal::NeedsTls), "deferred 4.7.10"),
         (job_failure(), "deferred 4.3.0"),
     ];

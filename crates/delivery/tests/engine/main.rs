@@ -8,6 +8,7 @@
 )]
 
 mod chaos;
+mod dialect;
 mod flush;
 mod login;
 mod parked;

@@ -139,6 +139,7 @@ fn nobody_is_told_of_delays_unless_asked_for() {
         delay_warning: Some(10 * MINUTE),
         tls: None,
         login: None,
+        dialect: None,
     };
     let mut world = with_dead_site(DeliveryConfig { routes: vec![of_grey], ..config() });
     world.add_mx("grey.test", 10, "mx.test");

@@ -140,6 +140,7 @@ fn mail_that_is_held_back_goes_when_its_time_has_come_and_has_all_its_time_then(
         delay_warning: Some(30 * MINUTE),
         tls: None,
         login: None,
+        dialect: None,
     };
     let config = DeliveryConfig { routes: vec![of_a], retry: retry(&[600]), ..config() };
     let mut world = with_host(config, refusing());
@@ -173,6 +174,7 @@ fn a_route_has_its_own_schedule_and_lifetime() {
         delay_warning: None,
         tls: None,
         login: None,
+        dialect: None,
     };
     let config = DeliveryConfig {
         routes: vec![of_a],

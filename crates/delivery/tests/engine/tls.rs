@@ -22,6 +22,7 @@ fn route(domain: &str, tls: TlsPolicy) -> Route {
         delay_warning: None,
         tls: Some(tls),
         login: None,
+        dialect: None,
     }
 }
 

@@ -20,7 +20,8 @@ use ringpost_protocol::reply::{Reply, ReplyCode};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId, RecipientIndex};
 use ringpost_session::client::{
-    ClientTls, RecipientReport, SessionFailure, Stage, TlsProblem, TransactionReport, Verdict,
+    ClientTls, Dialect, LocalRefusal, RecipientReport, SessionFailure, Stage, TlsProblem,
+    TransactionReport, Verdict,
 };
 
 pub(crate) const NAME_SERVER: &str = "192.0.2.53:53";
@@ -94,6 +95,8 @@ pub(crate) struct Server {
     pub(crate) connections_max: usize,
     /// Recipients taken in a transaction; further ones get 452.
     pub(crate) recipients_max: usize,
+    /// Recipients in a transaction, as told by LIMITS; further ones are not named.
+    pub(crate) told_recipients_max: Option<usize>,
     /// Transactions before the connection is found dead.
     pub(crate) transactions_max: usize,
     pub(crate) latency: Duration,
@@ -107,6 +110,7 @@ impl Default for Server {
             otherwise: Transaction::Replies(vec![(Stage::FinalReply, "250 2.0.0 ok")]),
             connections_max: usize::MAX,
             recipients_max: usize::MAX,
+            told_recipients_max: None,
             transactions_max: usize::MAX,
             latency: Duration::from_millis(20),
         }
@@ -157,6 +161,8 @@ pub(crate) struct World {
     pub(crate) policies_of_connects: Vec<Arc<TlsPolicy>>,
     /// With what each of them was to log in.
     pub(crate) logins: Vec<Option<LoginProfile>>,
+    /// What was spoken over each of them.
+    pub(crate) dialects: Vec<Dialect>,
     pub(crate) queries: BTreeMap<(String, RecordType), usize>,
     pub(crate) peak: BTreeMap<IpAddr, usize>,
     /// Messages of which the engine said that they will wait.
@@ -196,6 +202,7 @@ impl World {
             tls_of_connects: Vec::new(),
             policies_of_connects: Vec::new(),
             logins: Vec::new(),
+            dialects: Vec::new(),
             queries: BTreeMap::new(),
             peak: BTreeMap::new(),
             parked: BTreeSet::new(),
@@ -372,9 +379,10 @@ impl World {
                 Action::QueryTcp { token, .. } => {
                     self.engine.handle_dns_tcp(self.now, token, Err(()));
                 }
-                Action::Connect { connection, address, tls, login, .. } => {
+                Action::Connect { connection, address, tls, login, dialect, .. } => {
                     self.connects.push(address);
                     self.logins.push(login);
+                    self.dialects.push(dialect);
                     self.tls_of_connects.push(tls.session());
                     self.policies_of_connects.push(Arc::clone(&tls));
                     let tls = tls.session();
@@ -584,6 +592,7 @@ impl World {
             server.script.remove(0)
         };
         let limit = server.recipients_max;
+        let told = server.told_recipients_max.unwrap_or(usize::MAX);
         let fail_all = |failure: &SessionFailure, is_answered| {
             let of_one = RecipientReport {
                 stage: failure.stage(),
@@ -602,6 +611,10 @@ impl World {
             Transaction::Replies(replies) => {
                 let last = replies.last().unwrap();
                 let recipients = (0..job.recipients.len()).map(|place| {
+                    if place >= told {
+                        let verdict = Verdict::Refused(LocalRefusal::TooManyRecipients);
+                        return RecipientReport { stage: Stage::Idle, verdict };
+                    }
                     let (stage, text) = match replies.get(place).unwrap_or(last) {
                         _ if place >= limit => (Stage::Rcpt, "452 4.5.3 too many"),
                         (stage, text) => (*stage, *text),

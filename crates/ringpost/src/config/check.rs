@@ -1,6 +1,7 @@
 //! Contradictions: values that are each valid and do not go together, or cannot work.
 
 mod aliases;
+mod dialect;
 mod listener;
 mod outbound_auth;
 mod outbound_tls;
@@ -63,6 +64,7 @@ pub(super) fn contradictions(config: &Config, facts: &SystemFacts) -> Vec<Contra
     check_routes(&mut found, config);
     outbound_tls::check_outbound_tls(&mut found, config);
     outbound_auth::check_outbound_auth(&mut found, config);
+    dialect::check_dialects(&mut found, config);
     stress::check_stress(&mut found, &config.stress);
     check_dns(&mut found, config, facts);
     check_control(&mut found, config);

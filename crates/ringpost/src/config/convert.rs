@@ -7,16 +7,16 @@ use ringpost_delivery::{
     AddressFamily as DeliveryFamily, AddressPolicy, DeliveryConfig, RetryDelays, RetrySchedule,
     Route, RoutePattern, Smarthost,
 };
-use ringpost_protocol::extension::ExtensionSet;
+use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_protocol::limits::DSN_PARAMETERS_SIZE_MAX;
 use ringpost_protocol::sasl::Mechanism;
 use ringpost_queue::QueueConfig;
-use ringpost_session::client::{ClientConfig, ClientTimeouts};
+use ringpost_session::client::{ClientConfig, ClientProtocol, ClientTimeouts, Dialect};
 use ringpost_session::server::{AuthPolicy, ServerConfig};
 
 use super::header::field_name;
 use super::retry::{Exponential, Retry};
-use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteSection};
+use super::schema::{AddressFamily, ListenerSection, RouteDomain, RouteProtocol, RouteSection};
 use super::snapshot::ConfigSnapshot;
 use crate::control::Thresholds;
 
@@ -108,7 +108,6 @@ impl ConfigSnapshot {
                 final_reply: delivery.final_reply_timeout,
                 ..ClientTimeouts::default()
             },
-            pipelining: delivery.pipelining,
         }
     }
 
@@ -159,6 +158,7 @@ impl ConfigSnapshot {
             retry: self.schedule(&delivery.retry),
             delay_warning: self.config().queue.delay_warning,
             tls: self.tls_policy(None),
+            dialect: dialect(RouteProtocol::Smtp, &delivery.extensions_off),
             tls_broken_time: delivery.tls_broken_time,
             tls_broken_max: delivery.tls_broken_per_core_max,
             address_policy: AddressPolicy {
@@ -205,6 +205,20 @@ impl ConfigSnapshot {
             delay_warning: section.delay_warning,
             tls: section.has_tls().then(|| self.tls_policy(Some(section))),
             login: self.login_profile(section),
+            dialect: section.has_dialect().then(|| {
+                let general = &self.config().delivery.extensions_off;
+                dialect(section.protocol, section.extensions_off.as_ref().unwrap_or(general))
+            }),
         }
+    }
+}
+
+fn dialect(protocol: RouteProtocol, extensions_off: &[Extension]) -> Dialect {
+    Dialect {
+        protocol: match protocol {
+            RouteProtocol::Smtp => ClientProtocol::Smtp,
+            RouteProtocol::Lmtp => ClientProtocol::Lmtp,
+        },
+        extensions: extensions_off.iter().fold(ExtensionSet::ALL, |used, off| used.without(*off)),
     }
 }

@@ -15,11 +15,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringpost_protocol::address::Host;
+use ringpost_protocol::extension::Extension;
 use ringpost_protocol::limits::DSN_RETURN_SIZE_MAX;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 
 pub use self::listener::{ListenerSection, Role, TlsMode};
+use self::listener::{extension_list, optional_extension_list};
 pub use self::outbound_auth::RouteAuth;
 pub use self::outbound_tls::{OutboundTls, TlsVersionMin};
 pub use self::stress::StressSection;
@@ -226,7 +228,6 @@ impl Default for QueueSection {
 /// `[delivery]`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct DeliverySection {
     /// Our name in EHLO. Default: `server.hostname`.
     pub helo_name: Option<String>,
@@ -265,8 +266,9 @@ pub struct DeliverySection {
     /// Wait for the reply to the final dot. Default: 10 min (RFC 5321 §4.5.3.2.6).
     #[serde(deserialize_with = "units::duration")]
     pub final_reply_timeout: Duration,
-    /// Whether commands are sent in groups when the remote offers it. Default: yes.
-    pub pipelining: bool,
+    /// Extensions that are not used, though next hops offer them. Default: none.
+    #[serde(deserialize_with = "extension_list")]
+    pub extensions_off: Vec<Extension>,
     /// Delays after the first, second, … attempt; the last one repeats. Or a rule for them.
     pub retry: Retry,
     /// Random spread of each delay, in percent either way. Default: 10; at most 50.
@@ -319,7 +321,7 @@ impl Default for DeliverySection {
             data_timeout: Duration::from_mins(2),
             data_block_timeout: Duration::from_mins(3),
             final_reply_timeout: Duration::from_mins(10),
-            pipelining: true,
+            extensions_off: Vec::new(),
             retry: Retry::default(),
             retry_jitter_percent: 10,
             eight_bit: EightBit::Convert,
@@ -394,8 +396,25 @@ pub struct RouteSection {
     pub tls_ca_file: Option<PathBuf>,
     /// The certificate to show. Default: `delivery.tls_certificate`.
     pub tls_certificate: Option<CertificateFiles>,
+    /// What the smarthost speaks. Default: SMTP.
+    #[serde(default)]
+    pub protocol: RouteProtocol,
+    /// Extensions that are not used there. Default: `delivery.extensions_off`.
+    #[serde(default, deserialize_with = "optional_extension_list")]
+    pub extensions_off: Option<Vec<Extension>>,
     /// With what to log in at the smarthost. Default: nobody logs in.
     pub auth: Option<RouteAuth>,
+}
+
+/// What a smarthost speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteProtocol {
+    /// SMTP.
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033).
+    Lmtp,
 }
 
 /// What a route is for.

@@ -20,7 +20,7 @@ use ringpost_metrics::label::{ConnectFailure as ConnectFailureLabel, RemoteTlsFa
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
 use ringpost_protocol::path::ForwardPath;
 use ringpost_session::client::{
-    ClientEvent, ClientSession, SessionFailure, Stage, TransactionDsn, TransactionRequest,
+    ClientEvent, ClientSession, Dialect, SessionFailure, Stage, TransactionDsn, TransactionRequest,
 };
 
 use self::tls::TlsTarget;
@@ -53,6 +53,7 @@ pub(super) struct Target {
     pub(super) tls: TlsTarget,
     /// Until we are logged in, if we are to.
     pub(super) login: Option<Box<Login>>,
+    pub(super) dialect: Dialect,
 }
 
 /// Opens the connection and serves it to its end.
@@ -77,7 +78,8 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, target: Target) {
     shard.connections.borrow_mut().insert(target.connection, Rc::clone(stream.watch()));
     let config = Rc::clone(&shard).client_config.borrow().clone();
     let tls = target.tls.policy.session();
-    let mut session = ClientSession::with_tls(shard.runtime.now(), config, tls);
+    let mut session =
+        ClientSession::with_tls(shard.runtime.now(), config, tls).with_dialect(target.dialect);
     if let Some(login) = &target.login {
         session = session.with_auth(login.session(target.address.ip()));
     }

@@ -31,11 +31,20 @@ impl<R: Runtime> Shard<R> {
                     source,
                     tls,
                     login,
+                    dialect,
                 }) => {
                     let tls = self.tls_target(tls);
                     let login = login.map(|profile| Box::new(self.login(profile)));
-                    let target =
-                        outbound::Target { connection, address, mx_host, site, source, tls, login };
+                    let target = outbound::Target {
+                        connection,
+                        address,
+                        mx_host,
+                        site,
+                        source,
+                        tls,
+                        login,
+                        dialect,
+                    };
                     let task = outbound::run(Rc::clone(self), target);
                     self.runtime.spawn(Containment::Session, task);
                 }

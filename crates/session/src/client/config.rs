@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringpost_protocol::extension::ExtensionSet;
+
 /// How long to wait for the server at each step (RFC 5321 §4.5.3.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTimeouts {
@@ -55,16 +57,30 @@ pub struct ClientConfig {
     pub helo_name: Box<str>,
     /// How long to wait.
     pub timeouts: ClientTimeouts,
-    /// Whether to use PIPELINING where it is offered. Default yes.
-    pub pipelining: bool,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
-        Self {
-            helo_name: "localhost".into(),
-            timeouts: ClientTimeouts::default(),
-            pipelining: true,
-        }
+        Self { helo_name: "localhost".into(), timeouts: ClientTimeouts::default() }
     }
+}
+
+/// The protocol that a next hop speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ClientProtocol {
+    /// SMTP (RFC 5321).
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): LHLO, and behind the final dot a reply for each recipient.
+    Lmtp,
+}
+
+/// What is spoken with a next hop. Default: SMTP, with every extension that it offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Dialect {
+    /// The protocol.
+    pub protocol: ClientProtocol,
+    /// The extensions that are used where they are offered; the others are as if they were not
+    /// ([`Extensions::within`](ringpost_protocol::extension::Extensions::within)).
+    pub extensions: ExtensionSet,
 }

@@ -197,6 +197,8 @@ pub enum LocalRefusal {
     /// The message may only travel under TLS, and the server is not known to be the right one by its
     /// certificate, or there is no TLS. It may be otherwise another time.
     NeedsTls,
+    /// The server takes fewer recipients in a transaction (RFC 9422); these go in a further one.
+    TooManyRecipients,
     /// The message may only go to servers that see to TLS on its further way, and the server lacks
     /// REQUIRETLS.
     NeedsRequireTls,
@@ -212,6 +214,7 @@ impl LocalRefusal {
             // RFC 6531 §4.2.
             Self::NeedsUtf8Address => EnhancedStatusCode::new(5, 6, 7),
             Self::NeedsUtf8Header => EnhancedStatusCode::new(5, 6, 9),
+            Self::TooManyRecipients => EnhancedStatusCode::new(4, 5, 3),
             // RFC 7817, RFC 8689 §6.
             Self::NeedsTls => EnhancedStatusCode::new(4, 7, 10),
             Self::NeedsRequireTls => EnhancedStatusCode::new(5, 7, 30),
@@ -236,6 +239,9 @@ impl LocalRefusal {
             }
             Self::NeedsTls => {
                 "the message requires TLS, and the receiving server was not verified by it"
+            }
+            Self::TooManyRecipients => {
+                "the receiving server takes fewer recipients in one transaction"
             }
             Self::NeedsRequireTls => {
                 "REQUIRETLS support required, which the receiving server does not have"

@@ -12,7 +12,7 @@ use ringpost_protocol::time::decimal;
 use thiserror::Error;
 
 use super::auth::{AuthPrompt, AuthState, ClientAuth};
-use super::config::ClientConfig;
+use super::config::{ClientConfig, ClientProtocol, Dialect};
 use super::report::{ProtocolViolation, SessionFailure, Stage, TransactionReport};
 use super::tls::{ClientTls, ClientTlsInfo, TlsProblem};
 use super::transaction::{Expect, Step, Transaction, TransactionRequest};
@@ -109,6 +109,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub struct ClientSession {
     pub(super) config: Arc<ClientConfig>,
+    dialect: Dialect,
     pub(super) state: State,
     pub(super) decoder: ReplyDecoder,
     pub(super) timers: TimerTable,
@@ -130,6 +131,8 @@ pub struct ClientSession {
     /// The reply that is coming began when nothing was waited for.
     is_unasked: bool,
     transactions: u32,
+    /// MAIL commands: transactions that the server has been told of.
+    mails: u32,
 }
 
 impl ClientSession {
@@ -145,6 +148,7 @@ impl ClientSession {
         timers.set(Timer::Reply, now + config.timeouts.greeting);
         let mut session = Self {
             config,
+            dialect: Dialect::default(),
             state: State::ExpectGreeting,
             decoder: ReplyDecoder::new(),
             timers,
@@ -161,11 +165,18 @@ impl ClientSession {
             is_unsent: false,
             is_unasked: false,
             transactions: 0,
+            mails: 0,
         };
         if tls == ClientTls::Implicit {
             session.begin_handshake(now);
         }
         session
+    }
+
+    /// Says what is spoken with the server. To be called before anything else.
+    #[must_use]
+    pub fn with_dialect(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
     }
 
     /// Has the session log in before it is ready. To be called before anything else.
@@ -289,12 +300,15 @@ impl ClientSession {
             self.push_report(report);
             return Ok(());
         }
-        let pipelined = self.config.pipelining && self.extensions.pipelining;
-        let transaction = Transaction::new(request, &self.extensions, pipelined, self.needs_reset);
+        let pipelined = self.extensions.pipelining;
+        let protocol = self.dialect.protocol;
+        let transaction =
+            Transaction::new(request, &self.extensions, protocol, pipelined, self.needs_reset);
         if !transaction.is_open() {
             self.push_report(transaction.into_report());
             return Ok(());
         }
+        self.mails = self.mails.saturating_add(1);
         let out = if pipelined { &mut self.output } else { &mut self.script };
         if self.needs_reset {
             out.extend_from_slice(b"RSET\r\n");
@@ -411,15 +425,28 @@ impl ClientSession {
         if !reply.is_positive_completion() {
             return self.fail_introduction(State::ExpectGreeting, reply);
         }
-        self.introduce(now, "EHLO ", State::ExpectEhlo);
+        self.say_hello(now);
+    }
+
+    /// Introduces us, and asks what the server offers.
+    pub(super) fn say_hello(&mut self, now: Instant) {
+        let verb = match self.dialect.protocol {
+            ClientProtocol::Smtp => "EHLO ",
+            ClientProtocol::Lmtp => "LHLO ",
+        };
+        self.introduce(now, verb, State::ExpectEhlo);
     }
 
     fn handle_ehlo_reply(&mut self, now: Instant, reply: Reply) {
         if reply.is_positive_completion() {
-            self.extensions = Extensions::from_ehlo_reply(&reply);
+            self.extensions = Extensions::from_ehlo_reply(&reply).within(self.dialect.extensions);
             if !self.start_tls(now) {
                 self.become_ready(now);
             }
+        } else if reply.is_permanent_negative() && self.dialect.protocol == ClientProtocol::Lmtp {
+            // Not what it was taken for: our mistake, so no reason to give up any mail.
+            self.state = State::ExpectEhlo;
+            self.fail_protocol(ProtocolViolation::UnexpectedCode(reply));
         } else if reply.is_permanent_negative() {
             // RFC 5321 §3.2: a server that does not know EHLO may know HELO.
             self.introduce(now, "HELO ", State::ExpectHelo);
@@ -498,7 +525,7 @@ impl ClientSession {
                 }
                 self.events.push_back(ClientEvent::SendChunk);
             }
-            Step::Done => return self.finish_transaction(transaction),
+            Step::Done => return self.finish_transaction(now, transaction),
         }
         if transaction.expect == Expect::Content {
             self.timers.stop(Timer::Reply);
@@ -509,13 +536,21 @@ impl ClientSession {
         self.state = State::InTransaction(transaction);
     }
 
-    fn finish_transaction(&mut self, transaction: Transaction) {
+    fn finish_transaction(&mut self, now: Instant, transaction: Transaction) {
         self.needs_reset = !transaction.is_complete();
         self.script = Vec::new();
         self.scripted = 0;
         self.timers.stop(Timer::Reply);
         self.state = State::Ready;
-        self.push_report(transaction.into_report());
+        // RFC 9422 §4.1: the next one would be refused.
+        let is_over = self.extensions.transactions_max.is_some_and(|max| self.mails >= max);
+        self.push_report(TransactionReport {
+            session_usable: !is_over,
+            ..transaction.into_report()
+        });
+        if is_over {
+            self.quit(now);
+        }
     }
 
     fn push_report(&mut self, report: TransactionReport) {

@@ -92,7 +92,7 @@ impl ClientSession {
             self.timers.set(Timer::Reply, now + self.config.timeouts.greeting);
             self.state = State::ExpectGreeting;
         } else {
-            self.introduce(now, "EHLO ", State::ExpectEhlo);
+            self.say_hello(now);
         }
     }
 

@@ -10,6 +10,7 @@ use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::Reply;
 
+use super::config::ClientProtocol;
 use super::report::{
     LocalRefusal, ProtocolViolation, RecipientReport, SessionFailure, Stage, TransactionReport,
     Verdict,
@@ -139,6 +140,25 @@ impl TransactionRequest<'_> {
         self.body == BodyType::BinaryMime
     }
 
+    /// Why recipients cannot be named to a server with these extensions, though the message can be offered.
+    fn recipient_refusals(
+        &self,
+        extensions: &Extensions,
+    ) -> impl Iterator<Item = Option<LocalRefusal>> {
+        let mut room = extensions.recipients_max.unwrap_or(u32::MAX);
+        let takes_utf8 = extensions.smtputf8;
+        self.forward_paths.iter().map(move |path| {
+            if !takes_utf8 && !path.is_ascii() {
+                return Some(LocalRefusal::NeedsUtf8Address);
+            }
+            let Some(left) = room.checked_sub(1) else {
+                return Some(LocalRefusal::TooManyRecipients);
+            };
+            room = left;
+            None
+        })
+    }
+
     /// Appends MAIL and all RCPT, and DATA unless the content goes by BDAT.
     pub(super) fn write_commands(&self, extensions: &Extensions, out: &mut Vec<u8>) {
         // Writing to a vector cannot fail.
@@ -163,8 +183,9 @@ impl TransactionRequest<'_> {
         if let Some(dsn) = dsn {
             dsn.write_mail(out);
         }
-        for (at, forward_path) in self.forward_paths.iter().enumerate() {
-            if recipient_refusal(extensions, forward_path).is_some() {
+        let refusals = self.recipient_refusals(extensions);
+        for (at, (forward_path, refusal)) in self.forward_paths.iter().zip(refusals).enumerate() {
+            if refusal.is_some() {
                 continue;
             }
             let _ = write!(out, "\r\nRCPT TO:{forward_path}");
@@ -174,11 +195,6 @@ impl TransactionRequest<'_> {
         }
         out.extend_from_slice(if self.is_chunked() { b"\r\n" } else { b"\r\nDATA\r\n" });
     }
-}
-
-/// Why a recipient cannot be named to a server with these extensions, though the message can be offered.
-fn recipient_refusal(extensions: &Extensions, path: &ForwardPath) -> Option<LocalRefusal> {
-    (!extensions.smtputf8 && !path.is_ascii()).then_some(LocalRefusal::NeedsUtf8Address)
 }
 
 /// The reply that is waited for.
@@ -231,6 +247,7 @@ pub(super) struct Transaction {
     recipients: Vec<Option<RecipientReport>>,
     open: usize,
     is_answered: bool,
+    protocol: ClientProtocol,
     /// All commands have been sent together, so all replies have to be read.
     pipelined: bool,
     /// The server offers DSN.
@@ -243,18 +260,20 @@ impl Transaction {
     pub(super) fn new(
         request: &TransactionRequest<'_>,
         extensions: &Extensions,
+        protocol: ClientProtocol,
         pipelined: bool,
         reset_first: bool,
     ) -> Self {
-        let refused =
-            |path: &&ForwardPath| recipient_refusal(extensions, path).map(RecipientReport::refused);
-        let recipients: Vec<_> = request.forward_paths.iter().map(refused).collect();
+        let refusals = request.recipient_refusals(extensions);
+        let recipients: Vec<_> =
+            refusals.map(|refusal| refusal.map(RecipientReport::refused)).collect();
         let open = recipients.iter().filter(|report| report.is_none()).count();
         Self {
             expect: if reset_first { Expect::Reset } else { Expect::Mail },
             recipients,
             open,
             is_answered: false,
+            protocol,
             pipelined,
             dsn_offered: extensions.dsn,
             chunk_size: request.is_chunked().then_some(request.size),
@@ -359,7 +378,11 @@ impl Transaction {
             self.settle_open(Stage::Data, &Verdict::Reply(reply));
             return Ok(Step::Done);
         }
-        // RFC 2920 §3.1: 354 may come even though every recipient was refused.
+        // RFC 2920 §3.1: 354 may come even though every recipient was refused. RFC 2033 §4.2: not so here, and
+        // nobody knows how many replies would follow a dot.
+        if self.open == 0 && self.protocol == ClientProtocol::Lmtp {
+            return Err(ProtocolViolation::UnexpectedCode(reply));
+        }
         if self.open == 0 {
             self.expect = Expect::LoneDot;
             return Ok(Step::SendLoneDot);
@@ -370,7 +393,9 @@ impl Transaction {
 
     /// A server may give up while we are sending; what it says then is final, unless it is good.
     fn early_reply(&mut self, reply: Reply) -> Result<Step, ProtocolViolation> {
-        if reply.is_permanent_negative() || reply.is_transient_negative() {
+        // By LMTP it would be about one of the recipients.
+        let is_about_all = self.protocol == ClientProtocol::Smtp;
+        if is_about_all && (reply.is_permanent_negative() || reply.is_transient_negative()) {
             self.settle_open(Stage::Content, &Verdict::Reply(reply.clone()));
         }
         Err(ProtocolViolation::UnexpectedReply(reply))
@@ -380,8 +405,20 @@ impl Transaction {
         if reply.is_intermediate() {
             return Err(ProtocolViolation::UnexpectedCode(reply));
         }
-        self.settle_open(Stage::FinalReply, &Verdict::Reply(reply));
-        Ok(Step::Done)
+        let verdict = Verdict::Reply(reply);
+        match self.protocol {
+            ClientProtocol::Smtp => self.settle_open(Stage::FinalReply, &verdict),
+            // RFC 2033 §4.2: one for each recipient that was taken, in their order.
+            ClientProtocol::Lmtp => self.settle_first(Stage::FinalReply, verdict),
+        }
+        Ok(if self.open == 0 { Step::Done } else { Step::Continue })
+    }
+
+    fn settle_first(&mut self, stage: Stage, verdict: Verdict) {
+        if let Some(first) = self.recipients.iter_mut().find(|one| one.is_none()) {
+            *first = Some(RecipientReport { stage, verdict });
+            self.open -= 1;
+        }
     }
 
     fn settle_open(&mut self, stage: Stage, verdict: &Verdict) {
@@ -414,6 +451,14 @@ impl Transaction {
 
     /// The report when the session fails: recipients that are still open share its failure.
     pub(super) fn into_failed_report(mut self, failure: &SessionFailure) -> TransactionReport {
+        if self.protocol == ClientProtocol::Lmtp
+            && let SessionFailure::Reply { stage: stage @ Stage::FinalReply, .. } = failure
+        {
+            // It is the reply for one of them. What it would have said of the others nobody knows.
+            self.settle_first(*stage, Verdict::Failed(failure.clone()));
+            let unknown = SessionFailure::Closed { stage: *stage };
+            self.settle_open(*stage, &Verdict::Failed(unknown));
+        }
         self.settle_open(failure.stage(), &Verdict::Failed(failure.clone()));
         TransactionReport { session_usable: false, ..self.into_report() }
     }

@@ -12,14 +12,15 @@ use ringpost_protocol::address::{Domain, Mailbox};
 use ringpost_protocol::data::edit::MissingFields;
 use ringpost_protocol::data::stuff::{StuffState, stuff_into, terminator};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
+use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_protocol::notify::DsnParameters;
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::priority::Priority;
 use ringpost_protocol::reply::ReplyDecoder;
 use ringpost_protocol::sasl::Mechanism;
 use ringpost_session::client::{
-    AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, ClientTls, SessionFailure,
-    TransactionDsn, TransactionReport, TransactionRequest,
+    AuthPrompt, ClientAuth, ClientConfig, ClientEvent, ClientSession, ClientTls, Dialect,
+    SessionFailure, TransactionDsn, TransactionReport, TransactionRequest,
 };
 use ringpost_session::server::{
     Alias, Aliases, AuthQuestion, AuthRefusal, CloseReason, FlushOutcome, Peer, Refusal,
@@ -48,6 +49,13 @@ pub(crate) fn aliases(table: &[(&str, &[&str])]) -> Arc<Aliases> {
 /// A postmaster at this mailbox.
 pub(crate) fn postmaster(mailbox: &str) -> Arc<Aliases> {
     aliases(&[("postmaster@relay.test", &[mailbox])])
+}
+
+/// SMTP without PIPELINING, or with it.
+pub(crate) fn pipelining(is_used: bool) -> Dialect {
+    let all = ExtensionSet::ALL;
+    let extensions = if is_used { all } else { all.without(Extension::Pipelining) };
+    Dialect { extensions, ..Dialect::default() }
 }
 
 /// A client that may not relay.
@@ -388,6 +396,11 @@ impl Client {
             content: Vec::new(),
             started: 0,
         }
+    }
+
+    pub(crate) fn with_dialect(mut self, dialect: Dialect) -> Self {
+        self.session = self.session.with_dialect(dialect);
+        self
     }
 
     pub(crate) fn with_auth(mut self, auth: ClientAuth) -> Self {

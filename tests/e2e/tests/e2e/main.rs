@@ -15,6 +15,7 @@ mod chunking;
 mod client_certificates;
 mod clients;
 mod delivery;
+mod dialects;
 mod dialogue;
 mod dns;
 mod dsn;

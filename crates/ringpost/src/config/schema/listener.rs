@@ -53,7 +53,7 @@ pub struct ListenerSection {
     /// Clients that may have mail tried now, by ETRN. Default: none.
     pub etrn_from: Vec<Network>,
     /// Extensions that are not offered. Default: none.
-    #[serde(deserialize_with = "extensions")]
+    #[serde(deserialize_with = "extension_list")]
     pub extensions_off: Vec<Extension>,
     /// Octets of content in one message. Default: 50 MiB.
     #[serde(deserialize_with = "units::size")]
@@ -219,7 +219,9 @@ impl ListenerSection {
 }
 
 /// Reads a list of keywords of extensions.
-fn extensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extension>, D::Error> {
+pub(super) fn extension_list<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Extension>, D::Error> {
     struct Keyword(Extension);
 
     impl<'de> Deserialize<'de> for Keyword {
@@ -236,4 +238,11 @@ fn extensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Extensio
 
     let keywords = Vec::<Keyword>::deserialize(deserializer)?;
     Ok(keywords.into_iter().map(|Keyword(extension)| extension).collect())
+}
+
+/// The same for a list that may be absent.
+pub(super) fn optional_extension_list<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Extension>>, D::Error> {
+    extension_list(deserializer).map(Some)
 }

@@ -43,6 +43,8 @@ const REFUSED: &[(&str, usize, &str)] = &[
         3,
         "unknown field `password`",
     ),
+    ("[delivery]\nextensions_off = ['TURN']\n", 2, "\"TURN\": not an extension that could be"),
+    ("[[route]]\ndomain = '*'\nprotocol = 'uucp'\n", 3, "unknown variant `uucp`"),
     ("[delivery]\ntls = 'may'\n", 2, "unknown variant `may`"),
     ("[delivery]\ntls_version_min = '1.1'\n", 2, "unknown variant `1.1`"),
 ];
@@ -72,6 +74,22 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     (
         "route = [{ domain = 'a.test', tls_implicit = true, tls = 'verify' }]",
         "route.0.tls_implicit: only a smarthost can take TLS from the first octet",
+    ),
+    (
+        "delivery.extensions_off = ['STARTTLS']",
+        "delivery.extensions_off: STARTTLS cannot be left out here (PIPELINING, SIZE, 8BITMIME,",
+    ),
+    (
+        "route = [{ domain = 'a.test', extensions_off = ['SIZE', 'AUTH'] }]",
+        "route.0.extensions_off: AUTH cannot be left out here",
+    ),
+    (
+        "route = [{ domain = 'a.test', protocol = 'lmtp' }]",
+        "route.0.protocol: hosts found by MX speak SMTP: name a smarthost",
+    ),
+    (
+        "route = [{ domain = '*', smarthost = 'a.test:25', protocol = 'lmtp' }]",
+        "route.0.protocol: port 25 is for SMTP: LMTP must have another one",
     ),
     (
         "route = [{ domain = 'a.test', tls_name = 'b.test', tls = 'encrypt' }]",

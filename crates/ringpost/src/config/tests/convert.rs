@@ -6,11 +6,11 @@ use ringpost_delivery::dns::DnsConfig;
 use ringpost_delivery::{
     AddressFamily, DeliveryConfig, RetryDelays, Route, RoutePattern, Smarthost,
 };
-use ringpost_protocol::extension::Extension;
+use ringpost_protocol::extension::{Extension, ExtensionSet};
 use ringpost_protocol::path::ForwardPath;
 use ringpost_protocol::priority::Priority;
 use ringpost_queue::QueueConfig;
-use ringpost_session::client::ClientConfig;
+use ringpost_session::client::{ClientConfig, ClientProtocol, Dialect};
 use ringpost_session::server::ServerConfig;
 
 use super::{MINIMAL, accepted, facts};
@@ -197,4 +197,25 @@ fn every_accepted_segment_size_makes_a_log_that_its_crate_accepts() {
         let config = snapshot.queue_config();
         assert_eq!(config.check(), Ok(()), "{segment_size}: {config:?}");
     }
+}
+
+#[test]
+fn a_route_says_what_is_spoken_or_what_holds_for_all_does() {
+    let text = "[listener.a]\naddresses = ['127.0.0.1:2525']\n\
+                [delivery]\nextensions_off = ['SIZE']\n\
+                [[route]]\ndomain = 'a.test'\n\
+                [[route]]\ndomain = 'b.test'\nsmarthost = 'lmtp.test:24'\nprotocol = 'lmtp'\n\
+                [[route]]\ndomain = 'c.test'\nextensions_off = ['dsn', 'PIPELINING']\n\
+                [[route]]\ndomain = 'd.test'\nextensions_off = []\n";
+    let delivery = accepted(text).delivery_config();
+    let off = |list: &[Extension]| {
+        list.iter().fold(ExtensionSet::ALL, |used, extension| used.without(*extension))
+    };
+    let smtp = |list| Dialect { protocol: ClientProtocol::Smtp, extensions: off(list) };
+    assert_eq!(delivery.dialect, smtp(&[Extension::Size]));
+    let of_routes: Vec<_> = delivery.routes.iter().map(|route| route.dialect).collect();
+    let lmtp = Dialect { protocol: ClientProtocol::Lmtp, ..smtp(&[Extension::Size]) };
+    let expected =
+        [None, Some(lmtp), Some(smtp(&[Extension::Dsn, Extension::Pipelining])), Some(smtp(&[]))];
+    assert_eq!(of_routes, expected);
 }
