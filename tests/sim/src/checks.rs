@@ -281,6 +281,7 @@ fn is_explained(ledger: &Ledger, key: Key, now: Instant, terms: &Terms) -> bool 
         || (message.eight_bit && causes.lacks_eight_bit)
         || (message.binary && causes.lacks_binary)
         || (message.utf8 && causes.lacks_utf8)
+        || (message.requires_tls && causes.lacks_requiretls)
         || causes.size_min.is_some_and(|least| {
             // What the server puts in front is less than this.
             message.content.or(message.seven_bit).is_none_or(|content| content.len + 1000 > least)
@@ -327,6 +328,7 @@ mod tests {
             told: Some(250),
             confirmed: None,
             reports: false,
+            tls: None,
         }
     }
 

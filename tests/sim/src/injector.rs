@@ -63,6 +63,10 @@ pub struct Ways {
     pub hold_percent: u8,
     /// Messages of which it says how urgent they are.
     pub priority_percent: u8,
+    /// Messages that must not go on without TLS, where that is offered.
+    pub requiretls_percent: u8,
+    /// Messages that may.
+    pub waiver_percent: u8,
     /// Recipients of whom it asks to be told one thing or another, or nothing.
     pub notify_percent: u8,
     /// Messages at which it goes away: before, in or right after the content.
@@ -96,6 +100,8 @@ impl Default for Ways {
             tls_percent: 0,
             hold_percent: 0,
             priority_percent: 0,
+            requiretls_percent: 0,
+            waiver_percent: 0,
             notify_percent: 0,
             drop_percent: 0,
             reset_percent: 0,
@@ -135,6 +141,8 @@ impl Ways {
             excess_percent: some(&mut random.fork("excess"), 30, 20),
             binary_percent: some(&mut random.fork("binary"), 40, 50),
             speaking_percent: some(&mut random.fork("speaking"), 40, 100),
+            requiretls_percent: some(&mut random.fork("requiretls"), 50, 50),
+            waiver_percent: some(&mut random.fork("waiver"), 50, 50),
         }
     }
 }
@@ -252,6 +260,7 @@ struct Offers {
     xclient: bool,
     hold: bool,
     priority: bool,
+    requiretls: bool,
     dsn: bool,
     starttls: bool,
     size: Option<u64>,
@@ -355,10 +364,14 @@ impl<R: Runtime> Session<'_, R> {
         let ways = self.application.ways.clone();
         let is_binary = self.is_binary(&ways);
         let mut content = self.content(&ways);
+        let is_waiver = !is_binary && self.waives(&ways, &mut content);
         if is_binary {
             content::make_binary(&mut content);
         }
         let (number, mail, rcpts) = self.envelope(&ways, &content, is_binary);
+        if is_waiver && !mail.contains(" REQUIRETLS") {
+            self.application.ledger.borrow_mut().waive_tls(number);
+        }
         let content = self.labelled(number, &ways, content);
         let is_grouped = ways.pipelining && self.offers.pipelining;
         let is_chunked =
@@ -452,6 +465,18 @@ impl<R: Runtime> Session<'_, R> {
         self.exceed(ways, content)
     }
 
+    /// Has some messages say that they may go on without TLS; whether this one does.
+    fn waives(&self, ways: &Ways, content: &mut Vec<u8>) -> bool {
+        let Some(with) = head::with_waiver(content) else { return false };
+        let size_max = self.offers.size.map_or(ways.size_max, |size| size.min(ways.size_max));
+        let is_waiver = self.random.fork("waiver").percent(ways.waiver_percent);
+        if !is_waiver || self.is_excessive || with.len() as u64 > size_max {
+            return false;
+        }
+        *content = with;
+        true
+    }
+
     /// Has some messages name a tenant, where the server takes that out.
     fn labelled(&mut self, number: u32, ways: &Ways, content: Vec<u8>) -> Vec<u8> {
         let mut ledger = self.application.ledger.borrow_mut();
@@ -529,6 +554,11 @@ impl<R: Runtime> Session<'_, R> {
             let level = self.random.within(0..=18) as i8 - 9;
             let _ = write!(mail, " MT-PRIORITY={level}");
             ledger.prioritize(number, level.min(PRIORITY_MAX));
+        }
+        let mut requiring = self.random.fork("requiretls");
+        if self.offers.requiretls && requiring.percent(ways.requiretls_percent) {
+            mail.push_str(" REQUIRETLS");
+            ledger.require_tls(number);
         }
         if utf8 && content::has_utf8_header(content) {
             ledger.mark_utf8(number);
@@ -638,6 +668,7 @@ impl Offers {
             xclient: has("XCLIENT"),
             hold: has("FUTURERELEASE"),
             priority: has("MT-PRIORITY"),
+            requiretls: has("REQUIRETLS"),
             dsn: has("DSN"),
             starttls: has("STARTTLS"),
             size,

@@ -9,6 +9,7 @@
 //! So no recipient is that of two messages, and a report is known by whom it goes to.
 
 mod entry;
+mod tls;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use self::entry::{
     Causes, Fate, FateKind, Fingerprint, Key, Life, LifeEnd, Message, Origin, Party, Purge,
     Recipient, Taking, Violation,
 };
+pub use self::tls::{Hearing, Level, Rule, Rules};
 
 /// The ledger, as all tasks of a world share it.
 pub type SharedLedger = Rc<RefCell<Ledger>>;
@@ -41,6 +43,8 @@ pub struct Ledger {
     pub(crate) takings: Vec<Taking>,
     pub(crate) lives: Vec<Life>,
     pub(crate) purges: Vec<Purge>,
+    /// What was demanded of TLS, and since when.
+    pub(crate) rules: Vec<(Instant, Rules)>,
     /// Recipients that event records say were removed.
     pub(crate) purged_recipients: u64,
     /// Recipients of messages whose event record does not say which they are.
@@ -74,6 +78,7 @@ impl Ledger {
             takings: Vec::new(),
             lives: Vec::new(),
             purges: Vec::new(),
+            rules: Vec::new(),
             purged_recipients: 0,
             strangers: BTreeMap::new(),
             records: BTreeMap::new(),
@@ -167,6 +172,8 @@ impl Ledger {
             eight_bit: false,
             binary: false,
             utf8: false,
+            requires_tls: false,
+            is_tls_optional: false,
             priority: 0,
             client: None,
             begun: None,
@@ -193,6 +200,20 @@ impl Ledger {
     pub fn mark_utf8(&mut self, number: u32) {
         if let Some(message) = self.message_mut(number) {
             message.utf8 = true;
+        }
+    }
+
+    /// Notes that a message must not go on without TLS.
+    pub fn require_tls(&mut self, number: u32) {
+        if let Some(message) = self.message_mut(number) {
+            message.requires_tls = true;
+        }
+    }
+
+    /// Notes that the sender of a message wants it to go on without TLS rather than not at all.
+    pub fn waive_tls(&mut self, number: u32) {
+        if let Some(message) = self.message_mut(number) {
+            message.is_tls_optional = true;
         }
     }
 
@@ -309,6 +330,8 @@ impl Ledger {
             self.message(about).map(|about| about.reverse_path.clone()).unwrap_or_default();
         // A report is as urgent as what it tells of.
         let priority = self.message(about).map_or(0, |about| about.priority);
+        // RFC 8689 section 5.
+        let requires_tls = self.message(about).is_some_and(|about| about.requires_tls);
         let number = self.next_number();
         let origin = Origin::Report { about, expects: BTreeMap::new(), says: None };
         self.messages.push(Message {
@@ -320,6 +343,8 @@ impl Ledger {
             eight_bit: false,
             binary: false,
             utf8: false,
+            requires_tls,
+            is_tls_optional: false,
             priority,
             client: None,
             begun: None,

@@ -62,6 +62,7 @@ impl Ledger {
             "delivered" | "deferred" | "delayed" | "bounced" | "expired" => {
                 let Some(key) = self.key_of(&record, now) else { return };
                 let claim = Claim { record: &record, key, now };
+                self.check_tls_of(&claim);
                 match kind.as_str() {
                     "delivered" => self.delivered(&claim),
                     "bounced" => self.bounced(&claim),
@@ -106,6 +107,10 @@ impl Ledger {
             self.violate("event record with another envelope", now, text);
         }
         self.check_tenant(number, record, now);
+        let is_optional = self.message(number).is_some_and(|message| message.is_tls_optional);
+        if (record["tls_optional"].as_bool() == Some(true)) != is_optional {
+            self.violate("event record with another TLS-Required", now, record.to_string());
+        }
     }
 
     /// A record tells of the tenant that the injector has named.
@@ -151,6 +156,30 @@ impl Ledger {
             self.violate("event record of a refused recipient", now, record.to_string());
         }
         Some(key)
+    }
+
+    /// Opportunistic TLS never costs an attempt, and what a record says of TLS is what the host has seen.
+    fn check_tls_of(&mut self, claim: &Claim<'_>) {
+        let is_for_tls = matches!(text(claim.record, "stage"), "starttls" | "tls handshake");
+        // A server that stops gives up what is under way.
+        let is_stop =
+            claim.record["reply"]["enhanced"] == "4.3.2" && claim.record["reply"]["code"].is_null();
+        if is_for_tls && !is_stop && self.goes_without_tls(claim.key) {
+            self.wrong("an attempt lost for want of TLS", claim);
+        }
+        let Some(recipient) = self.recipient(claim.key) else { return };
+        if text(claim.record, "type") != "delivered" || recipient.confused {
+            return;
+        }
+        let said = claim.record["tls_version"].as_str();
+        let said = said.map(|_| claim.record["tls_verified"].as_bool() == Some(true));
+        let mut takings =
+            recipient.takings.iter().filter_map(|taking| self.takings.get(*taking)).peekable();
+        // Of several copies, it is not known which one the server knows of.
+        let is_seen = takings.peek().is_none() || takings.any(|taking| taking.tls == said);
+        if !is_seen {
+            self.wrong("a record of other TLS than there was", claim);
+        }
     }
 
     fn delivered(&mut self, claim: &Claim<'_>) {
@@ -251,6 +280,7 @@ impl Ledger {
                     || (is_eight_bit && causes.lacks_eight_bit)
                     || (message.binary && causes.lacks_binary)
                     || (message.utf8 && causes.lacks_utf8)
+                    || (message.requires_tls && causes.lacks_requiretls)
             }
             (_, None) => causes.has_no_way(recipient.domain()),
         }
@@ -342,6 +372,7 @@ mod tests {
                 told,
                 confirmed: None,
                 reports: false,
+                tls: None,
             });
             tell(&mut ledger, "delivered", "");
             assert_eq!(rules(&ledger), expected);

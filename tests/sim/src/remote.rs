@@ -9,11 +9,12 @@ mod body;
 mod chunk;
 mod mended;
 mod moves;
+mod offers;
 mod receipt;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,10 @@ use ringpost_protocol::notify::Notify;
 use self::body::Body;
 pub use self::moves::{Habits, Move, Phase};
 use self::receipt::Transaction;
-use crate::ledger::{Party, SharedLedger, Taking};
+pub use self::tls::TlsHabits;
+use crate::ledger::{Hearing, Party, SharedLedger, Taking};
 use crate::random::Random;
+use crate::tls::Identity;
 use crate::wire::{Gone, Wire};
 
 /// Longest pause within a slow reply.
@@ -60,23 +63,35 @@ pub struct RemoteHost {
     pub ledger: SharedLedger,
     /// Whether everybody behaves.
     pub calm: Rc<Cell<bool>>,
+    /// Who it is under TLS, if it speaks that.
+    pub identity: Option<Identity>,
+    /// How long what was sent to it may be on its way.
+    pub slack: Duration,
     greylist: RefCell<BTreeMap<String, Instant>>,
 }
 
 impl RemoteHost {
     /// A host that nobody has called yet.
-    pub fn new(name: &str, habits: Habits, ledger: SharedLedger, calm: Rc<Cell<bool>>) -> Rc<Self> {
-        let greylist = RefCell::default();
-        Rc::new(Self { name: name.to_owned(), habits, ledger, calm, greylist })
+    pub fn new(
+        name: &str,
+        habits: Habits,
+        ledger: SharedLedger,
+        calm: Rc<Cell<bool>>,
+        identity: Option<Identity>,
+        slack: Duration,
+    ) -> Rc<Self> {
+        let (name, greylist) = (name.to_owned(), RefCell::default());
+        Rc::new(Self { name, habits, ledger, calm, identity, slack, greylist })
     }
 }
 
-/// Serves the connections of a listener for as long as its tasks live.
+/// Serves the connections of a listener for as long as its tasks live; with TLS first, if `is_tls_first`.
 pub fn serve<R: Runtime>(
     runtime: &R,
     mut listener: R::Listener,
     host: &Rc<RemoteHost>,
     random: &Random,
+    is_tls_first: bool,
 ) {
     let (runtime, host, random) = (runtime.clone(), Rc::clone(host), random.clone());
     runtime.clone().spawn(Containment::Process, async move {
@@ -97,10 +112,14 @@ pub fn serve<R: Runtime>(
                 reports: false,
                 takes_utf8: false,
                 takes_priority: false,
+                takes_eight_bit: false,
+                takes_requiretls: false,
+                offers_tls: false,
+                is_private: false,
                 is_confused: false,
                 messages: 0,
             };
-            runtime.spawn(Containment::Session, session.run());
+            runtime.spawn(Containment::Session, session.run(is_tls_first));
         }
     });
 }
@@ -141,20 +160,31 @@ struct Session<R: Runtime> {
     takes_utf8: bool,
     /// Whether it has offered MT-PRIORITY.
     takes_priority: bool,
+    /// Whether it has offered 8BITMIME.
+    takes_eight_bit: bool,
+    /// Whether it has offered REQUIRETLS.
+    takes_requiretls: bool,
+    /// Whether it has offered STARTTLS.
+    offers_tls: bool,
+    /// Whether it is under TLS.
+    is_private: bool,
     /// Whether there were more replies than commands, so that any may be taken for another.
     is_confused: bool,
     messages: u32,
 }
 
 impl<R: Runtime> Session<R> {
-    async fn run(mut self) {
-        match self.talk().await {
+    async fn run(mut self, is_tls_first: bool) {
+        match self.talk(is_tls_first).await {
             Ok(()) | Err(Over::Close) => self.wire.close().await,
             Err(Over::Break) => {}
         }
     }
 
-    async fn talk(&mut self) -> Result<(), Over> {
+    async fn talk(&mut self, is_tls_first: bool) -> Result<(), Over> {
+        if is_tls_first {
+            self.shake_hands().await?;
+        }
         let greeting = format!("220 {} ESMTP", self.host.name);
         self.answer(Phase::Greeting, &greeting).await?;
         loop {
@@ -176,6 +206,7 @@ impl<R: Runtime> Session<R> {
                 "RCPT" => self.rcpt(&line).await?,
                 "DATA" => self.data().await?,
                 "BDAT" => self.bdat(&line).await?,
+                "STAR" => self.start_tls(&line).await?,
                 "RSET" => {
                     self.transaction = None;
                     self.write("250 2.0.0 ok\r\n").await?;
@@ -192,54 +223,6 @@ impl<R: Runtime> Session<R> {
         }
     }
 
-    async fn hello(&mut self, is_extended: bool) -> Result<(), Over> {
-        let habits = &self.host.habits;
-        if is_extended && !habits.knows_ehlo {
-            if self.is_confused {
-                self.host.ledger.borrow_mut().causes().out_of_step.insert(502);
-            }
-            return self.write("502 5.5.1 what?\r\n").await;
-        }
-        self.transaction = None;
-        self.may_pipeline = is_extended && habits.pipelining;
-        self.reports = is_extended && habits.dsn;
-        self.takes_binary = is_extended && habits.binary;
-        self.takes_utf8 = is_extended && habits.utf8;
-        self.takes_priority = is_extended && habits.priority;
-        let mut good = format!("250-{}\n250-HELP\n", self.host.name);
-        if is_extended {
-            for (is_offered, keyword) in [
-                (habits.pipelining, "PIPELINING"),
-                (habits.eight_bit, "8BITMIME"),
-                (habits.utf8, "SMTPUTF8"),
-                (habits.dsn, "DSN"),
-                (habits.priority, "MT-PRIORITY"),
-                (habits.binary, "CHUNKING"),
-                (habits.binary, "BINARYMIME"),
-            ] {
-                if is_offered {
-                    let _ = writeln!(good, "250-{keyword}");
-                }
-            }
-            if let Some(size) = habits.size {
-                let _ = writeln!(good, "250-SIZE {size}");
-            }
-        }
-        {
-            let mut ledger = self.host.ledger.borrow_mut();
-            let causes = ledger.causes();
-            causes.lacks_eight_bit |= !is_extended || !habits.eight_bit;
-            causes.lacks_binary |= !is_extended || !habits.binary;
-            causes.lacks_utf8 |= !is_extended || !habits.utf8;
-            if let Some(size) = habits.size.filter(|_| is_extended) {
-                causes.size_min = Some(causes.size_min.map_or(size, |least| least.min(size)));
-            }
-        }
-        good.push_str("250 ENHANCEDSTATUSCODES");
-        self.answer(Phase::Hello, &good).await?;
-        Ok(())
-    }
-
     async fn mail(&mut self, line: &str) -> Result<(), Over> {
         if self.transaction.is_some() {
             self.violate("MAIL within a transaction", line);
@@ -248,11 +231,13 @@ impl<R: Runtime> Session<R> {
             self.write("421 4.3.2 that is enough\r\n").await?;
             return Err(Over::Close);
         }
-        let reverse_path = path(line);
+        let (reverse_path, heard) = (path(line), self.runtime.now());
         let utf8 = line.contains(" SMTPUTF8");
         let has_dsn = line.contains(" RET=") || line.contains(" ENVID=");
         let body = Body::read(line);
-        if (!self.host.habits.eight_bit && body == Body::EightBit)
+        let is_required = line.contains(" REQUIRETLS");
+        if (!self.takes_eight_bit && body == Body::EightBit)
+            || (!self.takes_requiretls && is_required)
             || (!self.takes_binary && body == Body::Binary)
             || (!self.reports && has_dsn)
             || (!self.takes_utf8 && utf8)
@@ -269,9 +254,21 @@ impl<R: Runtime> Session<R> {
             let told = line.split(" MT-PRIORITY=").nth(1).and_then(|rest| rest.split(' ').next());
             let level = told.map_or(0, |level| level.trim().parse().unwrap_or(i8::MIN));
             let priority = self.takes_priority.then_some(level);
-            let transaction =
-                Transaction { reverse_path, utf8, priority, body, ..Transaction::default() };
-            self.transaction = Some(transaction);
+            let hearing = Hearing {
+                at: heard,
+                slack: self.host.slack,
+                tls: self.is_known(),
+                is_required,
+                offers_requiretls: self.takes_requiretls,
+            };
+            self.transaction = Some(Transaction {
+                reverse_path,
+                utf8,
+                priority,
+                body,
+                hearing: Some(hearing),
+                ..Transaction::default()
+            });
         }
         Ok(())
     }
@@ -437,6 +434,7 @@ impl<R: Runtime> Session<R> {
                 told,
                 confirmed: None,
                 reports: self.reports,
+                tls: self.is_known(),
             };
             self.answered = Some(ledger.take(taking));
         }

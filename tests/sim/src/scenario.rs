@@ -9,6 +9,7 @@ mod drive;
 mod limits;
 mod plan;
 mod shrink;
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use self::drive::Drive;
 pub use self::plan::{Act, DomainKind, Plan, Settings};
 pub use self::shrink::shrink;
+pub use self::tls::OutboundTls;
 
 /// Violations that a report shows: the first ones say the most.
 const VIOLATIONS_SHOWN: usize = 5;
@@ -60,6 +62,8 @@ pub struct Figures {
     pub flips: u64,
     /// TLS handshakes that the server counted as good.
     pub handshakes: u64,
+    /// TLS handshakes with remote hosts that it counted as good.
+    pub remote_handshakes: u64,
     /// Polls of tasks.
     pub polls: u64,
 }
@@ -79,7 +83,7 @@ impl fmt::Display for Report {
             f,
             "seed {}: {} sent, {} acked, {} taken, {delivered} delivered, {deferred} deferred, \
              {bounced} bounced, {expired} expired, {} removed, {} reports, {} lives, {} looks, {} flips, \
-             {} handshakes, {} polls, {:.1} s simulated, trace {:016x}",
+             {} handshakes, {} with remote hosts, {} polls, {:.1} s simulated, trace {:016x}",
             self.seed,
             figures.sent,
             figures.acked,
@@ -90,6 +94,7 @@ impl fmt::Display for Report {
             figures.looks,
             figures.flips,
             figures.handshakes,
+            figures.remote_handshakes,
             figures.polls,
             self.simulated.as_secs_f64(),
             self.trace

@@ -1,8 +1,10 @@
-//! TLS as an application speaks it, and the certificate of the server.
+//! TLS as an application and a remote host speak it, and the certificate of the server.
 //!
 //! The library takes its randomness from the machine, not from the seed. That does not show: the key
 //! and the signatures are of a kind (Ed25519, X25519) that always has the same length, so that each
 //! flight is as long in every run; and of what is encrypted only the length goes into the trace.
+
+mod identity;
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConnection};
+
+pub use self::identity::{HOSTS_MAX, Identity, Shown};
 
 /// The name in the certificate.
 const NAME: &str = "mta.test";
@@ -20,6 +24,9 @@ pub const CHAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/chain.pem");
 
 /// Its key.
 pub const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/key.pem");
+
+/// The authority that the server is to trust.
+pub const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls/ca.pem");
 
 /// What is needed to speak TLS with the server.
 #[derive(Debug, Clone)]
@@ -48,20 +55,32 @@ impl Trust {
 /// TLS on a connection, without the connection.
 #[derive(Debug)]
 pub struct Tls {
-    connection: ClientConnection,
+    connection: Connection,
 }
 
 impl Tls {
-    /// Begins a handshake.
+    /// Begins a handshake with the server.
     ///
     /// # Errors
     ///
     /// What the library says.
-    pub fn new(trust: &Trust) -> anyhow::Result<Self> {
+    pub fn connect(trust: &Trust) -> anyhow::Result<Self> {
         let name = ServerName::try_from(NAME)?;
-        let mut connection = ClientConnection::new(Arc::clone(&trust.0), name)?;
+        Ok(Self::with(ClientConnection::new(Arc::clone(&trust.0), name)?.into()))
+    }
+
+    /// Waits for the server to begin one, as the host with this identity.
+    ///
+    /// # Errors
+    ///
+    /// What the library says.
+    pub fn accept(identity: &Identity) -> anyhow::Result<Self> {
+        Ok(Self::with(ServerConnection::new(identity.config())?.into()))
+    }
+
+    fn with(mut connection: Connection) -> Self {
         connection.set_buffer_limit(None);
-        Ok(Self { connection })
+        Self { connection }
     }
 
     /// Whether the handshake is not over.
@@ -69,7 +88,7 @@ impl Tls {
         self.connection.is_handshaking()
     }
 
-    /// Takes what has come from the server, and appends what it says to `plain`. Whether it may say
+    /// Takes what has come from the other side, and appends what it says to `plain`. Whether it may say
     /// more.
     ///
     /// # Errors
@@ -88,7 +107,7 @@ impl Tls {
         Ok(true)
     }
 
-    /// Gives `plain` as it goes to the server, with what else has to go there.
+    /// Gives `plain` as it goes to the other side, with what else has to go there.
     ///
     /// # Errors
     ///
@@ -102,7 +121,7 @@ impl Tls {
         Ok(octets)
     }
 
-    /// Lets the server know that nothing more follows.
+    /// Lets the other side know that nothing more follows.
     pub fn end(&mut self) {
         self.connection.send_close_notify();
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ringpost::runtime::{Read, Runtime, Stream};
 
-use crate::tls::{Tls, Trust};
+use crate::tls::{Identity, Tls, Trust};
 
 /// Octets that are read at a time.
 const BLOCK_SIZE: usize = 16 * 1024;
@@ -42,13 +42,28 @@ impl<R: Runtime> Wire<R> {
         Self { runtime, stream, tls: None, buffer: Vec::new(), used: 0, patience }
     }
 
-    /// Speaks TLS from here on.
+    /// Speaks TLS from here on, as a client.
     ///
     /// # Errors
     ///
     /// [`Gone`] before the handshake was over.
-    pub async fn start_tls(&mut self, trust: &Trust) -> Result<(), Gone> {
-        self.tls = Some(Box::new(Tls::new(trust).map_err(|_| Gone::Broken)?));
+    pub async fn connect_tls(&mut self, trust: &Trust) -> Result<(), Gone> {
+        let tls = Tls::connect(trust).map_err(|_| Gone::Broken)?;
+        self.shake_hands(tls).await
+    }
+
+    /// Speaks TLS from here on, as a server.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] before the handshake was over.
+    pub async fn accept_tls(&mut self, identity: &Identity) -> Result<(), Gone> {
+        let tls = Tls::accept(identity).map_err(|_| Gone::Broken)?;
+        self.shake_hands(tls).await
+    }
+
+    async fn shake_hands(&mut self, tls: Tls) -> Result<(), Gone> {
+        self.tls = Some(Box::new(tls));
         self.write(&[]).await.map_err(|_| Gone::Broken)?;
         while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
             self.more().await?;

@@ -1,6 +1,11 @@
 //! Whole runs of the simulator.
 
-use ringpost_sim::scenario::{self, Act, Plan, Report};
+use std::time::Duration;
+
+use ringpost_sim::ledger::{Level, Rule};
+use ringpost_sim::remote::TlsHabits;
+use ringpost_sim::scenario::{self, Act, OutboundTls, Plan, Report};
+use ringpost_sim::tls::Shown;
 
 /// Messages of a run here: enough for segments to change and connections to be reused.
 const MESSAGES: u64 = 100;
@@ -30,6 +35,48 @@ fn sessions_over_tls_are_sound_and_repeatable() {
     assert_sound(&first);
     assert!(first.figures.handshakes > 0, "{first}");
     assert_eq!(first, again);
+}
+
+#[test]
+fn sessions_over_tls_with_remote_hosts_are_sound_and_repeatable() {
+    let mut plans = (1..).map(|seed| Plan::draw(seed, MESSAGES));
+    let plan = plans.find(|plan| plan.settings.outbound_tls.is_some()).unwrap();
+    let (first, again) = (scenario::run(&plan), scenario::run(&plan));
+    assert_sound(&first);
+    assert!(first.figures.remote_handshakes > 0, "{first}");
+    assert_eq!(first, again);
+}
+
+/// All mail goes to hosts that are who they claim to be, and none to others.
+#[test]
+fn where_hosts_are_verified_mail_goes_to_the_right_ones_only() {
+    for shown in [Shown::Good, Shown::OtherName] {
+        let mut plan = Plan::quiet(1, 20);
+        plan.settings.lifetime = Duration::from_secs(30);
+        plan.settings.bounce_lifetime = Duration::from_secs(30);
+        plan.settings.outbound_tls = Some(OutboundTls {
+            general: Rule { level: Level::Verify, is_waivable: false },
+            of_domains: [].into(),
+            is_implicit: false,
+            broken_time: Duration::ZERO,
+            sessions_max: 16,
+        });
+        for (habits, _) in &mut plan.hosts {
+            habits.tls = Some(TlsHabits {
+                shown,
+                is_old: false,
+                starttls: true,
+                is_shy: false,
+                again: false,
+                requiretls: true,
+            });
+        }
+        let report = scenario::run(&plan);
+        assert_sound(&report);
+        let [delivered, _, _, expired] = report.figures.outcomes;
+        let is_good = shown == Shown::Good;
+        assert_eq!((delivered > 0, expired > 0), (is_good, !is_good), "{report}");
+    }
 }
 
 #[test]

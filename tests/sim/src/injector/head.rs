@@ -14,6 +14,13 @@ pub(super) fn with_tenant(content: &[u8], tenant: &str) -> Vec<u8> {
     [format!("{TENANT_FIELD}: {tenant}\r\n").as_bytes(), content].concat()
 }
 
+/// Puts the field in front by which a message may go on without TLS (RFC 8689), if it begins with a field.
+pub(super) fn with_waiver(content: &[u8]) -> Option<Vec<u8>> {
+    let begins_with_field =
+        content.starts_with(b"Subject: ") || FIELDS.iter().any(|field| content.starts_with(field));
+    begins_with_field.then(|| [b"TLS-Required: No\r\n", content].concat())
+}
+
 /// Puts some fields in front of content that begins with a field, as long as it may have so many octets.
 pub(super) fn with_fields(content: Vec<u8>, random: &mut Random, size_max: u64) -> Vec<u8> {
     let fields: Vec<&[u8]> = FIELDS.into_iter().filter(|_| random.percent(30)).collect();

@@ -15,7 +15,7 @@ impl<R: Runtime> Session<'_, R> {
         if !self.reply().await?.is_good() {
             return Ok(());
         }
-        let shaken = self.wire.start_tls(&self.application.trust).await;
+        let shaken = self.wire.connect_tls(&self.application.trust).await;
         if let Err(gone) = shaken {
             if gone == Gone::TimedOut {
                 self.is_owed_a_reply();

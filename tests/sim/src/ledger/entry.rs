@@ -126,6 +126,8 @@ pub struct Taking {
     pub confirmed: Option<Instant>,
     /// Whether the host had offered DSN, and so reports itself.
     pub reports: bool,
+    /// Whether it came over TLS, and then whether the certificate was right for the host.
+    pub tls: Option<bool>,
 }
 
 impl Taking {
@@ -220,6 +222,7 @@ pub enum Origin {
 
 /// A message: an injector's, or a report of the server.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Message {
     /// Where it comes from.
     pub origin: Origin,
@@ -240,6 +243,10 @@ pub struct Message {
     pub client: Option<IpAddr>,
     /// Whether it came by SMTPUTF8 with a header section outside of ASCII.
     pub utf8: bool,
+    /// Whether it has REQUIRETLS.
+    pub requires_tls: bool,
+    /// Whether it says that it may go on without TLS.
+    pub is_tls_optional: bool,
     /// How urgent it is.
     pub priority: i8,
     /// When the injector began with MAIL: its lifetime begins no earlier.
@@ -288,6 +295,7 @@ pub struct Purge {
 
 /// What was told to the server that may make it bounce mail, beside replies to recipients.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Causes {
     /// Names of which a name server has said that no mail can go there, or that they do not exist.
     pub no_way: BTreeSet<String>,
@@ -305,6 +313,8 @@ pub struct Causes {
     pub lacks_binary: bool,
     /// Whether a host did not offer SMTPUTF8.
     pub lacks_utf8: bool,
+    /// Whether a host that is who it claims to be did not offer REQUIRETLS.
+    pub lacks_requiretls: bool,
     /// The least SIZE that a host has offered.
     pub size_min: Option<usize>,
 }

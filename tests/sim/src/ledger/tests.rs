@@ -19,6 +19,7 @@ fn taking(ledger: &Ledger, begun: u64, at: u64) -> Taking {
         told: Some(250),
         confirmed: None,
         reports: false,
+        tls: None,
     }
 }
 

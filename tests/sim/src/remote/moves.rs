@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::tls::TlsHabits;
 use crate::random::Random;
 
 /// A step of a session at which a host may misbehave.
@@ -21,12 +22,28 @@ pub enum Phase {
     Content,
     /// The reply to the final dot.
     Dot,
+    /// The reply to STARTTLS.
+    StartTls,
+    /// The TLS handshake.
+    Handshake,
 }
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Greeting, Self::Hello, Self::Mail, Self::Rcpt, Self::Data, Self::Content, Self::Dot];
+    pub const ALL: [Self; 9] = [
+        Self::Greeting,
+        Self::Hello,
+        Self::Mail,
+        Self::Rcpt,
+        Self::Data,
+        Self::Content,
+        Self::Dot,
+        Self::StartTls,
+        Self::Handshake,
+    ];
+
+    /// Those of them that have to do with TLS, which come last.
+    const OF_TLS: usize = 2;
 }
 
 /// What a host does instead of what is expected.
@@ -111,6 +128,8 @@ pub struct Habits {
     pub priority: bool,
     /// The SIZE that it offers.
     pub size: Option<usize>,
+    /// How it speaks TLS, if it does.
+    pub tls: Option<TlsHabits>,
     /// Recipients it takes in one transaction; others are put off with 452.
     pub recipients_max: usize,
     /// Messages it takes in one session; then it ends it.
@@ -137,6 +156,7 @@ impl Default for Habits {
             dsn: false,
             priority: false,
             size: None,
+            tls: None,
             recipients_max: 1000,
             messages_max: u32::MAX,
             greylisting: Duration::ZERO,
@@ -150,9 +170,16 @@ impl Habits {
     /// Draws the habits of a host that misbehaves at some steps, up to so many percent of the times.
     pub fn draw(random: &mut Random, percent_max: u8) -> Self {
         let mut habits = Self::default();
-        for rate in &mut habits.rates {
+        let (rates, of_tls) = habits.rates.split_at_mut(Phase::ALL.len() - Phase::OF_TLS);
+        for rate in rates {
             if random.percent(40) {
                 *rate = random.within(1..=u64::from(percent_max.max(1))) as u8;
+            }
+        }
+        let mut tls = random.fork("tls");
+        for rate in of_tls {
+            if tls.percent(40) {
+                *rate = tls.within(1..=u64::from(percent_max.max(1))) as u8;
             }
         }
         habits.moves = Move::BAD.iter().copied().filter(|_| random.percent(40)).collect();

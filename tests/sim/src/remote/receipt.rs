@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::body::{self, Body};
 use super::mended;
-use crate::ledger::{Fingerprint, Key, Ledger, Message, Origin, Party};
+use crate::ledger::{Fingerprint, Hearing, Key, Ledger, Message, Origin, Party};
 use crate::wire::find;
 
 /// A transaction as the host heard it.
@@ -23,6 +23,8 @@ pub(super) struct Transaction {
     pub(super) parties: Vec<(Party, String)>,
     /// When the content was asked for, and in which life of the server.
     pub(super) begun: Option<(Instant, u32)>,
+    /// How it was heard.
+    pub(super) hearing: Option<Hearing>,
 }
 
 /// A message that is what it should be.
@@ -64,6 +66,9 @@ impl Transaction {
                 }
             };
             self.check_priority(ledger, key.message, now);
+            if let Some(hearing) = self.hearing {
+                ledger.check_tls(address, key, hearing);
+            }
             let receipt = receipt
                 .get_or_insert_with(|| Receipt { message: key.message, recipients: Vec::new() });
             if receipt.message != key.message {
@@ -268,6 +273,7 @@ mod tests {
             body: Body::SevenBit,
             parties,
             begun: None,
+            hearing: None,
         };
         let receipt = transaction.examine(&mut ledger, content, false, now);
         let rules = ledger.violations().iter().map(|violation| violation.rule).collect();

@@ -3,16 +3,18 @@
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ringpost::runtime::{Containment, Runtime};
 
 use super::plan::{DomainKind, Plan};
+use super::tls::OutboundTls;
 use crate::dns::{self, Data, DnsWorld, SharedZone, Zone};
 use crate::injector::{self, Application, Quota};
 use crate::ledger::SharedLedger;
 use crate::net::Link;
 use crate::remote::{self, RemoteHost};
-use crate::tls::Trust;
+use crate::tls::{Identity, Trust};
 use crate::world::World;
 
 /// Where the server listens.
@@ -21,11 +23,17 @@ pub(super) const SERVER: IpAddr = address(0, 1);
 /// Where it listens for proxies.
 const PROXIED_PORT: u16 = 26;
 
+/// Where remote hosts listen for those who begin with TLS.
+const TLS_PORT: u16 = 465;
+
 /// An address at which nobody listens.
 const CLOSED: IpAddr = address(3, 1);
 
 /// An address that swallows everything.
 const HOLE: IpAddr = address(3, 2);
+
+/// How long a transaction may take to be sent, beside the network.
+const SENDING_TIME: Duration = Duration::from_secs(30);
 
 const fn address(net: u8, host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, net, host))
@@ -58,7 +66,9 @@ pub(super) struct Inhabitants {
 pub(super) fn config(plan: &Plan) -> String {
     let servers: Vec<String> =
         (0..plan.name_servers.len()).map(|number| numbered(5, number).to_string()).collect();
-    let smarthost = SocketAddr::new(host_address(0), 25).to_string();
+    let is_tls_first = plan.settings.outbound_tls.as_ref().is_some_and(OutboundTls::comes_first);
+    let port = if is_tls_first { TLS_PORT } else { 25 };
+    let smarthost = SocketAddr::new(host_address(0), port).to_string();
     let listeners = [25, PROXIED_PORT].map(|port| SocketAddr::new(SERVER, port).to_string());
     plan.settings.text(&listeners, &servers, &smarthost)
 }
@@ -93,10 +103,19 @@ pub(super) fn build(
         let runtime = world.host(&[ip]);
         let listener = runtime.listen(SocketAddr::new(ip, 25))?;
         let name = format!("mx{number}.test");
-        let host = RemoteHost::new(&name, habits.clone(), ledger.clone(), calm.clone());
+        let tls = habits.tls.as_ref();
+        let identity = tls.map(|tls| Identity::new(number, tls.shown, tls.is_old)).transpose();
+        let identity = identity.map_err(std::io::Error::other)?;
+        let (slack, is_private) = (on_its_way(link), identity.is_some());
+        let host =
+            RemoteHost::new(&name, habits.clone(), ledger.clone(), calm.clone(), identity, slack);
         zone.borrow_mut().set(&name, vec![Data::Address(ip)]);
         let random = world.random("remote").fork_number("host", number as u64);
-        remote::serve(&runtime, listener, &host, &random);
+        remote::serve(&runtime, listener, &host, &random, false);
+        if is_private {
+            let listener = runtime.listen(SocketAddr::new(ip, TLS_PORT))?;
+            remote::serve(&runtime, listener, &host, &random.fork("tls first"), true);
+        }
     }
     world.net().set_down(HOLE, true);
     zone.borrow_mut().set("closed.test", vec![Data::Address(CLOSED)]);
@@ -131,6 +150,12 @@ pub(super) fn build(
         runtime.spawn(Containment::Process, sending);
     }
     Ok(Inhabitants { zone, quota, calm, links })
+}
+
+/// How long what the server has decided to send may take until a host has read it: it is read from a disk that may be
+/// slow, and written to a network that may stall.
+fn on_its_way(link: &Link) -> Duration {
+    (link.stall + link.latency.1) * 3 + SENDING_TIME
 }
 
 /// Hosts with their preferences, the best first: each once, and of a list the first two are equal.

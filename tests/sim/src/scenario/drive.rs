@@ -13,7 +13,7 @@ use ringpost_queue::{MessageId, Purge, storage::memory::Survival};
 use super::build::{self, Inhabitants, SERVER};
 use super::limits::Limits;
 use super::plan::{self, Act, Plan};
-use super::{Figures, Report};
+use super::{Figures, OutboundTls, Report};
 use crate::checks::{self, Terms, View};
 use crate::disk::DiskFaults;
 use crate::executor::Group;
@@ -88,6 +88,7 @@ impl<'a> Drive<'a> {
             ledger.look_period = plan.look_period;
             ledger.mends = plan.settings.mends;
             ledger.begin_life(world.clock().now());
+            ledger.demand(world.clock().now(), plan.settings.rules());
         }
         let server = Server::start(&world, &[SERVER], &build::config(plan), plan.shards)?;
         server.disk().set_faults(plan.disk);
@@ -391,10 +392,19 @@ impl<'a> Drive<'a> {
         self.settings.recipients_per_transaction = random.within(1..=50);
         self.settings.transactions_per_connection = random.within(1..=100);
         self.settings.pipelining = random.coin();
-        self.limits.borrow_mut().allow(self.settings.connections_max);
         let retry = random.within(1..=20);
         self.settings.retry = vec![retry, retry * 2];
+        let domains = self.plan.domains.len();
+        let mut tls = random.fork("tls");
+        if let Some(outbound) = &mut self.settings.outbound_tls
+            && tls.coin()
+        {
+            *outbound = OutboundTls::draw(&mut tls, domains);
+        }
+        let now = self.world.clock().now();
+        self.ledger.borrow_mut().demand(now, self.settings.rules());
         let plan = Plan { settings: self.settings.clone(), ..self.plan.clone() };
+        self.limits.borrow_mut().allow(&plan);
         if let Err(error) = self.server.reload(&build::config(&plan)) {
             self.world.violate(format!("a configuration is refused: {error:#}"));
         }
@@ -531,6 +541,7 @@ impl<'a> Drive<'a> {
             looks: self.looks,
             flips: self.flips,
             handshakes: self.server.counter("ringpost_tls_handshakes_total"),
+            remote_handshakes: self.server.counter("ringpost_remote_tls_handshakes_total"),
             polls: self.world.executor().polls(),
         };
         let of_world = self.world.violations().into_iter().map(|violation| violation.to_string());

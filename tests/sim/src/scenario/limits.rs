@@ -6,6 +6,7 @@ use ringpost_queue::Lsn;
 
 use super::build::{self, SERVER};
 use super::plan::{Act, DomainKind, Plan};
+use crate::ledger::{Level, Rule};
 use crate::world::World;
 
 /// Looks between two at the metrics, which take longer.
@@ -17,8 +18,8 @@ const PENDING_MAX: f64 = (64 << 20) as f64;
 /// What is watched over in a run.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Sites that each remote host serves; `None` if domains may go elsewhere while mail is on its way.
-    sites: Option<Vec<u64>>,
+    /// Sites that each remote host has served; `None` if domains may go elsewhere while mail is on its way.
+    sites: Option<Vec<BTreeSet<Site>>>,
     /// The most connections to one site from one shard that were allowed so far.
     connections_max: u64,
     shards: u64,
@@ -42,13 +43,16 @@ impl Limits {
     }
 
     /// Takes what a new configuration allows; connections of the old one may be there for a while.
-    pub(super) fn allow(&mut self, connections_max: u64) {
-        self.connections_max = self.connections_max.max(connections_max);
+    pub(super) fn allow(&mut self, plan: &Plan) {
+        self.connections_max = self.connections_max.max(plan.settings.connections_max);
+        let of_host = self.sites.iter_mut().flatten();
+        of_host.zip(sites(plan)).for_each(|(known, new)| known.extend(new));
     }
 
     /// Looks at the connections that the server has, and now and then at its buffers.
     pub(super) fn look(&mut self, world: &World, metrics: impl FnOnce() -> BTreeMap<String, f64>) {
         for (number, sites) in self.sites.iter().flatten().enumerate() {
+            let sites = sites.len() as u64;
             let open = world.net().held(SERVER, build::host_address(number)) as u64;
             let allowed = sites * self.connections_max * self.shards;
             if open > allowed {
@@ -93,30 +97,45 @@ impl Limits {
     }
 }
 
-/// How many sites each remote host serves.
-fn sites(plan: &Plan) -> Vec<u64> {
-    if plan.settings.smarthost {
-        return (0..plan.hosts.len()).map(|number| u64::from(number == 0)).collect();
-    }
+/// A site, by its hosts and by what is said of TLS: mail that differs in this shares no connections.
+type Site = (String, Option<Rule>);
+
+/// The sites that each remote host serves.
+fn sites(plan: &Plan) -> Vec<BTreeSet<Site>> {
     let mut of_host = vec![BTreeSet::new(); plan.hosts.len()];
     for (number, kind) in plan.domains.iter().enumerate() {
-        let (name, hosts) = match kind {
-            DomainKind::Hosts(hosts) => (format!("{:?}", build::ranked(hosts)), hosts.as_slice()),
-            DomainKind::Bare(host) => (build::domain_name(number), std::slice::from_ref(host)),
-            // An alias is a site by its own name if what it stands for has no exchangers.
-            DomainKind::Alias(of) => match plan.domains.get(*of) {
-                Some(DomainKind::Hosts(_)) => continue,
-                _ => (build::domain_name(number), behind(plan, *of)),
-            },
-            _ => continue,
+        let tls = plan.settings.outbound_tls.as_ref();
+        let of_domain = tls.and_then(|tls| tls.of_domains.get(&number));
+        let (name, hosts) = if plan.settings.smarthost && of_domain.is_none() {
+            ("smarthost".to_owned(), &[0][..])
+        } else {
+            let Some(site) = site(plan, number, kind) else { continue };
+            site
         };
+        let rule = of_domain.copied().or(tls.map(|tls| tls.general));
+        let waived = rule.filter(|rule| rule.is_waivable && rule.level > Level::Opportunistic);
+        let waived = waived.map(|_| Some(Rule::default()));
         for host in hosts {
             if let Some(sites) = of_host.get_mut(*host) {
-                sites.insert(name.clone());
+                sites.extend(std::iter::once(rule).chain(waived).map(|rule| (name.clone(), rule)));
             }
         }
     }
-    of_host.iter().map(|sites| sites.len() as u64).collect()
+    of_host
+}
+
+/// Where the mail of a domain goes by its exchangers: the name of the site, and its hosts.
+fn site<'a>(plan: &'a Plan, number: usize, kind: &'a DomainKind) -> Option<(String, &'a [usize])> {
+    match kind {
+        DomainKind::Hosts(hosts) => Some((format!("{:?}", build::ranked(hosts)), hosts)),
+        DomainKind::Bare(host) => Some((build::domain_name(number), std::slice::from_ref(host))),
+        // An alias is a site by its own name if what it stands for has no exchangers.
+        DomainKind::Alias(of) => match plan.domains.get(*of) {
+            Some(stands_for @ DomainKind::Hosts(_)) => site(plan, *of, stands_for),
+            _ => Some((build::domain_name(number), behind(plan, *of))),
+        },
+        _ => None,
+    }
 }
 
 /// The hosts behind a domain, through its aliases: each leads to an earlier domain.
@@ -131,6 +150,7 @@ fn behind(plan: &Plan, domain: usize) -> &[usize] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::OutboundTls;
     use super::*;
 
     #[test]
@@ -145,9 +165,17 @@ mod tests {
             DomainKind::NullMx,
         ];
         // The first two hosts of a list are equal, so the order does not matter.
-        assert_eq!(sites(&plan), [1, 1, 2]);
+        let count = |plan: &Plan| sites(plan).iter().map(BTreeSet::len).collect::<Vec<_>>();
+        assert_eq!(count(&plan), [1, 1, 2]);
         plan.settings.smarthost = true;
-        assert_eq!(sites(&plan), [1, 0, 0]);
+        assert_eq!(count(&plan), [1, 0, 0]);
+        // A domain with a rule of its own goes by its exchangers, and those who may waive it are beside it.
+        let general = Rule::default();
+        let rule = Rule { level: Level::Verify, is_waivable: true };
+        let mut tls = OutboundTls::draw(&mut crate::random::Random::new(1), 1);
+        (tls.general, tls.of_domains) = (general, [(3, rule)].into());
+        plan.settings.outbound_tls = Some(tls);
+        assert_eq!(count(&plan), [1, 0, 2]);
     }
 
     #[test]

@@ -6,12 +6,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::tls::OutboundTls;
 use crate::disk::DiskFaults;
 use crate::dns::DnsHabits;
 use crate::injector::{PRIORITY_MAX, TENANT_FIELD, Ways};
+use crate::ledger::Rules;
 use crate::net::Link;
 use crate::random::Random;
-use crate::remote::Habits;
+use crate::remote::{Habits, TlsHabits};
 use crate::tls;
 
 /// The configuration, as far as it is drawn.
@@ -58,6 +60,8 @@ pub struct Settings {
     pub mends: bool,
     /// Whether it takes content that is no lines.
     pub binary: bool,
+    /// What is said of TLS towards remote hosts; nothing where these have none.
+    pub outbound_tls: Option<OutboundTls>,
     /// Whether 8-bit content is made 7-bit for hosts without 8BITMIME; otherwise it is bounced.
     pub converts: bool,
 }
@@ -92,6 +96,8 @@ impl Settings {
             mends: random.fork("mends").percent(40),
             binary: random.fork("binary").percent(70),
             converts: random.fork("converts").percent(70),
+            // Drawn with the domains.
+            outbound_tls: None,
         }
     }
 
@@ -118,7 +124,13 @@ impl Settings {
             mends: false,
             binary: true,
             converts: true,
+            outbound_tls: None,
         }
+    }
+
+    /// What is demanded of TLS towards remote hosts.
+    pub fn rules(&self) -> Rules {
+        self.outbound_tls.as_ref().map(OutboundTls::rules).unwrap_or_default()
     }
 
     /// The text of the configuration file.
@@ -186,8 +198,17 @@ impl Settings {
         {
             let _ = writeln!(text, "{step}_timeout = \"{timeout}\"");
         }
+        let tls = self.outbound_tls.as_ref();
+        if let Some(tls) = tls {
+            text.push_str(&tls.section(&timeout));
+            text.push_str(&tls.routes());
+        }
         if self.smarthost {
-            let _ = write!(text, "[[route]]\ndomain = \"*\"\nsmarthost = \"{smarthost}\"\n");
+            let is_first = tls.is_some_and(OutboundTls::comes_first);
+            let _ = write!(
+                text,
+                "[[route]]\ndomain = \"*\"\nsmarthost = \"{smarthost}\"\ntls_implicit = {is_first}\n"
+            );
         }
         let servers: Vec<String> =
             name_servers.iter().map(|server| format!("\"{server}\"")).collect();
@@ -325,12 +346,12 @@ impl Plan {
     pub fn draw(seed: u64, messages: u64) -> Self {
         let mut random = Random::new(seed).fork("plan");
         let random = &mut random;
-        let settings = Settings::draw(random);
+        let mut settings = Settings::draw(random);
         let has_bad_hosts = random.percent(80);
         let has_bad_network = random.percent(60);
         let has_bad_names = random.percent(50);
         let percent_max = random.within(2..=40) as u8;
-        let hosts = (0..random.within(1..=8))
+        let mut hosts = (0..random.within(1..=8))
             .map(|_| {
                 let is_bad = has_bad_hosts && random.percent(70);
                 let habits =
@@ -341,6 +362,13 @@ impl Plan {
         let domains: Vec<DomainKind> = (0..random.within(2..=12))
             .map(|number| domain(random, hosts.len(), number as usize))
             .collect();
+        let mut tls = random.fork("tls");
+        if tls.percent(OUTBOUND_TLS_PERCENT) {
+            settings.outbound_tls = Some(OutboundTls::draw(&mut tls, domains.len()));
+            for (habits, _) in hosts.iter_mut().filter(|(habits, _)| habits.knows_ehlo) {
+                habits.tls = TlsHabits::draw(&mut tls);
+            }
+        }
         let name_servers = (0..random.within(1..=3))
             .map(|_| {
                 let is_bad = has_bad_names && random.percent(70);
@@ -407,9 +435,12 @@ impl Plan {
         // As the engine has it: the longest wait for a site, with its spread.
         let site = Duration::from_secs(330);
         let hold = Duration::from_mins(1);
-        settings.lifetime + settings.bounce_lifetime + settings.timeout * 8 + site + hold
+        settings.lifetime + settings.bounce_lifetime + settings.timeout * 12 + site + hold
     }
 }
+
+/// Seeds with TLS towards remote hosts, in percent: handshakes take time.
+const OUTBOUND_TLS_PERCENT: u8 = 35;
 
 /// The largest message that is taken: what always has room in the log, or much less.
 fn size_max(random: &mut Random, segments: u64) -> u64 {
