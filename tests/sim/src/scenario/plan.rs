@@ -184,11 +184,11 @@ impl Settings {
         let timeout = seconds(self.timeout);
         let _ = write!(
             text,
-            "[delivery]\neight_bit = \"{}\"\nretry = [{}]\npipelining = {}\nconnections_per_site_per_core_max = {}\n\
+            "[delivery]\neight_bit = \"{}\"\nretry = [{}]\nextensions_off = [{}]\nconnections_per_site_per_core_max = {}\n\
              recipients_per_transaction_max = {}\ntransactions_per_connection_max = {}\n",
             if self.converts { "convert" } else { "bounce" },
             retry.join(", "),
-            self.pipelining,
+            if self.pipelining { "" } else { "\"PIPELINING\"" },
             self.connections_max,
             self.recipients_per_transaction,
             self.transactions_per_connection,
