@@ -97,7 +97,8 @@ impl Limits {
     }
 }
 
-/// A site, by its hosts and by what is said of TLS: mail that differs in this shares no connections.
+/// A site, by its hosts with what is said to them, and by what is said of TLS: mail that differs in this shares no
+/// connections.
 type Site = (String, Option<Rule>);
 
 /// The sites that each remote host serves.
@@ -112,6 +113,8 @@ fn sites(plan: &Plan) -> Vec<BTreeSet<Site>> {
             let Some(site) = site(plan, number, kind) else { continue };
             site
         };
+        // What is said to a host is a part of it, too.
+        let name = format!("{name}, pipelining: {}", plan.settings.pipelining);
         let rule = of_domain.copied().or(tls.map(|tls| tls.general));
         let waived = rule.filter(|rule| rule.is_waivable && rule.level > Level::Opportunistic);
         let waived = waived.map(|_| Some(Rule::default()));
