@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 use ringpost::runtime::Runtime;
-use ringpost::runtime::glommio::{ExecutorOptions, start};
+use ringpost::runtime::{ExecutorOptions, glommio::start};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 

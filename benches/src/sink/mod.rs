@@ -17,8 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use ringpost::runtime::glommio::{self, Executor, ExecutorOptions, GlommioRuntime};
 use ringpost::runtime::{Containment, Listener, Read, Runtime, Stream};
+use ringpost::runtime::{
+    Executor, ExecutorOptions,
+    glommio::{self, GlommioRuntime},
+};
 
 pub(crate) use self::session::Behaviour;
 use self::session::{SinkSession, Step};

@@ -24,8 +24,11 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use ringpost::runtime::glommio::{self, Executor, ExecutorOptions, GlommioRuntime};
 use ringpost::runtime::{Containment, Runtime};
+use ringpost::runtime::{
+    Executor, ExecutorOptions,
+    glommio::{self, GlommioRuntime},
+};
 
 use crate::account::Ledger;
 use crate::cli::SourceArguments;

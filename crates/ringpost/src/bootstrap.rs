@@ -23,12 +23,12 @@ use signal_hook::{
 use crate::{
     auth::PasswordChecker,
     cli::EXIT_CONFIG,
-    config::{self, ConfigSnapshot, Scheduling, SystemFacts},
+    config::{self, Backend, ConfigSnapshot, Scheduling, SystemFacts},
     control::{
         self, AdminOptions, ControlHandle, ControlOptions, EventSender, HealthState,
         admin::SOCKET_FILE, event_channel,
     },
-    runtime::glommio::{Executor, ExecutorOptions, start},
+    runtime::{Executor, ExecutorOptions, glommio, uring},
     shard::{self, ListeningShards, ShardHandle, ShardOptions, ShardReport, shard_inbox},
 };
 use directory::QueueDirectory;
@@ -185,8 +185,12 @@ fn start_executors(
             name: format!("mail-{core}"),
             batch: config.config().server.scheduling == Scheduling::Batch,
         };
-        let executor = start(&options, |runtime| shard::run_all(runtime, shards))
-            .with_context(|| format!("cannot start the executor of core {core}"))?;
+        let started = match config.config().server.runtime {
+            Backend::Uring => uring::start(&options, |runtime| shard::run_all(runtime, shards)),
+            Backend::Glommio => glommio::start(&options, |runtime| shard::run_all(runtime, shards)),
+        };
+        let executor =
+            started.with_context(|| format!("cannot start the executor of core {core}"))?;
         watch(core, executor, happen.clone())?;
     }
     Ok(())

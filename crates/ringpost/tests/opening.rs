@@ -25,10 +25,9 @@ use ringpost::{
         flush::{FlushRefusal, FlushReply, FlushRequest},
     },
     runtime::{
-        Containment, Runtime,
+        Containment, Executor, ExecutorOptions, Runtime,
         glommio::{
-            Executor, ExecutorOptions, GlommioDatagram, GlommioListener, GlommioRuntime,
-            GlommioStorage, GlommioStream, start,
+            GlommioDatagram, GlommioListener, GlommioRuntime, GlommioStorage, GlommioStream, start,
         },
     },
     shard::{ListeningShards, ShardHandle, ShardOptions, ShardReport, run_all, shard_inbox},

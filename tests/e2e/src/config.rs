@@ -37,6 +37,10 @@ impl Config {
             .set("control", "listen", &format!("\"{control}\""))
             .set("events", "path", &format!("\"{d}/events.jsonl\""))
             .set("log", "level", "\"info\"");
+        // The tests hold for either runtime.
+        if let Ok(runtime) = std::env::var("RINGPOST_TEST_RUNTIME") {
+            config.set("server", "runtime", &format!("\"{runtime}\""));
+        }
         config
     }
 

@@ -85,6 +85,7 @@ pub(super) fn restart_keys(old: &ConfigSnapshot, new: &ConfigSnapshot) -> Vec<&'
     let changed = [
         ("server.cores", old.cores() != new.cores()),
         ("server.scheduling", old_file.server.scheduling != new_file.server.scheduling),
+        ("server.runtime", old_file.server.runtime != new_file.server.runtime),
         ("listener addresses", addresses(old) != addresses(new)),
         ("queue.directory, shards, segment_size or size_max", queue(old) != queue(new)),
         ("control.listen", old_file.control.listen != new_file.control.listen),

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub(crate) use locate::line_at;
 pub use retry::{Exponential, Retry};
-pub use schema::{AddressFamily, Config, Cores, LogFormat, Scheduling};
+pub use schema::{AddressFamily, Backend, Config, Cores, LogFormat, Scheduling};
 pub use smarthost::{SmarthostAddress, SmarthostError};
 pub use snapshot::ConfigSnapshot;
 pub use system::SystemFacts;

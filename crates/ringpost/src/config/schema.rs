@@ -72,6 +72,8 @@ pub struct ServerSection {
     pub cores: Cores,
     /// The scheduling class of the mail threads. Default: batch.
     pub scheduling: Scheduling,
+    /// What the mail threads run on. Default: uring.
+    pub runtime: Backend,
     /// How long a stop waits for sessions and transactions. Default: 10 s.
     #[serde(deserialize_with = "units::duration")]
     pub shutdown_timeout: Duration,
@@ -87,6 +89,7 @@ impl Default for ServerSection {
             hostname: None,
             cores: Cores::All,
             scheduling: Scheduling::Batch,
+            runtime: Backend::Uring,
             shutdown_timeout: Duration::from_secs(10),
             memory_max: None,
         }
@@ -149,6 +152,16 @@ pub enum Scheduling {
     Batch,
     /// The kernel's default.
     Normal,
+}
+
+/// What the mail threads run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// The lean executor of this project, on `io_uring` alone.
+    Uring,
+    /// The executor of the glommio library.
+    Glommio,
 }
 
 /// `[queue]`

@@ -8,8 +8,11 @@
 //! Nothing here is `Send`: a runtime lives on one core and is cloned freely there.
 
 mod deadline;
+mod direct;
 pub mod glommio;
 pub mod os;
+mod sockets;
+pub mod uring;
 
 use std::{
     fmt,
@@ -25,6 +28,43 @@ use futures_lite::future;
 use ringpost_queue::storage::Storage;
 
 pub use self::deadline::{DeadlineTable, SCAN_PERIOD, Watch};
+
+/// How one executor's thread is set up.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "what there is to choose")]
+pub struct ExecutorOptions {
+    /// The CPU it is pinned to; `None` leaves it to the scheduler.
+    pub cpu: Option<usize>,
+    /// The thread's name, at most 15 bytes.
+    pub name: String,
+    /// Runs the thread under `SCHED_BATCH`: fewer preemptions, a quarter less CPU on a busy box.
+    pub batch: bool,
+}
+
+/// A running executor.
+pub struct Executor(Box<dyn FnOnce() -> io::Result<()> + Send>);
+
+impl Executor {
+    /// Wraps what a backend does to wait for the end.
+    fn new(join: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        Self(Box::new(join))
+    }
+
+    /// Waits for the executor's main task to end.
+    ///
+    /// # Errors
+    ///
+    /// When the executor failed, or ended by a panic.
+    pub fn join(self) -> io::Result<()> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Executor")
+    }
+}
 
 /// One core's access to the outside world.
 pub trait Runtime: Clone + 'static {

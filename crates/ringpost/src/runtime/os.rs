@@ -8,9 +8,10 @@
 use std::{
     ffi::CString,
     fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -87,6 +88,40 @@ pub fn schedule_as_batch() -> bool {
     status == 0
 }
 
+/// Keeps the calling thread on one CPU.
+///
+/// # Errors
+///
+/// What `sched_setaffinity(2)` says: above all, that there is no such CPU for this process.
+pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    // SAFETY: all zeros are a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the number is within the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: `set` lives through the call; pid 0 names the calling thread.
+    let status = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A counter that can be waited for, as a file that never blocks: a write of eight octets adds to it,
+/// and a read takes what there is.
+///
+/// # Errors
+///
+/// What `eventfd(2)` says: above all, that there are too many descriptors.
+pub fn event_counter() -> io::Result<File> {
+    // SAFETY: the call takes no pointer.
+    let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was opened a moment ago, and nobody else knows of it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
 /// Another descriptor of the same open file.
 ///
 /// # Errors
@@ -149,6 +184,12 @@ pub fn resident_memory() -> Option<u64> {
     // SAFETY: the call takes no pointer.
     let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     pages.checked_mul(u64::try_from(page_size).ok()?)
+}
+
+/// A number that nobody can guess.
+pub fn random_seed() -> u64 {
+    // The standard library seeds its hashers from the system's random source.
+    RandomState::new().build_hasher().finish()
 }
 
 /// Why io_uring cannot be used, by the kernel's own switch; `None` when it is not forbidden.

@@ -124,6 +124,47 @@ pub(crate) async fn a_read_that_is_dropped_takes_nothing<R: Runtime>(runtime: R,
     assert_eq!(all, b"whole");
 }
 
+pub(crate) async fn a_connection_is_not_taken_for_one_that_was_closed<R: Runtime>(
+    runtime: R,
+    place: Place,
+) {
+    let mut block = [0; 64];
+    let (mut kept, mut other) = connected(&runtime, &place).await;
+    for _ in 0..200 {
+        // Waited for and closed at once; the next one is likely to get the same descriptor.
+        let (mut ours, theirs) = connected(&runtime, &place).await;
+        {
+            let read = std::pin::pin!(ours.read(&mut block));
+            assert!(futures_lite::future::poll_once(read).await.is_none());
+        }
+        drop((ours, theirs));
+        let (mut ours, mut theirs) = connected(&runtime, &place).await;
+        theirs.write_all(b"for this one").await.unwrap();
+        assert_eq!(ours.read(&mut block).await.unwrap(), Read::Data(12));
+        theirs.shut_down_write().await.unwrap();
+        assert_eq!(ours.read(&mut block).await.unwrap(), Read::End);
+    }
+    other.write_all(b"still here").await.unwrap();
+    assert_eq!(kept.read(&mut block).await.unwrap(), Read::Data(10));
+}
+
+pub(crate) async fn a_closed_connection_is_closed_for_the_other_end<R: Runtime>(
+    runtime: R,
+    place: Place,
+) {
+    let (mut ours, mut theirs) = connected(&runtime, &place).await;
+    let mut block = [0; 64];
+    {
+        let read = std::pin::pin!(ours.read(&mut block));
+        assert!(futures_lite::future::poll_once(read).await.is_none());
+    }
+    // The kernel has been asked to watch it by now.
+    runtime.sleep(Duration::from_millis(5)).await;
+    drop(ours);
+    theirs.watch().set_deadline(Some(runtime.now() + SOON));
+    assert_eq!(theirs.read(&mut block).await.unwrap(), Read::End);
+}
+
 pub(crate) async fn a_write_that_nobody_reads_ends_at_its_deadline<R: Runtime>(
     runtime: R,
     place: Place,
@@ -274,6 +315,8 @@ macro_rules! test_runtime {
             a_read_ends_by_data_by_its_deadline_or_by_the_end
             a_notification_interrupts_one_read
             a_read_that_is_dropped_takes_nothing
+            a_connection_is_not_taken_for_one_that_was_closed
+            a_closed_connection_is_closed_for_the_other_end
             a_write_that_nobody_reads_ends_at_its_deadline
             parts_are_written_in_order_and_whole
             a_port_without_a_listener_refuses

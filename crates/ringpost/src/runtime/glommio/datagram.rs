@@ -1,15 +1,11 @@
 //! UDP sockets, for the resolver.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use glommio::net::UdpSocket;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::io_error;
-use crate::runtime::Datagram;
+use crate::runtime::{Datagram, sockets};
 
 /// A UDP socket of this executor.
 #[derive(Debug)]
@@ -23,13 +19,7 @@ impl GlommioDatagram {
     /// The library's own `bind` shares ports between sockets, and then two resolvers get each
     /// other's answers; this socket shares its port with nobody.
     pub(super) fn bind(family_of: SocketAddr) -> io::Result<Self> {
-        let (domain, any): (_, IpAddr) = match family_of {
-            SocketAddr::V4(_) => (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
-            SocketAddr::V6(_) => (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()),
-        };
-        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::new(any, 0).into())?;
+        let socket = sockets::datagram(family_of)?;
         Ok(Self { inner: UdpSocket::from(socket) })
     }
 }

@@ -13,13 +13,10 @@ use std::{
 };
 
 use glommio::net::TcpListener;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use super::{Shared, io_error, stream::GlommioStream};
-use crate::runtime::{Closer, Listener};
-
-/// Connections the kernel may hold for us before we accept them.
-const BACKLOG: i32 = 4096;
+use crate::runtime::{Closer, Listener, sockets};
 
 /// A listening socket of one core.
 pub struct GlommioListener {
@@ -31,18 +28,7 @@ pub struct GlommioListener {
 
 impl GlommioListener {
     pub(super) fn bind(address: SocketAddr, shared: Rc<Shared>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        // Every core binds the same address, and the kernel spreads connections over them.
-        socket.set_reuse_port(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // Inherited by accepted sockets, which saves a system call on each.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        let socket = sockets::listener(address)?;
         let twin = Rc::new(socket.try_clone()?);
         // SAFETY: the descriptor comes from `socket`, which gives it up here, so the listener
         // is its only owner.

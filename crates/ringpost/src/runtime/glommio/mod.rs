@@ -16,7 +16,6 @@ use std::{
     cell::Cell,
     fmt,
     future::Future,
-    hash::{BuildHasher, Hasher, RandomState},
     io::{self, PipeReader, PipeWriter},
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
@@ -34,7 +33,9 @@ pub use self::{
     datagram::GlommioDatagram, listener::GlommioListener, storage::GlommioStorage,
     stream::GlommioStream,
 };
-use super::{Containment, DeadlineTable, Runtime, deadline, os, system_unix_ms};
+use super::{
+    Containment, DeadlineTable, Executor, ExecutorOptions, Runtime, deadline, os, system_unix_ms,
+};
 
 /// Period of each executor's ticker: bounds how long a lost wake-up inside the library can last.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -46,34 +47,6 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(100);
 /// Threads beside each executor, for what may wait in the kernel: the write of a batch does not stand
 /// behind the removal of a segment.
 const FILE_THREADS: usize = 2;
-
-/// How one executor's thread is set up.
-#[derive(Debug, Clone)]
-pub struct ExecutorOptions {
-    /// The CPU it is pinned to; `None` leaves it to the scheduler.
-    pub cpu: Option<usize>,
-    /// The thread's name, at most 15 bytes.
-    pub name: String,
-    /// Runs the thread under `SCHED_BATCH`: fewer preemptions, a quarter less CPU on a busy box.
-    pub batch: bool,
-}
-
-/// A running executor.
-#[derive(Debug)]
-pub struct Executor {
-    handle: ::glommio::ExecutorJoinHandle<()>,
-}
-
-impl Executor {
-    /// Waits for the executor's main task to end.
-    ///
-    /// # Errors
-    ///
-    /// When the executor could not be made, or ended by a panic.
-    pub fn join(self) -> io::Result<()> {
-        self.handle.join().map_err(|error| io::Error::other(error.to_string()))
-    }
-}
 
 /// Starts an executor on a thread of its own, and on it the task that `main` makes.
 ///
@@ -103,7 +76,7 @@ where
             main(runtime).await;
         })
         .map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(Executor { handle })
+    Ok(Executor::new(|| handle.join().map_err(|error| io::Error::other(error.to_string()))))
 }
 
 /// The runtime of one executor.
@@ -171,8 +144,7 @@ impl Runtime for GlommioRuntime {
     }
 
     fn random_seed(&self) -> u64 {
-        // The standard library seeds its hashers from the system's random source.
-        RandomState::new().build_hasher().finish()
+        os::random_seed()
     }
 
     fn spawn(&self, containment: Containment, future: impl Future<Output = ()> + 'static) {

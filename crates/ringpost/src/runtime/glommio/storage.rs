@@ -13,7 +13,6 @@ use std::{
     cell::RefCell,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -25,16 +24,13 @@ use glommio::{
 };
 use ringpost_queue::storage::Storage;
 
-use super::{super::os, io_error};
-
-/// How much of a new segment is zeroed in one write.
-const ZERO_BLOCK_SIZE: usize = 256 * 1024;
-
-/// Where memory for direct I/O has to begin: no device asks for more.
-const ALIGNMENT: usize = 4096;
-
-/// How much memory is kept for the next batch.
-const KEPT_BUFFER_SIZE: usize = 1024 * 1024;
+use super::{
+    super::{
+        direct::{KEPT_BUFFER_SIZE, ZERO_BLOCK_SIZE, write_aligned},
+        os,
+    },
+    io_error,
+};
 
 /// A segment that is open.
 #[derive(Debug)]
@@ -180,28 +176,5 @@ impl Storage for GlommioStorage {
         let synced = directory.sync().await.map_err(io_error);
         directory.close().await.map_err(io_error)?;
         synced
-    }
-}
-
-/// Writes `bytes` in one operation, through memory as direct I/O wants it.
-fn write_aligned(
-    file: &File,
-    offset: u64,
-    bytes: &[u8],
-    buffer: &mut Vec<u8>,
-) -> io::Result<usize> {
-    let size = bytes.len() + ALIGNMENT;
-    if buffer.len() < size {
-        buffer.reserve_exact(size - buffer.len());
-        buffer.resize(size, 0);
-    }
-    let start = buffer.as_ptr().align_offset(ALIGNMENT);
-    let aligned = &mut buffer[start..][..bytes.len()];
-    aligned.copy_from_slice(bytes);
-    loop {
-        match file.write_at(aligned, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            written => return written,
-        }
     }
 }
