@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ringpost_protocol::reply::Reply;
@@ -34,6 +35,8 @@ pub struct Reason {
     /// Whether the remote may have taken the message all the same: the connection failed between
     /// the final dot and its reply (RFC 1047).
     pub outcome_unknown: bool,
+    /// The rule that has decided, if one has.
+    pub rule: Option<Arc<str>>,
 }
 
 impl std::fmt::Display for Reason {

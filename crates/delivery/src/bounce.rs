@@ -180,6 +180,7 @@ mod tests {
             text: if reply.is_some() { "".into() } else { "connection refused".into() },
             reply,
             outcome_unknown: false,
+            rule: None,
         };
         let index = RecipientIndex(index);
         Settled {

@@ -1,6 +1,7 @@
 //! What an operator decides about delivery.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringpost_session::client::Dialect;
@@ -8,6 +9,7 @@ use ringpost_session::client::Dialect;
 use crate::dns::DnsConfig;
 use crate::login::LoginProfile;
 use crate::retry::RetrySchedule;
+use crate::rules::ReplyRules;
 use crate::tls::TlsPolicy;
 
 /// Settings of an [`Engine`](crate::engine::Engine). All fields have usable defaults.
@@ -38,6 +40,8 @@ pub struct DeliveryConfig {
     pub delay_warning: Duration,
     /// What TLS is asked for, if the route does not say otherwise. Default: opportunistic.
     pub tls: TlsPolicy,
+    /// What operators know of replies. Default: nothing.
+    pub rules: Arc<ReplyRules>,
     /// What is spoken with next hops, if the route does not say otherwise. Default: SMTP, with all
     /// extensions that they offer.
     pub dialect: Dialect,
@@ -77,6 +81,7 @@ impl Default for DeliveryConfig {
             retry: RetrySchedule::default(),
             delay_warning: Duration::ZERO,
             tls: TlsPolicy::default(),
+            rules: Arc::default(),
             dialect: Dialect::default(),
             tls_broken_time: Duration::from_mins(10),
             tls_broken_max: 4096,

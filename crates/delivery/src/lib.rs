@@ -47,6 +47,7 @@ mod pool;
 mod random;
 pub mod retry;
 pub mod route;
+pub mod rules;
 mod site;
 mod table;
 mod tls;

@@ -17,7 +17,9 @@
 //! | destination | its owner's DNS says that there is no way | all waiting: bounced | – | – | – |
 //! | destination | DNS does not answer, or not sensibly | the first: deferred; the others wait | – | – | – |
 //!
-//! Nothing temporary bounces, and what a stranger can forge or break by accident is temporary:
+//! Then the operator's [rules](crate::rules) are asked about what was not delivered.
+//!
+//! Without a rule that says so, nothing temporary bounces, and what a stranger can forge or break by accident is temporary:
 //! a 421, a broken dialogue, a failing name server. A deferred recipient whose message is past
 //! its expiry is expired instead; that is decided where it would be stored.
 
@@ -26,6 +28,8 @@ mod tests;
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ringpost_protocol::reply::Reply;
 use ringpost_protocol::status::EnhancedStatusCode;
@@ -37,6 +41,7 @@ use ringpost_session::client::{
 use crate::attempt::Reason;
 use crate::dns::DnsFailure;
 use crate::pool::{ConnectFailure, OpenFailure};
+use crate::rules::{ReplyRule, ReplyRules, RuleFate, Seen};
 
 /// What an attempt meant for a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +61,8 @@ pub struct Verdict {
     pub meaning: Meaning,
     /// Why.
     pub reason: Rc<Reason>,
+    /// When a deferred recipient is tried again, if not as its schedule says.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a destination has no way, as its owner's DNS has it.
@@ -80,12 +87,13 @@ pub enum Unroutable {
 
 impl Verdict {
     fn new(meaning: Meaning, reason: Reason) -> Self {
-        Self { meaning, reason: Rc::new(reason) }
+        Self { meaning, reason: Rc::new(reason), retry_after: None }
     }
 
     fn local(meaning: Meaning, subject: u16, detail: u16, text: Cow<'static, str>) -> Self {
         let status = code(meaning, subject, detail);
-        let reason = Reason { status, stage: None, reply: None, text, outcome_unknown: false };
+        let reason =
+            Reason { status, stage: None, reply: None, text, outcome_unknown: false, rule: None };
         Self::new(meaning, reason)
     }
 
@@ -136,6 +144,7 @@ pub fn reply(stage: Stage, reply: &Reply) -> Verdict {
                     reply: Some(reply.clone()),
                     text,
                     outcome_unknown: stage == Stage::FinalReply,
+                    rule: None,
                 },
             );
         }
@@ -155,6 +164,7 @@ pub fn reply(stage: Stage, reply: &Reply) -> Verdict {
             reply: Some(reply.clone()),
             text: Cow::Borrowed(""),
             outcome_unknown: false,
+            rule: None,
         },
     )
 }
@@ -213,6 +223,7 @@ pub fn session_failure(failure: &SessionFailure) -> Verdict {
         text: failure.to_string().into(),
         // R8: after the final dot nobody but the remote knows.
         outcome_unknown: stage == Stage::FinalReply,
+        rule: None,
     };
     Verdict::new(Meaning::Deferred, reason)
 }
@@ -225,6 +236,7 @@ pub fn refusal(refusal: LocalRefusal) -> Verdict {
         reply: None,
         text: refusal.as_str().into(),
         outcome_unknown: false,
+        rule: None,
     };
     let is_temporary = reason.status.class() == 4;
     Verdict::new(if is_temporary { Meaning::Deferred } else { Meaning::Bounced }, reason)
@@ -304,6 +316,36 @@ pub(crate) fn with_class_of(meaning: Meaning, reason: &Rc<Reason>) -> Rc<Reason>
         return Rc::clone(reason);
     }
     Rc::new(Reason { status, ..(**reason).clone() })
+}
+
+/// Has the rules decide about what was not delivered; returns the one that has.
+///
+/// They are asked last, about failures only: nothing that was taken can be refused by them, and only what a
+/// host has refused itself can bounce.
+pub fn apply_rules<'a>(
+    rules: &'a ReplyRules,
+    seen: &Seen<'_>,
+    verdict: &mut Verdict,
+) -> Option<&'a ReplyRule> {
+    if verdict.meaning == Meaning::Delivered {
+        return None;
+    }
+    let rule = rules.find(seen, &verdict.reason)?;
+    match rule.action.fate {
+        Some(RuleFate::Bounce) => verdict.meaning = Meaning::Bounced,
+        Some(RuleFate::Defer | RuleFate::EndSession) => verdict.meaning = Meaning::Deferred,
+        None => {}
+    }
+    if verdict.meaning == Meaning::Deferred {
+        verdict.retry_after = rule.action.retry_after;
+    }
+    verdict.reason = with_rule(&with_class_of(verdict.meaning, &verdict.reason), &rule.name);
+    Some(rule)
+}
+
+/// Returns `reason` with the rule that has decided.
+pub(crate) fn with_rule(reason: &Rc<Reason>, rule: &Arc<str>) -> Rc<Reason> {
+    Rc::new(Reason { rule: Some(Arc::clone(rule)), ..(**reason).clone() })
 }
 
 fn with_stage(reason: &Rc<Reason>, stage: Stage) -> Rc<Reason> {

@@ -68,6 +68,8 @@ pub(crate) struct Connection {
     pub(crate) transactions: u32,
     /// Whether the host has answered one of them.
     pub(crate) is_proven: bool,
+    /// Whether it is to take no further job.
+    pub(crate) is_spent: bool,
 }
 
 /// Why a connection could not be made.

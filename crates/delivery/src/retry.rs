@@ -83,6 +83,20 @@ impl RetrySchedule {
         base_ms * u128::from(self.jitter_percent.min(100)) / 100
     }
 
+    /// As [`due`](Self::due), or after another delay, with the same spread.
+    pub(crate) fn due_or_after(
+        &self,
+        delay: Option<Duration>,
+        attempts: u16,
+        now: Stamp,
+        expiry: Stamp,
+        random: u64,
+    ) -> Option<Stamp> {
+        let Some(delay) = delay else { return self.due(attempts, now, expiry, random) };
+        let delays = RetryDelays::List(vec![delay]);
+        Self { delays, jitter_percent: self.jitter_percent }.due(1, now, expiry, random)
+    }
+
     /// Returns when to try again, or `None` when the message has expired.
     ///
     /// The last try falls on the expiry itself, so no message gives up with time left, and

@@ -17,6 +17,7 @@ use crate::mx::RankedHost;
 use crate::outcome::Verdict;
 use crate::pool::{ConnectionId, Walk};
 use crate::random::Random;
+use crate::rules::BackOff;
 use crate::tls::TlsPolicy;
 use crate::waiting::Waiting;
 
@@ -239,6 +240,8 @@ pub(crate) struct Site {
     pub(crate) counts: Counts,
     /// Connections that the site has been seen to bear.
     window: usize,
+    /// How it is spared at the moment, until when, and for how many more messages.
+    slow: Option<(BackOff, Instant)>,
     /// Messages taken since the window last changed.
     successes: usize,
     /// Refusals since the site last bore more connections than before; growth slows with them.
@@ -267,6 +270,7 @@ impl Site {
             idle: Vec::new(),
             counts: Counts::default(),
             window: usize::MAX,
+            slow: None,
             successes: 0,
             refusals: 0,
             destinations: 0,
@@ -329,7 +333,7 @@ impl Site {
 
     /// Returns the room for further connections now.
     pub(crate) fn room(&self, config: &DeliveryConfig) -> usize {
-        let limit = config.connections_per_site_max.max(1).min(self.window);
+        let limit = self.window(config);
         let free = limit.saturating_sub(self.counts.total());
         // Growth by doubling: as many may be opening as have been let in. A site that does not
         // answer holds few slots, and one that does gets all it can use in a few round trips.
@@ -403,6 +407,16 @@ impl Site {
     /// Notes a message taken. A window that was shrunk grows by one for each windowful of them,
     /// or for more when growing has failed before.
     pub(crate) fn note_success(&mut self, config: &DeliveryConfig) {
+        if let Some((back_off, until)) = &mut self.slow {
+            if let Some(left) = &mut back_off.deliveries {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    let now = *until;
+                    self.end_slow_mode(now);
+                }
+            }
+            return;
+        }
         if self.window >= config.connections_per_site_max.max(1) {
             self.window = usize::MAX;
             return;
@@ -438,7 +452,38 @@ impl Site {
 
     /// Returns the current limit on connections.
     pub(crate) fn window(&self, config: &DeliveryConfig) -> usize {
-        self.window.min(config.connections_per_site_max.max(1))
+        let window = self.window.min(config.connections_per_site_max.max(1));
+        self.slow.map_or(window, |(back_off, _)| window.min(back_off.connections_max))
+    }
+
+    /// Spares the site until a time; tells whether it was not spared as much already. What is said again
+    /// meanwhile makes it no longer: a host that says it with each transaction is asked again at the end.
+    pub(crate) fn slow_down(&mut self, back_off: BackOff, until: Instant) -> bool {
+        let spares_more =
+            |(now, _): (BackOff, Instant)| back_off.connections_max < now.connections_max;
+        let is_new = self.slow.is_none_or(spares_more);
+        if is_new {
+            self.slow = Some((back_off, until));
+        }
+        is_new
+    }
+
+    /// Ends that when its time is over. What was borne meanwhile is where growth begins again.
+    pub(crate) fn end_slow_mode(&mut self, now: Instant) {
+        if let Some((back_off, until)) = self.slow
+            && until <= now
+        {
+            self.slow = None;
+            self.window = self.window.min(back_off.connections_max.max(1));
+            self.successes = 0;
+            self.refusals = 0;
+        }
+    }
+
+    /// Tells whether there are more connections than there may be while the site is spared, so that one that
+    /// asks for work is to be closed.
+    pub(crate) fn must_shed(&self) -> bool {
+        self.slow.is_some_and(|(back_off, _)| self.counts.established() > back_off.connections_max)
     }
 }
 

@@ -156,6 +156,8 @@ pub struct Settlement<'a> {
     pub stage: &'a str,
     /// The remote's reply, or our own reason in the same shape.
     pub reply: Option<EventReply<'a>>,
+    /// The rule that has decided, if one has.
+    pub rule: Option<&'a str>,
     /// Number of the recipient within the message, from 0.
     pub recipient: u64,
     /// Attempts made for this recipient, this one included.
@@ -306,6 +308,9 @@ impl Settlement<'_> {
         object.string("stage", &self.stage);
         if let Some(reply) = &self.reply {
             object.object("reply", |inner| reply.encode(inner));
+        }
+        if let Some(rule) = self.rule {
+            object.string("rule", &rule);
         }
         object.number("attempts", self.attempts).number("queued_ms", self.queued_ms);
         if let Some(transaction_ms) = self.transaction_ms {

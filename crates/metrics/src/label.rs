@@ -280,6 +280,22 @@ closed_label! {
         Unavailable = "unavailable",
     }
 
+    /// What followed from a rule on replies.
+    RuleAction as "action" {
+        /// Recipients were deferred.
+        Defer = "defer",
+        /// Recipients were given up.
+        Bounce = "bounce",
+        /// The session was ended, and its mail went on over another one.
+        EndSession = "end_session",
+        /// Recipients were given another time.
+        RetryAfter = "retry_after",
+        /// The site was spared.
+        BackOff = "back_off",
+        /// The host was skipped.
+        SkipHost = "skip_host",
+    }
+
     /// What came of the header of the PROXY protocol that a proxy had to send.
     ProxyHeader as "result" {
         /// It tells of a client.

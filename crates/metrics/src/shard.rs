@@ -6,7 +6,7 @@ use crate::catalog::Scope;
 use crate::family::Family;
 use crate::label::{
     ConnectFailure, Limit, OutboundAuth, Outcome, QueueState, Refusal, RemoteTlsFailure,
-    ReportAction, SessionEnd, StressCause, TlsVersion,
+    ReportAction, RuleAction, SessionEnd, StressCause, TlsVersion,
 };
 use crate::table::metric_table;
 
@@ -134,6 +134,8 @@ metric_table! {
         "Addresses at which opportunistic TLS has failed a short while ago.";
     outbound_auth: Family<OutboundAuth, Counter> = "ringpost_outbound_auth_total", Count,
         "Logins at smarthosts, by what came of them.";
+    reply_rules: Family<RuleAction, Counter> = "ringpost_reply_rules_total", Count,
+        "Times that rules on replies (delivery.rules) have applied, by what followed.";
     connections_opening: Gauge = "ringpost_connections_opening", Count,
         "Outbound connections not yet ready for a transaction.";
     connections_open: Gauge = "ringpost_connections_open", Count,

@@ -45,11 +45,42 @@ pub enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// Looks at rules on replies (delivery.rules).
+    Rules {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: RulesCommand,
+    },
     /// Keeps the file of users (auth.users).
     User {
         /// What to do with it.
         #[command(subcommand)]
         command: UserCommand,
+    },
+}
+
+/// What to do with rules on replies.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum RulesCommand {
+    /// Says which rule a reply matches, and what follows; exits with 1 when the rules cannot be read.
+    Test {
+        /// The configuration file that names the rules.
+        #[arg(long, value_name = "FILE", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// The rules themselves, instead of a configuration file.
+        #[arg(long, value_name = "FILE", conflicts_with = "config")]
+        rules: Option<PathBuf>,
+        /// Where it is said: connect, greeting, ehlo, tls, auth, mail, rcpt, data or final.
+        #[arg(long)]
+        stage: String,
+        /// The host that says it.
+        #[arg(long, value_name = "NAME", default_value = "")]
+        host: String,
+        /// The domain of the recipient.
+        #[arg(long, value_name = "NAME")]
+        domain: Option<String>,
+        /// The reply, as in "451 4.7.1 greylisted".
+        reply: String,
     },
 }
 

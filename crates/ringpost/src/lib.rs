@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod queue_tools;
+pub mod rules_tool;
 pub mod runtime;
 pub mod shard;
 pub mod tls;

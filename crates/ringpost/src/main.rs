@@ -5,8 +5,8 @@ use std::{io::Write, process::ExitCode};
 use clap::Parser;
 use ringpost::{
     admin, bootstrap,
-    cli::{Cli, Command, QueueCommand, UserCommand},
-    queue_tools, user_tools,
+    cli::{Cli, Command, QueueCommand, RulesCommand, UserCommand},
+    queue_tools, rules_tool, user_tools,
 };
 
 #[global_allocator]
@@ -35,6 +35,14 @@ fn main() -> ExitCode {
         }
         Command::Queue { command: QueueCommand::Import { config, from } } => {
             queue_tools::import(&config, &from)
+        }
+        Command::Rules {
+            command: RulesCommand::Test { config, rules, stage, host, domain, reply },
+        } => {
+            let domain = domain.as_deref();
+            let question =
+                rules_tool::Question { stage: &stage, host: &host, domain, reply: &reply };
+            show(rules_tool::test(&config, rules.as_ref(), question))
         }
         Command::User { command } => show(match command {
             UserCommand::Add { file, user } => user_tools::add(&file, &user),

@@ -23,7 +23,7 @@ impl Engine {
         let Some(connection) = self.remove_connection(id) else { return };
         self.stats.connect_failures += 1;
         let site = connection.site;
-        self.opening_failed(connection, &outcome::connect_failure(failure));
+        self.opening_failed(connection, outcome::connect_failure(failure));
         self.dispatch(site);
     }
 
@@ -92,7 +92,7 @@ impl Engine {
                 self.stats.connect_failures += 1;
                 let failure = failure.map_or_else(outcome::local_failure, outcome::opening_failure);
                 let phase = Phase::Opening(walk);
-                self.opening_failed(Connection { phase, ..connection }, &failure);
+                self.opening_failed(Connection { phase, ..connection }, failure);
                 None
             }
             // Let in, and shut out before the first transaction: no better than a refusal.
@@ -101,7 +101,7 @@ impl Engine {
                 let tried = vec![connection.address.ip()];
                 let walk = Walk { tried, all_refused: false, ..Walk::new() };
                 let phase = Phase::Opening(walk);
-                self.opening_failed(Connection { phase, ..connection }, &failure);
+                self.opening_failed(Connection { phase, ..connection }, failure);
                 None
             }
             (Phase::Busy { work, started }, failure) => {
@@ -149,6 +149,7 @@ impl Engine {
             }
             site.state = SiteState::Probing;
         }
+        site.end_slow_mode(now);
         if site.room(&self.config) == 0 {
             return false;
         }
@@ -236,12 +237,14 @@ impl Engine {
                 phase: Phase::Opening(walk),
                 transactions: 0,
                 is_proven: false,
+                is_spent: false,
             },
         );
     }
 
     /// Goes on to the next address, or decides what the failure of all means.
-    fn opening_failed(&mut self, connection: Connection, failure: &OpenFailure) {
+    fn opening_failed(&mut self, connection: Connection, failure: OpenFailure) {
+        let (failure, rule) = self.rule_on_opening(&connection, failure);
         let now = self.now.monotonic;
         let Phase::Opening(mut walk) = connection.phase else { return };
         let id = connection.site;
@@ -260,12 +263,14 @@ impl Engine {
             return;
         }
         walk.all_refused &= failure.refused;
+        let skip_host = rule.skip_host.unwrap_or_default();
         let mut is_served = false;
         for address in site.addresses_of(ip) {
             is_served |= address.proven > 0;
             if address.proven == 0 {
                 address.failures += 1;
-                address.skip_until = Some(now + backoff(config, address.failures, random));
+                let wait = backoff(config, address.failures, random).max(skip_host);
+                address.skip_until = Some(now + wait);
             }
         }
         if is_served {
@@ -296,7 +301,13 @@ impl Engine {
         let name = Rc::clone(&site.key.name);
         let reason = outcome::with_class_of(meaning, &failure.reason);
         let attempt = self.attempt_over(&connection.mx_host, connection.address, name, now);
-        self.site_failed(id, LastFailure { attempt, verdict: Verdict { meaning, reason } });
+        let retry_after = rule.retry_after.filter(|_| meaning == Meaning::Deferred);
+        let verdict = Verdict { meaning, reason, retry_after };
+        let failure = LastFailure { attempt, verdict };
+        self.site_failed(id, failure.clone());
+        if let Some(back_off) = rule.back_off {
+            self.spare(id, back_off, &failure);
+        }
     }
 
     /// Changes the phase of a connection and the counts of its site.

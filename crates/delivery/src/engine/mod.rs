@@ -6,6 +6,7 @@ mod forget;
 mod intake;
 mod parking;
 mod resolve;
+mod rules;
 mod settle;
 mod silence;
 mod stats;

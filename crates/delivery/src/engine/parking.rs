@@ -205,7 +205,7 @@ impl Engine {
         let was_up = site.last_failure.is_none();
         site.failures += 1;
         let wait = backoff(&self.config, site.failures, &mut self.random);
-        let until = self.now.monotonic + wait;
+        let until = self.now.monotonic + failure.verdict.retry_after.unwrap_or(wait);
         site.state = SiteState::Throttled { until };
         self.timers.insert((until, Timer::Open(id)));
         site.last_failure = Some(failure.clone());

@@ -93,7 +93,13 @@ impl Engine {
             let disposition = match verdict.meaning {
                 Meaning::Delivered => Disposition::Delivered,
                 Meaning::Bounced => Disposition::Bounced,
-                Meaning::Deferred => match policy.retry.due(attempts, now, expiry, random) {
+                Meaning::Deferred => match policy.retry.due_or_after(
+                    verdict.retry_after,
+                    attempts,
+                    now,
+                    expiry,
+                    random,
+                ) {
                     Some(due) => {
                         warns = policy.warns_at(work, recipient).is_some_and(|at| at <= now);
                         let warned = warns || recipient.is_warned();

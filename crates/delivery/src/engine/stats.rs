@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::Engine;
 use crate::attempt::Reason;
 use crate::dns::DnsStats;
+use crate::rules::RuleStats;
 use crate::site::{Counts, SiteState};
 use crate::tls::TlsLevel;
 
@@ -33,6 +34,8 @@ pub struct EngineStats {
     pub expired: u64,
     /// Recipients deferred though the remote may have taken the message.
     pub outcome_unknown: u64,
+    /// What rules on replies have come to.
+    pub rules: RuleStats,
     /// Connections that were made again in plain text because opportunistic TLS had failed.
     pub tls_fallbacks: u64,
     /// Connections made in plain text because opportunistic TLS had failed at the address before.

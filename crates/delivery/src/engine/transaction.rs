@@ -25,7 +25,9 @@ impl Engine {
         self.now = now;
         let Some(connection) = self.connections.get(&id) else { return Next::Close };
         let site_id = connection.site;
-        let used_up = connection.transactions >= self.config.transactions_per_connection_max.max(1);
+        let is_spent = connection.is_spent;
+        let used_up = is_spent
+            || connection.transactions >= self.config.transactions_per_connection_max.max(1);
         let idle_until = match connection.phase {
             Phase::Asking => now.monotonic + self.config.idle_timeout,
             Phase::Idle { until } | Phase::Woken { until } => until,
@@ -36,6 +38,8 @@ impl Engine {
         if was_idle {
             site.idle.retain(|idle| *idle != id);
         }
+        site.end_slow_mode(now.monotonic);
+        let used_up = used_up || site.must_shed();
         let surplus = site.counts.total() > site.window(&self.config);
         let work = if used_up { None } else { site.ready.pop() };
         if let Some(work) = work {
@@ -86,7 +90,7 @@ impl Engine {
         }
         let attempt = self.attempt_of(id, started)?;
         let attempt = Attempt { reports: report.dsn_offered, tls: report.tls, ..attempt };
-        let settlement = self.settle_report(site_id, work, attempt, report, was_used);
+        let settlement = self.settle_report(id, site_id, work, attempt, report, was_used);
         self.dispatch(site_id);
         settlement
     }
@@ -146,6 +150,7 @@ impl Engine {
 
     fn settle_report(
         &mut self,
+        id: ConnectionId,
         site: SiteId,
         mut work: Work,
         attempt: Attempt,
@@ -153,18 +158,20 @@ impl Engine {
         session_was_used: bool,
     ) -> Option<Settlement> {
         let recipients = std::mem::take(&mut work.recipients).into_vec();
-        let verdicts = outcome::transaction(report, recipients.len());
+        let mut verdicts = outcome::transaction(report, recipients.len());
         let any_delivered = verdicts.iter().any(|one| one.meaning == Meaning::Delivered);
         let may_return = work.returns < RETURNS_MAX;
+        let ruling = self.rule_on(&attempt, &recipients, report, any_delivered, &mut verdicts);
         let mut put_off: Vec<Recipient> = Vec::new();
         let mut untried: Vec<Recipient> = Vec::new();
         let mut settled: Vec<(Recipient, Verdict)> = Vec::with_capacity(recipients.len());
         for (place, (recipient, verdict)) in recipients.into_iter().zip(verdicts).enumerate() {
+            let moves_on = session_was_used && ruling.moves_on(place);
             let goes_back = may_return
-                && report
-                    .recipients
-                    .get(place)
-                    .is_some_and(|of_one| outcome::may_go_back(report, of_one, session_was_used));
+                && (moves_on
+                    || report.recipients.get(place).is_some_and(|of_one| {
+                        outcome::may_go_back(report, of_one, session_was_used)
+                    }));
             if goes_back {
                 untried.push(recipient);
             } else if report.recipients.get(place).is_some_and(outcome::is_put_off) {
@@ -184,6 +191,7 @@ impl Engine {
             self.give_back(site, Work { returns: work.returns + 1, ..untried });
         }
         self.give_back(site, work.with(put_off));
+        self.carry_out(&ruling, id);
         if any_delivered && let Some(site) = self.sites.get_mut(site.0) {
             site.note_success(&self.config);
         }

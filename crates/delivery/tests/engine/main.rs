@@ -14,6 +14,7 @@ mod login;
 mod parked;
 mod priority;
 mod purge;
+mod rules;
 mod scenarios;
 mod silence;
 mod times;

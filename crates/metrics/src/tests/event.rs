@@ -27,6 +27,7 @@ fn settlement<'a>() -> Settlement<'a> {
         remote: Some(&"192.0.2.1:25"),
         stage: "final_reply",
         reply: Some(EventReply { code: Some(250), enhanced: Some(&"2.0.0"), text: &"Ok" }),
+        rule: None,
         recipient: 0,
         attempts: 1,
         queued_ms: 12,

@@ -158,6 +158,7 @@ impl ConfigSnapshot {
             retry: self.schedule(&delivery.retry),
             delay_warning: self.config().queue.delay_warning,
             tls: self.tls_policy(None),
+            rules: Arc::clone(self.reply_rules()),
             dialect: dialect(RouteProtocol::Smtp, &delivery.extensions_off),
             tls_broken_time: delivery.tls_broken_time,
             tls_broken_max: delivery.tls_broken_per_core_max,

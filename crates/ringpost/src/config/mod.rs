@@ -14,6 +14,7 @@ mod locate;
 mod outbound_auth;
 mod outbound_tls;
 mod retry;
+pub mod rules;
 pub mod schema;
 mod smarthost;
 mod snapshot;

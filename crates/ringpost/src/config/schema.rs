@@ -288,6 +288,8 @@ pub struct DeliverySection {
     pub retry_jitter_percent: u8,
     /// What is done with 8-bit content for a host without 8BITMIME. Default: convert.
     pub eight_bit: EightBit,
+    /// What is known of the replies of certain receivers, in a file of rules. Default: none.
+    pub rules: Option<PathBuf>,
     /// How much TLS there has to be. Default: opportunistic.
     pub tls: OutboundTls,
     /// Whether that gives way to senders who ask for it (`TLS-Required: No`, RFC 8689). Default: no.
@@ -338,6 +340,7 @@ impl Default for DeliverySection {
             retry: Retry::default(),
             retry_jitter_percent: 10,
             eight_bit: EightBit::Convert,
+            rules: None,
             tls: OutboundTls::Opportunistic,
             tls_waivable: false,
             tls_version_min: TlsVersionMin::V1_2,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ringpost_delivery::rules::ReplyRules;
 use ringpost_delivery::{LoginProfile, TlsPolicy, TlsProfile};
 use ringpost_protocol::address::Domain;
 use ringpost_session::server::Aliases;
@@ -12,6 +13,7 @@ use super::aliases;
 use super::check::Contradiction;
 use super::outbound_auth::Logins;
 use super::outbound_tls::Connectors;
+use super::rules::load_rules;
 use super::schema::{Config, Cores, ListenerSection, RouteSection};
 use super::system::SystemFacts;
 use super::units::display_size;
@@ -33,6 +35,8 @@ pub struct ConfigSnapshot {
     connectors: Connectors,
     /// What we log in with at smarthosts.
     logins: Logins,
+    /// What is known of replies.
+    rules: Arc<ReplyRules>,
     /// What `[aliases]` comes to.
     aliases: Arc<Aliases>,
     /// The users, if there is a file of them and it was read.
@@ -82,6 +86,7 @@ impl ConfigSnapshot {
             acceptors,
             connectors: Connectors::default(),
             logins: Logins::default(),
+            rules: Arc::default(),
             aliases,
             users: None,
         }
@@ -110,6 +115,18 @@ impl ConfigSnapshot {
                     place.extend(error.place());
                     found.push(Contradiction { place, reason: error.to_string() });
                 }
+            }
+        }
+        if let Some(path) = &self.config.delivery.rules {
+            match load_rules(path) {
+                Ok(rules) => self.rules = Arc::new(rules),
+                Err(problems) => found.extend(problems.into_iter().map(|problem| Contradiction {
+                    place: vec!["delivery".to_owned(), "rules".to_owned()],
+                    reason: match problem.line {
+                        0 => format!("{}: {}", path.display(), problem.reason),
+                        line => format!("{}:{line}: {}", path.display(), problem.reason),
+                    },
+                })),
             }
         }
         match Connectors::load(&self.config) {
@@ -148,6 +165,11 @@ impl ConfigSnapshot {
     /// The credentials of a profile; `None` when a reload has taken them away.
     pub(crate) fn credentials(&self, profile: LoginProfile) -> Option<&Arc<Credentials>> {
         self.logins.get(profile)
+    }
+
+    /// What is known of the replies of certain receivers; nothing when the file was not read.
+    pub fn reply_rules(&self) -> &Arc<ReplyRules> {
+        &self.rules
     }
 
     /// What stands for other addresses.

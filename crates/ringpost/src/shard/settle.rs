@@ -436,6 +436,7 @@ impl EventFacts<'_> {
                     EventReply { code: None, enhanced: Some(&reason.status), text: &reason.text }
                 }
             }),
+            rule: reason.rule.as_deref(),
             recipient: u64::from(self.settled.index.0),
             attempts: u64::from(self.settled.attempts),
             queued_ms: self.queued_ms,
@@ -497,6 +498,7 @@ mod tests {
             reply: None,
             text: Cow::Borrowed("down"),
             outcome_unknown: false,
+            rule: None,
         });
         let settled = |index| Settled {
             index: RecipientIndex(index),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ringpost_delivery::DeliveryConfig;
-use ringpost_metrics::label::{Limit, QueueState};
+use ringpost_metrics::label::{Limit, QueueState, RuleAction};
 use ringpost_queue::Admission;
 
 use super::{Shard, ShardInbox, commit::is_quiet};
@@ -199,6 +199,16 @@ impl<R: Runtime> Shard<R> {
         metrics.remote_tls_fallbacks.absolute(stats.tls_fallbacks);
         metrics.remote_tls_passed_over.absolute(stats.tls_passed_over);
         metrics.remote_tls_broken.set(stats.tls_broken as f64);
+        for (action, count) in [
+            (RuleAction::Defer, stats.rules.defers),
+            (RuleAction::Bounce, stats.rules.bounces),
+            (RuleAction::EndSession, stats.rules.ends),
+            (RuleAction::RetryAfter, stats.rules.retries),
+            (RuleAction::BackOff, stats.rules.back_offs),
+            (RuleAction::SkipHost, stats.rules.skips),
+        ] {
+            metrics.reply_rules.with(action).absolute(count);
+        }
         let overflows = stats.tls_broken_overflows;
         let new = overflows - self.tls_overflows.replace(overflows);
         metrics.limit_hits.with(Limit::TlsBrokenMax).increment(new);

@@ -35,6 +35,7 @@ mod requiretls;
 mod resources;
 #[path = "../../../../crates/session/tests/support/rows.rs"]
 mod rows;
+mod rules;
 mod self_check;
 mod signals;
 mod stress;

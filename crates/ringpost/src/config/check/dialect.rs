@@ -30,6 +30,9 @@ impl RouteSection {
 }
 
 pub(super) fn check_dialects(found: &mut Findings, config: &Config) {
+    if config.delivery.rules.as_ref().is_some_and(|path| !path.is_absolute()) {
+        found.add(&["delivery", "rules"], "must be an absolute path");
+    }
     check_extensions(found, &["delivery", "extensions_off"], &config.delivery.extensions_off);
     for (index, route) in config.route.iter().enumerate() {
         let number = index.to_string();

@@ -4,6 +4,7 @@ mod checks;
 mod convert;
 mod logins;
 mod reference;
+mod rules;
 mod values;
 
 use super::{ConfigSnapshot, Problem, SystemFacts, parse};
