@@ -23,7 +23,7 @@ pub struct DeliveryConfig {
     pub routes: Vec<Route>,
     /// Port of the hosts that MX records and address literals name. Default: 25.
     pub port: u16,
-    /// Connections to one site from one shard, at most. Default: 20; at least 1 is used.
+    /// Connections to one site from all shards together, at most. Default: 20; at least 1 is used.
     pub connections_per_site_max: usize,
     /// Transactions over one connection before it is closed. Default: 1000; at least 1.
     pub transactions_per_connection_max: u32,

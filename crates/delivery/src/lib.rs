@@ -40,6 +40,7 @@ mod destination;
 pub mod dns;
 pub mod engine;
 mod lane;
+mod limit;
 mod login;
 pub mod mx;
 pub mod outcome;
@@ -62,6 +63,8 @@ pub use engine::{
     Action, Engine, EngineStats, Flush, FlushScope, Job, Next, QueuedMessage, QueuedRecipient,
     SiteChange, SiteView,
 };
+pub use limit::leases::LeaseStats;
+pub use limit::{LeaseMessage, LimitKey, ShardNumber, SlotDemand, SlotGrant};
 pub use login::LoginProfile;
 pub use pool::{ConnectFailure, ConnectionId};
 pub use retry::{RetryDelays, RetrySchedule};

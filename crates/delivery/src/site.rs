@@ -12,6 +12,7 @@ use ringpost_session::client::Dialect;
 use crate::attempt::Attempt;
 use crate::config::DeliveryConfig;
 use crate::dns::DnsFailure;
+use crate::limit::leases::LeaseId;
 use crate::login::LoginProfile;
 use crate::mx::RankedHost;
 use crate::outcome::Verdict;
@@ -224,6 +225,8 @@ pub(crate) struct LastFailure {
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) key: SiteKey,
+    /// From where the slots of its connections come; sites of one name share them.
+    pub(crate) lease: Option<LeaseId>,
     pub(crate) hosts: Vec<SiteHost>,
     pub(crate) addresses: Addresses,
     /// Earliest expiry of the answers collected so far.
@@ -260,6 +263,7 @@ impl Site {
     pub(crate) fn new(key: SiteKey, hosts: Vec<RankedHost>) -> Self {
         Self {
             key,
+            lease: None,
             hosts: hosts.into_iter().map(SiteHost::new).collect(),
             addresses: Addresses::Unknown,
             addresses_expire: None,

@@ -410,8 +410,8 @@ closed_label! {
         SlowIntake = "slow_delay",
         /// `queue.content_cache_size_max`
         ContentCache = "content_cache_size_max",
-        /// `delivery.connections_per_site_per_core_max`
-        ConnectionsPerSite = "connections_per_site_per_core_max",
+        /// `delivery.connections_per_site_max`: a site could use a connection more.
+        ConnectionsPerSite = "connections_per_site_max",
         /// The bounded channel of event records.
         EventChannel = "event_channel",
         /// `delivery.tls_broken_per_core_max`

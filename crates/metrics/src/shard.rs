@@ -146,6 +146,16 @@ metric_table! {
         "Outbound connections that became ready.";
     connect_failures: Family<ConnectFailure, Counter> = "ringpost_connect_failures_total", Count,
         "Outbound connections that never became ready, by reason.";
+    sites_waiting: Gauge = "ringpost_sites_waiting", Count,
+        "Sites that could use a connection more and have to wait, as all that the server may have are taken or on their way.";
+    leases_granted: Counter = "ringpost_leases_granted_total", Count,
+        "Slots for connections that the shard was given by the owners of limits.";
+    leases_recalled: Counter = "ringpost_leases_recalled_total", Count,
+        "Times that the shard had to close connections because other shards lacked their slots.";
+    lease_messages: Counter = "ringpost_lease_messages_total", Count,
+        "Messages about limits that the shard sent to other shards.";
+    leases_out: Gauge = "ringpost_leases_out", Count,
+        "Slots that all shards have of the limits that the shard owns.";
     transactions_ready: Gauge = "ringpost_transactions_ready", Count,
         "Transactions that could start and wait for a connection.";
     transactions_returned: Counter = "ringpost_transactions_returned_total", Count,

@@ -16,6 +16,15 @@ use crate::pool::{ConnectFailure, Connection, ConnectionId, OpenFailure, Phase, 
 use crate::site::{Addresses, Candidate, LastFailure, SiteId, SiteState, backoff};
 use crate::tls::TlsPolicy;
 
+/// What came of the wish for one more connection.
+enum Opening {
+    Begun,
+    /// A slot is asked for, and the site will be roused by that or by its addresses.
+    LacksSlot,
+    /// It has to wait for something else, or cannot be.
+    Waits,
+}
+
 impl Engine {
     /// Takes that a connection could not be made; it is over.
     pub fn handle_connect_failed(&mut self, now: Now, id: ConnectionId, failure: ConnectFailure) {
@@ -120,17 +129,25 @@ impl Engine {
         // Each round wakes or opens one connection, of which there is a limited number.
         while let Some(site) = self.sites.get_mut(id.0) {
             if site.ready.len() <= site.counts.expecting() {
-                return;
+                break;
             }
             if let Some(connection) = site.idle.pop() {
                 self.wake(connection);
-            } else if !self.open(id) {
-                return;
+                continue;
             }
+            match self.open(id) {
+                Opening::Begun => {}
+                // It goes on when there is a slot.
+                Opening::LacksSlot => return,
+                Opening::Waits => break,
+            }
+        }
+        if let Some(lease) = self.sites.get(id.0).and_then(|site| site.lease) {
+            self.leases.has_enough(lease, id);
         }
     }
 
-    fn wake(&mut self, id: ConnectionId) {
+    pub(super) fn wake(&mut self, id: ConnectionId) {
         if let Some(Connection { phase: Phase::Idle { until }, .. }) = self.connections.get(&id) {
             let until = *until;
             self.set_phase(id, Phase::Woken { until });
@@ -138,37 +155,47 @@ impl Engine {
         }
     }
 
-    /// Opens a connection to a site; `false` when that must wait or cannot be.
-    fn open(&mut self, id: SiteId) -> bool {
+    /// Opens a connection to a site, if that can be now.
+    fn open(&mut self, id: SiteId) -> Opening {
         let now = self.now.monotonic;
-        let Some(site) = self.sites.get_mut(id.0) else { return false };
+        if self.is_halted {
+            return Opening::Waits;
+        }
+        let Some(site) = self.sites.get_mut(id.0) else { return Opening::Waits };
         if let SiteState::Throttled { until } = site.state {
             if until > now {
                 self.timers.insert((until, Timer::Open(id)));
-                return false;
+                return Opening::Waits;
             }
             site.state = SiteState::Probing;
         }
         site.end_slow_mode(now);
-        if site.room(&self.config) == 0 {
-            return false;
+        let room = site.room(&self.config);
+        if room == 0 {
+            return Opening::Waits;
         }
+        let lacks = room.min(site.ready.len().saturating_sub(site.counts.expecting())) as u64;
+        let Some(lease) = site.lease else { return Opening::Waits };
         if site.needs_addresses(now) {
             self.resolve_addresses(id);
         }
-        let Some(site) = self.sites.get_mut(id.0) else { return false };
+        let Some(site) = self.sites.get_mut(id.0) else { return Opening::Waits };
         if site.addresses == Addresses::Resolving && !site.may_choose() {
-            return false;
+            // Asked for at once: a slot is on its way while the addresses are looked up.
+            self.leases.has_slot(now, lease, id, lacks);
+            return Opening::LacksSlot;
         }
         let mut walk = Walk::new();
         let first = site.next_candidate(now, &self.config, &mut self.random, &mut walk);
         let in_use = site.counts.established() + site.counts.opening > 0;
         match first {
+            // Asked for last: what cannot be used now would be given back, and the answer to that would rouse the site.
+            Some(_) if !self.leases.has_slot(now, lease, id, lacks) => Opening::LacksSlot,
             Some(first) => {
                 self.start_opening(id, first, walk);
-                true
+                Opening::Begun
             }
-            None if in_use => false,
+            None if in_use => Opening::Waits,
             None => {
                 // Nothing is up, and what there is failed a moment ago: wait for the first.
                 match site.skipped_until() {
@@ -179,7 +206,7 @@ impl Engine {
                     }
                     _ => self.fail_without_address(id),
                 }
-                false
+                Opening::Waits
             }
         }
     }
@@ -216,6 +243,9 @@ impl Engine {
         self.next_connection += 1;
         let id = ConnectionId(self.next_connection);
         site.counts.opening += 1;
+        if let Some(lease) = site.lease {
+            self.leases.take(lease);
+        }
         self.stats.connects += 1;
         self.actions.push_back(Action::Connect {
             connection: id,
@@ -325,6 +355,9 @@ impl Engine {
         let connection = self.connections.remove(&id)?;
         if let Some(site) = self.sites.get_mut(connection.site.0) {
             *connection.phase.count(&mut site.counts) -= 1;
+            if let Some(lease) = site.lease {
+                self.leases.release(lease);
+            }
             if let Phase::Idle { .. } = connection.phase {
                 site.idle.retain(|idle| *idle != id);
             }

@@ -4,6 +4,7 @@ mod connect;
 mod flush;
 mod forget;
 mod intake;
+mod leases;
 mod parking;
 mod resolve;
 mod rules;
@@ -35,6 +36,8 @@ use crate::clock::{Clock, Stamp};
 use crate::config::DeliveryConfig;
 use crate::destination::{DestinationState, Destinations};
 use crate::dns::{DnsAction, QueryToken, Resolver};
+use crate::limit::leases::Leases;
+use crate::limit::{LeaseMessage, ShardNumber};
 use crate::login::LoginProfile;
 use crate::pool::{Connection, ConnectionId};
 use crate::random::{Random, SeededMap, SeededState};
@@ -176,12 +179,14 @@ pub struct SiteChange {
 ///   [`handle_connect_failed`](Self::handle_connect_failed),
 ///   [`handle_ready`](Self::handle_ready), [`handle_report`](Self::handle_report),
 ///   [`handle_job_failed`](Self::handle_job_failed), [`handle_closed`](Self::handle_closed),
-///   [`handle_timeout`](Self::handle_timeout).
+///   [`handle_timeout`](Self::handle_timeout),
+///   [`handle_lease_message`](Self::handle_lease_message).
 /// - C, commands: [`next_job`](Self::next_job), [`narrow_job`](Self::narrow_job),
 ///   [`begin_forgetting`](Self::begin_forgetting), [`forget_some`](Self::forget_some),
 ///   [`flush_some`](Self::flush_some),
-///   [`reconfigure`](Self::reconfigure).
+///   [`reconfigure`](Self::reconfigure), [`halt`](Self::halt).
 /// - D, what to do: [`poll_action`](Self::poll_action) until `None`, then
+///   [`poll_lease_message`](Self::poll_lease_message) until `None`, then
 ///   [`poll_timeout`](Self::poll_timeout), after each call of B or C. And, whenever there is time for
 ///   it, [`poll_settlement`](Self::poll_settlement): outcomes without a transaction, of which there may
 ///   be very many, wait here until the driver can commit them.
@@ -215,6 +220,9 @@ pub struct Engine {
     destinations: Destinations,
     sites: Table<Site>,
     site_by_key: SeededMap<SiteKey, SiteId>,
+    leases: Leases,
+    /// Whether nothing is opened any more.
+    is_halted: bool,
     /// Sites that wait for addresses of a host.
     address_waiters: SeededMap<Rc<str>, Vec<SiteId>>,
     /// When to see to places with work that must wait.
@@ -255,6 +263,7 @@ impl Engine {
         let resolver = Resolver::new(config.dns.clone(), random.fork().next_u64());
         let state = SeededState::new(&mut random);
         let broken_tls = BrokenTls::new(&mut random);
+        let leases = Leases::new(config.connections_per_site_max, &mut random);
         Self {
             routes: Routes::new(&config),
             destinations: Destinations::new(&mut random),
@@ -263,6 +272,8 @@ impl Engine {
             clock: Clock::new(now),
             resolver,
             sites: Table::new(),
+            leases,
+            is_halted: false,
             site_by_key: SeededMap::with_hasher(state.clone()),
             address_waiters: SeededMap::with_hasher(state.clone()),
             timers: BTreeSet::new(),
@@ -305,6 +316,7 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.resolver.handle_timeout(now.monotonic);
+        self.leases.handle_timeout(now.monotonic);
         self.drain_answers();
         for _ in 0..TIMERS_MAX {
             let Some(&(at, timer)) = self.timers.first() else { break };
@@ -333,6 +345,7 @@ impl Engine {
         self.now = now;
         self.routes = Routes::new(&config);
         self.resolver.reconfigure(config.dns.clone());
+        self.leases.reconfigure(config.connections_per_site_max);
         self.config = config;
         self.forget_again();
         self.end_silence();
@@ -368,6 +381,7 @@ impl Engine {
 
     /// Returns the next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
+        self.settle_leases();
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
@@ -386,7 +400,8 @@ impl Engine {
         let timer = self.timers.first().map(|(at, _)| *at);
         let astray = (!self.astray.is_empty()).then_some(now);
         let resolver = self.resolver.poll_timeout();
-        [resolver, due, timer, astray, self.sweep_at].into_iter().flatten().min()
+        let leases = self.leases.poll_timeout();
+        [resolver, due, timer, astray, leases, self.sweep_at].into_iter().flatten().min()
     }
 
     /// The engine's time.
@@ -441,6 +456,9 @@ impl Engine {
                 && let Some(site) = self.sites.remove(index)
             {
                 self.site_by_key.remove(&site.key);
+                if let Some(lease) = site.lease {
+                    self.leases.leave(now, lease, SiteId(index));
+                }
             }
         }
         self.broken_tls.forget_old(now);

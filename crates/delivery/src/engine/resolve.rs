@@ -14,6 +14,7 @@ use crate::attempt::Attempt;
 use crate::config::Smarthost;
 use crate::destination::DestinationState;
 use crate::dns::{Answer, LookupResult, Question, RecordKind, special_addresses};
+use crate::limit::LimitKey;
 use crate::login::LoginProfile;
 use crate::mx::{self, RankedHost, Selection};
 use crate::outcome::{self, Meaning, Unroutable, Verdict};
@@ -156,6 +157,10 @@ impl Engine {
             return *id;
         }
         let id = SiteId(self.sites.insert(make(key.clone())));
+        let lease = self.leases.join(LimitKey::site(&key.name), id);
+        if let Some(site) = self.sites.get_mut(id.0) {
+            site.lease = Some(lease);
+        }
         self.site_by_key.insert(key, id);
         id
     }

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use super::Engine;
 use crate::attempt::Reason;
 use crate::dns::DnsStats;
+use crate::limit::leases::LeaseStats;
 use crate::rules::RuleStats;
-use crate::site::{Counts, SiteState};
+use crate::site::{Counts, Site, SiteState};
 use crate::tls::TlsLevel;
 
 /// Counters since the engine was made, and current values.
@@ -64,6 +65,8 @@ pub struct EngineStats {
     pub destinations_parked: usize,
     /// The resolver's counters.
     pub dns: DnsStats,
+    /// What became of limits.
+    pub leases: LeaseStats,
 }
 
 /// One site as an operator sees it.
@@ -87,8 +90,12 @@ pub struct SiteView {
     pub last_failure: Option<Rc<Reason>>,
     /// Connections by phase.
     pub connections: Counts,
-    /// Connections that it may have now.
+    /// Connections that it may have now, if its slots of the limit allow.
     pub connections_max: usize,
+    /// Slots of its limit that the shard has.
+    pub slots_held: u64,
+    /// Slots that connections of the shard have.
+    pub slots_used: u64,
     /// Destinations that lead to it.
     pub destinations: usize,
 }
@@ -103,6 +110,7 @@ impl Engine {
             destinations: self.destinations.len(),
             sites: self.sites.len(),
             dns: self.resolver.stats(),
+            leases: self.leases.stats(),
             tls_broken: self.broken_tls.len(),
             tls_broken_overflows: self.broken_tls.overflows(),
             ..self.stats
@@ -133,7 +141,9 @@ impl Engine {
 
     /// Returns all sites.
     pub fn site_views(&self) -> impl Iterator<Item = SiteView> {
-        self.sites.iter().map(|(_, site)| SiteView {
+        let slots =
+            |site: &Site| site.lease.map_or((0, 0), |lease| self.leases.held_and_used(lease));
+        self.sites.iter().map(move |(_, site)| SiteView {
             name: Rc::clone(&site.key.name),
             port: site.key.port,
             tls: site.key.tls.level,
@@ -144,6 +154,8 @@ impl Engine {
             last_failure: site.last_failure.as_ref().map(|one| Rc::clone(&one.verdict.reason)),
             connections: site.counts,
             connections_max: site.window(&self.config),
+            slots_held: slots(site).0,
+            slots_used: slots(site).1,
             destinations: site.destinations,
         })
     }

@@ -41,7 +41,10 @@ impl Engine {
         site.end_slow_mode(now.monotonic);
         let used_up = used_up || site.must_shed();
         let surplus = site.counts.total() > site.window(&self.config);
-        let work = if used_up { None } else { site.ready.pop() };
+        let is_recalled = site.lease.is_some_and(|lease| self.leases.excess(lease) > 0)
+            && self.is_in_excess(site_id);
+        let Some(site) = self.sites.get_mut(site_id.0) else { return Next::Close };
+        let work = if used_up || is_recalled { None } else { site.ready.pop() };
         if let Some(work) = work {
             let job = Job {
                 id: work.message,
@@ -59,7 +62,8 @@ impl Engine {
             self.stats.jobs += 1;
             return Next::Deliver(job);
         }
-        if used_up || surplus || idle_until <= now.monotonic {
+        let is_missed = site.lease.is_some_and(|lease| self.leases.is_pressed(lease, site_id));
+        if used_up || surplus || is_recalled || is_missed || idle_until <= now.monotonic {
             self.set_phase(id, Phase::Closing);
             self.dispatch(site_id);
             return Next::Close;

@@ -209,7 +209,7 @@ fn check_delivery(found: &mut Findings, config: &Config) {
         &["delivery"],
         &[
             ("port", delivery.port == 0),
-            ("connections_per_site_per_core_max", delivery.connections_per_site_per_core_max == 0),
+            ("connections_per_site_max", delivery.connections_per_site_max == 0),
             ("transactions_per_connection_max", delivery.transactions_per_connection_max == 0),
             ("recipients_per_transaction_max", delivery.recipients_per_transaction_max == 0),
             ("idle_timeout", delivery.idle_timeout.is_zero()),

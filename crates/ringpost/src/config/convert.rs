@@ -150,7 +150,7 @@ impl ConfigSnapshot {
             hostname: self.hostname().into(),
             routes: self.config().route.iter().map(|section| self.route(section)).collect(),
             port: delivery.port,
-            connections_per_site_max: delivery.connections_per_site_per_core_max,
+            connections_per_site_max: delivery.connections_per_site_max,
             transactions_per_connection_max: delivery.transactions_per_connection_max,
             recipients_per_transaction_max: delivery.recipients_per_transaction_max,
             idle_timeout: delivery.idle_timeout,

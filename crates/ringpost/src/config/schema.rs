@@ -246,8 +246,8 @@ pub struct DeliverySection {
     pub helo_name: Option<String>,
     /// Port of hosts found by MX. Default: 25.
     pub port: u16,
-    /// Connections to one site from one core. Default: 20.
-    pub connections_per_site_per_core_max: usize,
+    /// Connections to one site from the whole server. Default: 20.
+    pub connections_per_site_max: usize,
     /// Transactions on one connection. Default: 1000.
     pub transactions_per_connection_max: u32,
     /// Recipients in one transaction. Default: 100.
@@ -324,7 +324,7 @@ impl Default for DeliverySection {
         Self {
             helo_name: None,
             port: 25,
-            connections_per_site_per_core_max: 20,
+            connections_per_site_max: 20,
             transactions_per_connection_max: 1000,
             recipients_per_transaction_max: 100,
             idle_timeout: Duration::from_secs(10),

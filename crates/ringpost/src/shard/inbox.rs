@@ -1,15 +1,20 @@
 //! What the rest of the process tells a shard, which looks at it at its tick.
 //!
+//! What shards say to each other about limits always arrives, too: a newer message about a limit replaces an
+//! older one that was not read, so there is no more of it than there are limits.
+//!
 //! Orders of the process, to stop and to decide by another configuration, always arrive: they have a place
 //! of their own, in which a later one replaces an earlier one. Requests, which clients and operators can
 //! cause at any rate, wait in a queue with an end, and are refused when that is full.
 
 use std::{
+    collections::BTreeMap,
     fmt, mem,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use ringpost_delivery::{LeaseMessage, LimitKey, ShardNumber};
 use thiserror::Error;
 
 use crate::{config::ConfigSnapshot, control::AdminRequest};
@@ -39,24 +44,32 @@ pub enum RequestRefusal {
     Ended,
 }
 
+/// What shards have said about limits, by sender and topic.
+type LeaseMail = BTreeMap<(ShardNumber, (bool, LimitKey)), LeaseMessage>;
+
 /// How a shard is told something, from any thread. Clones lead to the same shard.
 #[derive(Clone)]
 pub struct ShardHandle {
     orders: Arc<Mutex<ShardOrders>>,
     requests: Sender<AdminRequest>,
+    leases: Arc<Mutex<LeaseMail>>,
 }
 
 /// Where a shard finds what it is told.
 pub struct ShardInbox {
     orders: Arc<Mutex<ShardOrders>>,
     requests: Receiver<AdminRequest>,
+    leases: Arc<Mutex<LeaseMail>>,
 }
 
 /// Makes an inbox, and what leads to it.
 pub fn shard_inbox() -> (ShardHandle, ShardInbox) {
     let orders = Arc::<Mutex<ShardOrders>>::default();
+    let leases = Arc::<Mutex<LeaseMail>>::default();
     let (sender, requests) = bounded(REQUESTS_MAX);
-    (ShardHandle { orders: Arc::clone(&orders), requests: sender }, ShardInbox { orders, requests })
+    let handle =
+        ShardHandle { orders: Arc::clone(&orders), requests: sender, leases: Arc::clone(&leases) };
+    (handle, ShardInbox { orders, requests, leases })
 }
 
 impl ShardHandle {
@@ -72,6 +85,12 @@ impl ShardHandle {
 
     fn order(&self, change: impl FnOnce(&mut ShardOrders)) {
         change(&mut self.orders.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Tells the shard what another one says about a limit, in place of what that one has said about it before.
+    pub fn tell(&self, from: ShardNumber, message: LeaseMessage) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.insert((from, message.topic()), message);
     }
 
     /// Asks the shard something. Who asks learns from the end of its channel for the answer, too, that the
@@ -92,6 +111,12 @@ impl ShardInbox {
     /// Takes what has been ordered since this was called last.
     pub fn take_orders(&self) -> ShardOrders {
         mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes what other shards have said about limits since this was called last, and who has said it.
+    pub fn take_lease_messages(&self) -> impl Iterator<Item = (ShardNumber, LeaseMessage)> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *leases).into_iter().map(|((from, _), message)| (from, message))
     }
 
     /// Takes the next request, if one waits.
@@ -121,6 +146,7 @@ impl fmt::Debug for ShardInbox {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_delivery::{SlotDemand, SlotGrant};
     use tokio::sync::oneshot;
 
     use super::*;
@@ -138,6 +164,41 @@ mod tests {
             memory: None,
         };
         Arc::new(parse("[listener.main]\naddresses = [\"127.0.0.1:25\"]\n", &facts).unwrap())
+    }
+
+    #[test]
+    fn what_is_said_about_a_limit_replaces_what_the_same_shard_said_before() {
+        let (handle, inbox) = shard_inbox();
+        let demand = |key: &str, wanted| {
+            LeaseMessage::Demand(SlotDemand {
+                key: LimitKey::site(key),
+                epoch: 1,
+                wanted,
+                wished: wanted,
+                returned: 0,
+                is_last: false,
+            })
+        };
+        let grant = |granted| {
+            LeaseMessage::Grant(SlotGrant {
+                key: LimitKey::site("a"),
+                epoch: 1,
+                granted,
+                keep: u32::MAX,
+                is_pressed: false,
+            })
+        };
+        for wanted in 1..1000 {
+            handle.tell(1, demand("a", wanted));
+            handle.tell(1, demand("b", wanted));
+            handle.tell(2, demand("a", wanted));
+            handle.tell(1, grant(wanted));
+        }
+        let taken: Vec<_> = inbox.take_lease_messages().collect();
+        let last =
+            [(1, demand("a", 999)), (1, demand("b", 999)), (1, grant(999)), (2, demand("a", 999))];
+        assert_eq!(taken, last);
+        assert_eq!(inbox.take_lease_messages().count(), 0, "each is given once");
     }
 
     #[test]

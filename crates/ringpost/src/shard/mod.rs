@@ -100,6 +100,8 @@ pub(crate) struct Shard<R: Runtime> {
     events_given_up: Cell<u64>,
     /// Addresses that fail at TLS and found no room, at the last look.
     tls_overflows: Cell<u64>,
+    /// Times that a site lacked a slot, at the last look.
+    slot_waits: Cell<u64>,
     metrics: ShardMetrics,
     health: Option<Arc<ShardHealth>>,
     /// Where mail for `<Postmaster>` without a domain belongs (RFC 5321 §4.5.1).

@@ -2,7 +2,9 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use ringpost_delivery::{Action, LoginProfile, SiteChange, TlsPolicy};
+use ringpost_delivery::{
+    Action, ConnectFailure, LeaseMessage, LoginProfile, ShardNumber, SiteChange, TlsPolicy,
+};
 use ringpost_session::client::ClientTls;
 
 use super::{Shard, outbound, outbound::tls::TlsTarget, resolver};
@@ -10,7 +12,8 @@ use crate::auth::Login;
 use crate::runtime::{Containment, Runtime};
 
 impl<R: Runtime> Shard<R> {
-    /// Carries out what the engine wants done. Nothing here calls back into the engine.
+    /// Carries out what the engine wants done. Nothing here calls back into the engine, but to say that a
+    /// connection is not made.
     pub(super) fn carry_out_actions(self: &Rc<Self>) {
         loop {
             let action = self.engine.borrow_mut().poll_action();
@@ -22,7 +25,13 @@ impl<R: Runtime> Shard<R> {
                     self.runtime.spawn(Containment::Process, query);
                 }
                 // Nothing is begun any more; the work stays in the queue for the next start.
-                Some(Action::Connect { .. }) if !self.may_deliver() => {}
+                Some(Action::Connect { connection, .. }) if !self.may_deliver() => {
+                    let mut engine = self.engine.borrow_mut();
+                    engine.halt(self.now());
+                    // Its slot is for the other shards.
+                    let failure = ConnectFailure::LocalResource;
+                    engine.handle_connect_failed(self.now(), connection, failure);
+                }
                 Some(Action::Connect {
                     connection,
                     address,
@@ -57,6 +66,11 @@ impl<R: Runtime> Shard<R> {
                 Some(Action::SiteChanged(change)) => log_change(&change),
             }
         }
+        while let Some((to, message)) = self.poll_lease_message() {
+            if let Some(shard) = self.shards.get(usize::from(to)) {
+                shard.tell(self.number, message);
+            }
+        }
         if self.engine.borrow().has_settlements() {
             self.settlements.look();
         }
@@ -64,6 +78,10 @@ impl<R: Runtime> Shard<R> {
 }
 
 impl<R: Runtime> Shard<R> {
+    fn poll_lease_message(&self) -> Option<(ShardNumber, LeaseMessage)> {
+        self.engine.borrow_mut().poll_lease_message()
+    }
+
     /// What a policy takes to shake hands. Looked for at once, as a reload may change it.
     fn tls_target(&self, policy: Arc<TlsPolicy>) -> TlsTarget {
         let is_plain = policy.session() == ClientTls::Off;

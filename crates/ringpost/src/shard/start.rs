@@ -169,7 +169,8 @@ fn start<R: Runtime>(
 
     let now = Now { monotonic: runtime.now(), unix_ms: runtime.unix_ms() };
     let delivery_config = Arc::new(config.delivery_config());
-    let engine = Engine::new(delivery_config, runtime.random_seed(), now);
+    let shards = u16::try_from(options.shards.len()).unwrap_or(u16::MAX);
+    let engine = Engine::new(delivery_config, runtime.random_seed(), now).among(number, shards);
     let cache_size = config.config().queue.content_cache_size_max;
     let cache = ContentCache::new(usize::try_from(cache_size).unwrap_or(usize::MAX));
     let shard = Rc::new(Shard {
@@ -193,6 +194,7 @@ fn start<R: Runtime>(
         events: Events::new(options.events),
         events_given_up: Cell::default(),
         tls_overflows: Cell::default(),
+        slot_waits: Cell::default(),
         metrics,
         watermarks: Arc::clone(health.watermarks()),
         queue_pressure: Cell::default(),

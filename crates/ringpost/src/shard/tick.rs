@@ -49,6 +49,12 @@ pub(super) async fn run<R: Runtime>(shard: Rc<Shard<R>>, inbox: ShardInbox) {
         if orders.stop {
             stop_at.get_or_insert_with(|| now + shard.begin_stop());
         }
+        for (from, message) in inbox.take_lease_messages() {
+            shard.with_engine(|engine, now| engine.handle_lease_message(now, from, message));
+        }
+        if !shard.may_deliver() {
+            shard.with_engine(ringpost_delivery::Engine::halt);
+        }
         while let Some(request) = inbox.poll_request() {
             shard.answer(request);
         }
@@ -212,6 +218,14 @@ impl<R: Runtime> Shard<R> {
         let overflows = stats.tls_broken_overflows;
         let new = overflows - self.tls_overflows.replace(overflows);
         metrics.limit_hits.with(Limit::TlsBrokenMax).increment(new);
+        let waits = stats.leases.waits;
+        let new = waits - self.slot_waits.replace(waits);
+        metrics.limit_hits.with(Limit::ConnectionsPerSite).increment(new);
+        metrics.sites_waiting.set(stats.leases.waiting as f64);
+        metrics.leases_granted.absolute(stats.leases.granted);
+        metrics.leases_recalled.absolute(stats.leases.recalled);
+        metrics.lease_messages.absolute(stats.leases.messages);
+        metrics.leases_out.set(stats.leases.out as f64);
         metrics.dns_lookups.absolute(stats.dns.lookups);
         metrics.dns_timeouts.absolute(stats.dns.timeouts);
         metrics.dns_foreign_datagrams.absolute(stats.dns.foreign_datagrams);

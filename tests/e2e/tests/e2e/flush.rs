@@ -18,7 +18,7 @@ fn server(sink: &Sink, from: &str) -> Result<Server> {
     server
         .config
         .set("delivery", "retry", "[\"1h\"]")
-        .set("delivery", "connections_per_site_per_core_max", "3")
+        .set("delivery", "connections_per_site_max", "3")
         .set("listener.main", "etrn_from", from);
     server.start()?;
     Ok(server)

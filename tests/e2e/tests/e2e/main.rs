@@ -37,6 +37,7 @@ mod resources;
 mod rows;
 mod rules;
 mod self_check;
+mod sharing;
 mod signals;
 mod stress;
 mod syncs;

@@ -21,7 +21,7 @@ fn server(sink: &Sink, offers: bool) -> Result<Server> {
     server
         .config
         .route("*", sink.address())
-        .set("delivery", "connections_per_site_per_core_max", "1")
+        .set("delivery", "connections_per_site_max", "1")
         .set("listener.main", "future_release_max", "\"8s\"")
         .set("listener.main", "mt_priority", if offers { "true" } else { "false" })
         .set("listener.main", "mt_priority_max", "5");

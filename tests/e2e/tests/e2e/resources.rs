@@ -34,11 +34,7 @@ fn nothing_acknowledged_is_lost_when_the_kernel_takes_the_memory_back() -> Resul
     };
     let sink = Sink::scripted(slow)?;
     let mut server = Server::prepare()?;
-    server.config.route("*", sink.address()).set(
-        "delivery",
-        "connections_per_site_per_core_max",
-        "3",
-    );
+    server.config.route("*", sink.address()).set("delivery", "connections_per_site_max", "3");
     let mut load = Load::new(server.smtp(), "oom", 8, None);
     load.size = 60_000;
     let mut load = Some(load);

@@ -20,9 +20,8 @@ const PENDING_MAX: f64 = (64 << 20) as f64;
 pub(super) struct Limits {
     /// Sites that each remote host has served; `None` if domains may go elsewhere while mail is on its way.
     sites: Option<Vec<BTreeSet<Site>>>,
-    /// The most connections to one site from one shard that were allowed so far.
+    /// The most connections to one site from all shards that were allowed so far.
     connections_max: u64,
-    shards: u64,
     cache_size: f64,
     /// The last durable frame of each shard.
     durable: BTreeMap<u16, Lsn>,
@@ -35,7 +34,6 @@ impl Limits {
         Self {
             sites,
             connections_max: plan.settings.connections_max,
-            shards: u64::from(plan.shards),
             cache_size: plan.settings.cache_size as f64,
             durable: BTreeMap::new(),
             looks: 0,
@@ -54,12 +52,12 @@ impl Limits {
         for (number, sites) in self.sites.iter().flatten().enumerate() {
             let sites = sites.len() as u64;
             let open = world.net().held(SERVER, build::host_address(number)) as u64;
-            let allowed = sites * self.connections_max * self.shards;
+            let allowed = sites * self.connections_max;
             if open > allowed {
                 world.violate(format!(
                     "more connections than allowed: {open} to host {number}, which serves {sites} \
-                     sites; allowed are {} for each of {} shards",
-                    self.connections_max, self.shards
+                     sites; allowed are {} for each of them",
+                    self.connections_max
                 ));
             }
         }

@@ -184,7 +184,7 @@ impl Settings {
         let timeout = seconds(self.timeout);
         let _ = write!(
             text,
-            "[delivery]\neight_bit = \"{}\"\nretry = [{}]\nextensions_off = [{}]\nconnections_per_site_per_core_max = {}\n\
+            "[delivery]\neight_bit = \"{}\"\nretry = [{}]\nextensions_off = [{}]\nconnections_per_site_max = {}\n\
              recipients_per_transaction_max = {}\ntransactions_per_connection_max = {}\n",
             if self.converts { "convert" } else { "bounce" },
             retry.join(", "),
