@@ -64,6 +64,8 @@ pub struct Attempt {
     pub finished: Instant,
     /// Whether the host offers DSN (RFC 3461), and so reports on what it has taken.
     pub reports: bool,
+    /// Whether the host offers DELIVERBY (RFC 2852), and so sees to the time of what it has taken.
+    pub sees_to_time: bool,
     /// What TLS the connection had; `None` in plain text, and when there was no transaction.
     pub tls: Option<ClientTlsInfo>,
 }
@@ -78,6 +80,7 @@ impl Attempt {
             started: at,
             finished: at,
             reports: false,
+            sees_to_time: false,
             tls: None,
         }
     }

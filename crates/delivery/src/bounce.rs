@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 
+use ringpost_protocol::deliver_by::ByMode;
 use ringpost_protocol::dsn::{Action, DeliveryReport, DsnRecipient, Returned};
 use ringpost_protocol::envelope::{BodyType, Envelope, Utf8};
-use ringpost_protocol::notify::Return;
+use ringpost_protocol::notify::{Notify, Return};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::status::EnhancedStatusCode;
 use ringpost_queue::{Disposition, MessageId};
@@ -46,8 +47,20 @@ pub fn told(envelope: &Envelope, attempt: &Attempt, settled: &Settled) -> Option
     match settled.disposition {
         Disposition::Bounced | Disposition::Expired => notify.failure.then_some(Action::Failed),
         Disposition::Deferred { .. } => (settled.warns && notify.delay).then_some(Action::Delayed),
-        Disposition::Delivered => (notify.success && !attempt.reports).then_some(Action::Relayed),
+        Disposition::Delivered => {
+            let is_told_of_time = is_told_of_time(envelope, attempt, notify);
+            (is_told_of_time || (notify.success && !attempt.reports)).then_some(Action::Relayed)
+        }
     }
+}
+
+/// Whether the originator is told that a host has taken the message, because of the time that it has given
+/// for its delivery (RFC 2852): that nobody sees to it any more, or where the message went, if it was to be
+/// traced. As for delays, not when NOTIFY asks for neither delays nor success.
+fn is_told_of_time(envelope: &Envelope, attempt: &Attempt, notify: Notify) -> bool {
+    let Some(by) = envelope.deliver_by else { return false };
+    (by.trace || (by.mode == ByMode::Notify && !attempt.sees_to_time))
+        && (notify.delay || notify.success)
 }
 
 /// Whether the report on a settlement returns the whole message, if that is small enough: when RET asks
@@ -76,7 +89,11 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         .filter_map(|settled| {
             let index = usize::from(settled.index.0);
             let action = told(context.envelope, &settlement.attempt, settled)?;
-            Some((context.envelope.forward_paths.get(index)?, settled, words(action, settled)))
+            Some((
+                context.envelope.forward_paths.get(index)?,
+                settled,
+                words(context.envelope, action, settled),
+            ))
         })
         .collect();
     if texts.is_empty() {
@@ -113,6 +130,7 @@ pub fn report(context: &BounceContext<'_>, settlement: &Settlement) -> Option<(E
         report_id: &context.report_id.to_string(),
         unix_seconds: context.now_unix_ms / 1000,
         arrival_unix_seconds: context.received_unix_ms / 1000,
+        deliver_by_unix_seconds: context.envelope.deliver_by.map(|by| by.by_unix_ms / 1000),
         reverse_path: &context.envelope.reverse_path,
         envelope_id: context.envelope.dsn.envelope_id(),
         recipients: &recipients,
@@ -141,12 +159,18 @@ struct Told {
     text: String,
 }
 
-fn words(action: Action, settled: &Settled) -> Told {
+fn words(envelope: &Envelope, action: Action, settled: &Settled) -> Told {
     let reason = &settled.reason;
     let text = reason.text.to_string();
+    if action == Action::Delayed && envelope.deliver_by.is_some() {
+        let status = EnhancedStatusCode::new(4, 4, 7);
+        let words = format!("not delivered in the time that was given for it; {text}");
+        return Told { action, status, text: words };
+    }
     if settled.disposition == Disposition::Expired {
         let mut words = String::from("delivery time expired");
-        if !text.is_empty() {
+        // That there was no time is no failure.
+        if !text.is_empty() && reason.status.detail() != 7 {
             let _ = write!(words, "; last failure: {text}");
         }
         // RFC 3463 §3.5: 4.7 is delivery time expired; failed for good by now.
@@ -161,6 +185,7 @@ mod tests {
     use std::rc::Rc;
     use std::time::Instant;
 
+    use ringpost_protocol::deliver_by::DeliverBy;
     use ringpost_protocol::dsn::DeliveryStatus;
     use ringpost_protocol::notify::{EnvelopeId, Notify, OriginalRecipient, RecipientDsn};
     use ringpost_protocol::reply::{Reply, ReplyCode};
@@ -202,6 +227,7 @@ mod tests {
             started: now,
             finished: now,
             reports: false,
+            sees_to_time: false,
             tls: None,
         };
         Settlement { id: MessageId::from_u64(1), attempt, is_attempt: true, recipients }
@@ -353,6 +379,61 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// RFC 2852: who asked for a time is told when nobody sees to it any more, or of each host.
+    #[test]
+    fn the_originator_is_told_where_a_message_with_a_time_went() {
+        let (notify, returns) = (ByMode::Notify, ByMode::Return);
+        for (mode, trace, sees_to_time, asked, expected) in [
+            (notify, false, false, "", true),
+            (notify, false, false, "SUCCESS", true),
+            (notify, false, false, "DELAY", true),
+            (notify, false, false, "FAILURE", false),
+            (notify, false, false, "NEVER", false),
+            (notify, false, true, "", false),
+            (notify, true, true, "", true),
+            (returns, false, true, "", false),
+            (returns, true, true, "", true),
+            (returns, true, true, "NEVER", false),
+        ] {
+            let mut envelope = envelope("<me@origin.test>");
+            asks(&mut envelope, 0, asked, None);
+            let by_unix_ms = 1_700_000_100_000;
+            envelope.deliver_by = Some(DeliverBy { by_unix_ms, mode, trace, is_told: false });
+            let settled = settled(0, Disposition::Delivered, None);
+            // A host that offers DSN knows nothing of the time.
+            let attempt = Attempt {
+                reports: true,
+                sees_to_time,
+                ..settlement(vec![settled.clone()]).attempt
+            };
+            let action = expected.then_some(Action::Relayed);
+            assert_eq!(told(&envelope, &attempt, &settled), action, "{mode:?} {trace} {asked}");
+        }
+    }
+
+    #[test]
+    fn a_report_says_by_when_the_message_was_to_be_delivered() {
+        let mut envelope = envelope("<me@origin.test>");
+        let by_unix_ms = 1_700_000_000_000;
+        let mode = ByMode::Notify;
+        envelope.deliver_by = Some(DeliverBy { by_unix_ms, mode, trace: false, is_told: false });
+        let due = Disposition::Deferred { attempts: 1, due_unix_ms: 1, warned: true };
+        let late = Settled { warns: true, ..settled(0, due, None) };
+        let (_, content) = written(&envelope, vec![late]).unwrap();
+        let date = "\r\nDeliver-By-Date: Tue, 14 Nov 2023 22:13:20 +0000\r\n";
+        assert!(content.contains(date), "{content}");
+        let status = DeliveryStatus::parse(content.as_bytes()).unwrap();
+        let one = &status.recipients[0];
+        let code = one.status.unwrap().to_string();
+        assert_eq!((&*one.action, &*code), ("delayed", "4.4.7"));
+        // And what is returned without an attempt has no failure to name.
+        let mut over = settled(0, Disposition::Expired, None);
+        over.reason = Rc::clone(&crate::outcome::time_over().reason);
+        let (_, content) = written(&envelope, vec![over]).unwrap();
+        assert!(content.contains("delivery time expired") && content.contains("5.4.7"));
+        assert!(!content.contains("last failure"), "{content}");
     }
 
     #[test]

@@ -229,6 +229,7 @@ mod tests {
             recipients: recipients.into(),
             returns: 0,
             priority: Priority::NORMAL,
+            by: crate::work::ByTime::NONE,
         }
     }
 

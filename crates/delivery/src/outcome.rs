@@ -373,6 +373,12 @@ pub fn unroutable(why: Unroutable) -> Verdict {
     Verdict::local(meaning, subject, detail, text.into())
 }
 
+/// Returns what it means that a message may not be tried any more, as its time is over.
+pub(crate) fn time_over() -> Verdict {
+    let text = "not delivered in the time that was given for it";
+    Verdict::local(Meaning::Deferred, 4, 7, text.into())
+}
+
 /// Returns what it means that we could not send a message that we have.
 pub(crate) fn job_failure() -> Verdict {
     Verdict::local(Meaning::Deferred, 3, 0, "message could not be sent".into())

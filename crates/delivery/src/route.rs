@@ -69,8 +69,12 @@ impl Policy {
         work.expiry.min(work.since.after(self.lifetime))
     }
 
-    /// When the originator is to be told of the delay, if it is to be.
+    /// When the originator is to be told of the delay, if it is to be: when it has asked for that, or when the
+    /// policy says so.
     pub(crate) fn warns_at(&self, work: &Work, recipient: Recipient) -> Option<Stamp> {
+        if let Some(at) = work.by.notify_at(work.since) {
+            return (!recipient.is_warned()).then_some(at);
+        }
         let wanted = !self.delay_warning.is_zero() && !recipient.is_warned();
         wanted.then(|| work.since.after(self.delay_warning))
     }

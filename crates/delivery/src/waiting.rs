@@ -278,6 +278,7 @@ mod tests {
             recipients: Recipients::One(recipient),
             returns: 0,
             priority: Priority::new(level).unwrap(),
+            by: crate::work::ByTime::NONE,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Recipients of one message on their way to one place.
 
+use std::time::Duration;
+
 use ringpost_protocol::priority::Priority;
 use ringpost_queue::{MessageId, RecipientIndex};
 
@@ -90,6 +92,30 @@ impl From<Vec<Recipient>> for Recipients {
     }
 }
 
+/// What the time in which a message is to be delivered (RFC 2852) means for its work, in four octets: there
+/// are millions of works, and next to none has such a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByTime(u32);
+
+impl ByTime {
+    /// Nothing was said of a time.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+    /// The time is the expiry, and nothing is tried from then on.
+    pub(crate) const RETURN: Self = Self(u32::MAX - 1);
+
+    /// The originator is to be told at that time that the message is late. Whole seconds, rounded up.
+    pub(crate) fn notify(since: Stamp, by: Stamp) -> Self {
+        let seconds = by.0.saturating_sub(since.0).div_ceil(1000);
+        Self(u32::try_from(seconds).unwrap_or(u32::MAX).min(u32::MAX - 2))
+    }
+
+    /// When the originator is to be told.
+    pub(crate) fn notify_at(self, since: Stamp) -> Option<Stamp> {
+        let is_notify = !matches!(self, Self::NONE | Self::RETURN);
+        is_notify.then(|| since.after(Duration::from_secs(self.0.into())))
+    }
+}
+
 /// Recipients of one message that travel together.
 ///
 /// Work is moved, never copied: it is in the due wheel, waits for DNS, waits at a site, is in
@@ -106,9 +132,15 @@ pub(crate) struct Work {
     /// How often a connection died under it before it was tried.
     pub(crate) returns: u8,
     pub(crate) priority: Priority,
+    pub(crate) by: ByTime,
 }
 
 impl Work {
+    /// Whether it may not be tried any more.
+    pub(crate) fn is_over(&self, now: Stamp) -> bool {
+        self.by == ByTime::RETURN && self.expiry <= now
+    }
+
     /// Calls `part` with the parts of one destination each.
     pub(crate) fn by_destination(self, mut part: impl FnMut(Self)) {
         let recipients = self.recipients.as_slice();
@@ -133,6 +165,7 @@ impl Work {
             recipients: recipients.into(),
             returns: self.returns,
             priority: self.priority,
+            by: self.by,
         }
     }
 }
@@ -146,6 +179,18 @@ mod tests {
         // Millions of these wait for a destination that is down.
         assert!(size_of::<Work>() <= 48, "{}", size_of::<Work>());
         assert_eq!(size_of::<Recipient>(), 8);
+    }
+
+    #[test]
+    fn the_time_of_a_work_is_in_seconds_from_when_it_counts() {
+        for (by, expected) in [(0, 5_000), (5_000, 5_000), (5_001, 6_000), (65_000, 65_000)] {
+            let time = ByTime::notify(Stamp(5_000), Stamp(by));
+            assert_eq!(time.notify_at(Stamp(5_000)), Some(Stamp(expected)));
+        }
+        let endless = ByTime::notify(Stamp(0), Stamp(u64::MAX));
+        assert!(endless.notify_at(Stamp(0)) > Some(Stamp(1 << 40)));
+        assert_eq!(ByTime::NONE.notify_at(Stamp(0)), None);
+        assert_eq!(ByTime::RETURN.notify_at(Stamp(0)), None);
     }
 
     #[test]

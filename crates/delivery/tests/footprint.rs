@@ -29,6 +29,7 @@ fn message(id: u64, host: &Host, now: Now, due_unix_ms: Option<u64>) -> QueuedMe
         expiry_unix_ms: now.unix_ms + 432_000_000,
         priority: Priority::new(i8::try_from(id % 19).unwrap() - 9).unwrap(),
         tls_optional: id.is_multiple_of(100),
+        deliver_by: None,
         recipients: vec![QueuedRecipient {
             index: RecipientIndex(0),
             host: host.clone(),

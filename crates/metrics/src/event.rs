@@ -122,6 +122,9 @@ pub struct Reception<'a> {
     pub priority: i8,
     /// Whether its sender asks that it goes on without TLS rather than not at all; told if so.
     pub tls_optional: bool,
+    /// By when it is to be delivered, in milliseconds since 1970, and `return` or `notify` for what then; if the
+    /// client has said so.
+    pub deliver_by: Option<(u64, &'a str)>,
 }
 
 /// What a message is known by.
@@ -277,6 +280,9 @@ impl Reception<'_> {
         }
         if self.tls_optional {
             object.bool("tls_optional", true);
+        }
+        if let Some((unix_ms, mode)) = self.deliver_by {
+            object.time("deliver_by", unix_ms).string("deliver_by_mode", &mode);
         }
     }
 }

@@ -82,6 +82,8 @@ closed_label! {
         Loop = "loop",
         /// To be held for longer than `future_release_max`, or until a time that cannot be read.
         Hold = "hold",
+        /// There was too little time to deliver it in (DELIVERBY).
+        DeliverBy = "deliver_by",
         /// The header does not say clearly which tenant or campaign it belongs to.
         Label = "label",
         /// The user may not give that reverse-path.
@@ -390,6 +392,8 @@ closed_label! {
         FutureRelease = "future_release_max",
         /// `listener.mt_priority_max`: a message was to be more urgent, and is not.
         MtPriority = "mt_priority_max",
+        /// `listener.deliver_by_min`: a message was to be delivered in less time, and was refused.
+        DeliverBy = "deliver_by_min",
         /// What RCPT commands of one transaction ask for by the DSN extension.
         DsnParameters = "dsn_parameters_size_max",
         /// `queue.return_size_max`

@@ -30,6 +30,8 @@ metric_table! {
         "Header fields added to acknowledged messages that had none of the name, by field.";
     messages_labelled: Family<MessageLabel, Counter> = "ringpost_messages_labelled_total", Count,
         "Acknowledged messages whose tenant, or whose campaign, is known.";
+    messages_deliver_by: Counter = "ringpost_messages_deliver_by_total", Count,
+        "Acknowledged messages for which the client has said by when they are to be delivered.";
     messages_tls_optional: Counter = "ringpost_messages_tls_optional_total", Count,
         "Acknowledged messages whose senders ask that they go on without TLS rather than not at all.";
 

@@ -93,6 +93,8 @@ pub struct DeliveryReport<'a> {
     pub unix_seconds: u64,
     /// When the message was received.
     pub arrival_unix_seconds: u64,
+    /// By when the message was to be delivered, if its client has said that (RFC 2852).
+    pub deliver_by_unix_seconds: Option<u64>,
     /// The reverse-path of the message, to which the report goes.
     pub reverse_path: &'a ReversePath,
     /// What the client called the message, if it said so (RFC 3461 §4.4).
@@ -241,6 +243,10 @@ impl DeliveryReport<'_> {
         line(out, format_args!("Reporting-MTA: dns; {}", word(self.reporting_mta)));
         line(out, format_args!("X-Queue-ID: {}", word(self.queue_id)));
         date(out, "Arrival-Date", self.arrival_unix_seconds);
+        // RFC 2852 adds it to the fields of RFC 3464.
+        if let Some(seconds) = self.deliver_by_unix_seconds {
+            date(out, "Deliver-By-Date", seconds);
+        }
         for recipient in self.recipients {
             line(out, "");
             if let Some(original) = recipient.original {

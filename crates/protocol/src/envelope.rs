@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::deliver_by::{ByMode, DeliverBy};
 use crate::label::Labels;
 use crate::notify::DsnParameters;
 use crate::path::{ForwardPath, ReversePath};
@@ -86,6 +87,8 @@ pub struct Envelope {
     /// Whether its sender asks that it goes on without TLS rather than not at all (`TLS-Required: No`,
     /// RFC 8689 §3); not by default, and never together with `require_tls`.
     pub tls_optional: bool,
+    /// By when it is to be delivered (RFC 2852); at any time by default.
+    pub deliver_by: Option<DeliverBy>,
     /// On whose behalf it is sent, and as part of what; not known by default.
     pub labels: Labels,
 }
@@ -104,8 +107,16 @@ impl Envelope {
             priority,
             require_tls: false,
             tls_optional: false,
+            deliver_by: None,
             labels,
         }
+    }
+
+    /// When it is returned if it was not delivered, in milliseconds of Unix time; `u64::MAX` when the client
+    /// has said no such time (RFC 2852 §4).
+    pub fn returned_unix_ms(&self) -> u64 {
+        let by = self.deliver_by.filter(|by| by.mode == ByMode::Return);
+        by.map_or(u64::MAX, |by| by.by_unix_ms)
     }
 }
 

@@ -55,6 +55,9 @@ pub struct Extensions {
     pub mt_priority: bool,
     /// REQUIRETLS (RFC 8689).
     pub requiretls: bool,
+    /// DELIVERBY (RFC 2852): the shortest time in seconds that it takes with mode `R`, 0 if it has none;
+    /// `None` when it is not offered.
+    pub deliver_by: Option<u32>,
     /// AUTH (RFC 4954): the mechanisms, of those that we know; `None` when it is not offered.
     pub auth: Option<MechanismSet>,
     /// MAILMAX of LIMITS (RFC 9422 §4.1): transactions in one session.
@@ -99,6 +102,7 @@ impl Extensions {
             binary_mime: self.binary_mime && has(Extension::BinaryMime),
             dsn: self.dsn && has(Extension::Dsn),
             mt_priority: self.mt_priority && has(Extension::MtPriority),
+            deliver_by: self.deliver_by.filter(|_| has(Extension::DeliverBy)),
             transactions_max: limit(self.transactions_max),
             recipients_max: limit(self.recipients_max),
             ..self
@@ -142,6 +146,11 @@ impl Extensions {
                 Some(limit) => SizeLimit::Octets(limit),
             };
         }
+        if keyword.eq_ignore_ascii_case("DELIVERBY") {
+            // RFC 2852 §3: options that later documents add stand behind a comma.
+            let min = argument.and_then(|text| text.split(',').next()?.parse().ok());
+            self.deliver_by = Some(min.unwrap_or(0));
+        }
     }
 }
 
@@ -172,6 +181,8 @@ pub enum Extension {
     FutureRelease,
     /// MT-PRIORITY (RFC 6710).
     MtPriority,
+    /// DELIVERBY (RFC 2852).
+    DeliverBy,
     /// LIMITS (RFC 9422).
     Limits,
     /// ENHANCEDSTATUSCODES (RFC 2034).
@@ -186,7 +197,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every extension, in the order of the reply to EHLO.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Pipelining,
         Self::Size,
         Self::EightBitMime,
@@ -199,6 +210,7 @@ impl Extension {
         Self::Dsn,
         Self::FutureRelease,
         Self::MtPriority,
+        Self::DeliverBy,
         Self::Limits,
         Self::EnhancedStatusCodes,
         Self::Expn,
@@ -221,6 +233,7 @@ impl Extension {
             Self::Dsn => "DSN",
             Self::FutureRelease => "FUTURERELEASE",
             Self::MtPriority => "MT-PRIORITY",
+            Self::DeliverBy => "DELIVERBY",
             Self::Limits => "LIMITS",
             Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
             Self::Expn => "EXPN",
@@ -273,6 +286,8 @@ pub struct Offer {
     pub hold: Option<HoldOffer>,
     /// Whether MT-PRIORITY (RFC 6710) is offered.
     pub mt_priority: bool,
+    /// DELIVERBY (RFC 2852), if it is offered: the shortest time in seconds with mode `R`, 0 for none.
+    pub deliver_by: Option<u32>,
     /// Whether BINARYMIME (RFC 3030 §3) is offered; only with CHUNKING.
     pub binary_mime: bool,
     /// Whether STARTTLS (RFC 3207) is offered.
@@ -326,6 +341,7 @@ impl Offer {
             Extension::Auth => !self.mechanisms.is_empty(),
             Extension::FutureRelease => self.hold.is_some(),
             Extension::MtPriority => self.mt_priority,
+            Extension::DeliverBy => self.deliver_by.is_some(),
             Extension::Limits => self.limits.is_some_and(|limits| limits.said().next().is_some()),
             Extension::Pipelining
             | Extension::Size
@@ -375,6 +391,12 @@ fn write_arguments(extension: Extension, offer: &Offer, out: &mut Vec<u8>) {
                 out.extend_from_slice(decimal(hold.seconds_max.into(), &mut digits));
                 out.push(b' ');
                 write_rfc3339_seconds(hold.until_unix_seconds, out);
+            }
+        }
+        Extension::DeliverBy => {
+            if let Some(min) = offer.deliver_by.filter(|min| *min > 0) {
+                out.push(b' ');
+                out.extend_from_slice(decimal(min.into(), &mut digits));
             }
         }
         Extension::Limits => {
@@ -442,7 +464,7 @@ mod tests {
     #[test]
     fn what_is_not_used_is_as_if_it_were_not_offered() {
         let all = "PIPELINING 8BITMIME SIZE ENHANCEDSTATUSCODES SMTPUTF8 CHUNKING BINARYMIME DSN STARTTLS \
-                   MT-PRIORITY REQUIRETLS";
+                   MT-PRIORITY DELIVERBY REQUIRETLS";
         let lines = all.split(' ').collect::<Vec<_>>().join("\r\n250-");
         let offered = parse(&format!(
             "250-mx.test\r\n250-{lines}\r\n250-AUTH PLAIN\r\n250 LIMITS MAILMAX=5 RCPTMAX=9\r\n"
@@ -458,6 +480,7 @@ mod tests {
             (Extension::BinaryMime, Extensions { binary_mime: false, ..offered }),
             (Extension::Dsn, Extensions { dsn: false, ..offered }),
             (Extension::MtPriority, Extensions { mt_priority: false, ..offered }),
+            (Extension::DeliverBy, Extensions { deliver_by: None, ..offered }),
             (
                 Extension::Limits,
                 Extensions { transactions_max: None, recipients_max: None, ..offered },
@@ -545,6 +568,28 @@ mod tests {
         }
     }
 
+    /// RFC 2852 §3: a minimum may follow, and behind a comma what is not known yet.
+    #[test]
+    fn deliverby_has_a_minimum_or_none() {
+        for (text, expected) in [
+            ("DELIVERBY", Some(0)),
+            ("deliverby 240", Some(240)),
+            ("DELIVERBY 240,SOON=1", Some(240)),
+            ("DELIVERBY ,SOON=1", Some(0)),
+            ("DELIVERBYE 1", None),
+        ] {
+            assert_eq!(parse(&format!("250-mx.test\r\n250 {text}\r\n")).deliver_by, expected);
+        }
+        for min in [0, 240] {
+            let mut out = Vec::new();
+            let offer = Offer { deliver_by: Some(min), ..Offer::default() };
+            write_ehlo_reply("mx.test", &offer, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(parse(&text).deliver_by, Some(min));
+            assert_eq!(text.contains("-DELIVERBY\r\n"), min == 0, "{text}");
+        }
+    }
+
     #[test]
     fn keywords_are_known_in_any_case() {
         for extension in Extension::ALL {
@@ -564,6 +609,7 @@ mod tests {
                 size_max: 1,
                 hold,
                 mt_priority: true,
+                deliver_by: Some(0),
                 binary_mime: true,
                 starttls: true,
                 requiretls: true,

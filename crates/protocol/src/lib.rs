@@ -17,7 +17,7 @@
 //!
 //! # Modules
 //!
-//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`label`], [`priority`], [`notify`], [`status`], [`limits`], [`error`]
+//! - vocabulary: [`address`], [`path`], [`envelope`], [`hold`], [`label`], [`deliver_by`], [`priority`], [`notify`], [`status`], [`limits`], [`error`]
 //! - in front of it: [`proxy`]
 //! - dialogue: [`command`], [`parameter`], [`reply`], [`extension`], [`sasl`], [`mod@line`], [`xclient`]
 //! - content: [`data`], [`chunking`], [`seven_bit`], [`trace`], [`dsn`], [`time`]
@@ -28,6 +28,7 @@ pub mod address;
 pub mod chunking;
 pub mod command;
 pub mod data;
+pub mod deliver_by;
 pub mod dsn;
 pub mod envelope;
 pub mod error;

@@ -105,6 +105,9 @@ pub const TRANSACTIONS_MAX: u32 = 1000;
 /// Seconds for which a message can be held at most: RFC 4865 §3 has nine digits for them.
 pub const HOLD_SECONDS_MAX: u32 = 999_999_999;
 
+/// Seconds, either way, that `BY=` of MAIL can say: nine digits (RFC 2852 §4).
+pub const BY_SECONDS_MAX: i32 = 999_999_999;
+
 /// Unsent octets of replies above which a session takes no more input.
 pub const REPLY_OUTPUT_MAX: usize = 64 * 1024;
 

@@ -1,6 +1,7 @@
 //! Parameters of MAIL and RCPT (RFC 5321 §4.1.2).
 
 use crate::command::CommandError;
+use crate::deliver_by::ByValue;
 use crate::envelope::BodyType;
 use crate::hold::Hold;
 use crate::limits::AUTH_PARAMETER_MAX;
@@ -29,6 +30,8 @@ pub struct MailParameters {
     pub auth: Option<Submitter>,
     /// `MT-PRIORITY=` (RFC 6710).
     pub priority: Option<Priority>,
+    /// `BY=` (RFC 2852).
+    pub by: Option<ByValue>,
 }
 
 /// Who is said to have submitted a message: the value of `AUTH=`, decoded. Empty for `<>`, nobody that
@@ -90,6 +93,8 @@ impl MailParameters {
                 set_once(&mut parameters.auth, read(value, Submitter::parse)?)?;
             } else if keyword.eq_ignore_ascii_case("MT-PRIORITY") {
                 set_once(&mut parameters.priority, read(value, Priority::parse)?)?;
+            } else if keyword.eq_ignore_ascii_case("BY") {
+                set_once(&mut parameters.by, read(value, ByValue::parse)?)?;
             } else {
                 return Err(unknown(keyword));
             }

@@ -370,9 +370,17 @@ fn read_message(
     }
     // Read before room is made for them: so many octets are really there.
     let places = read_locations(fields, chunks)?;
-    let IndexOptions { priority, tls_optional } = options;
-    let head =
-        MessageHead { id, received_unix_ms, expiry_unix_ms, size, chunks, priority, tls_optional };
+    let IndexOptions { priority, tls_optional, deliver_by } = options;
+    let head = MessageHead {
+        id,
+        received_unix_ms,
+        expiry_unix_ms,
+        size,
+        chunks,
+        priority,
+        tls_optional,
+        deliver_by,
+    };
     let mut entry = Entry::new(&head, recipients, location, Phase::Durable);
     entry.set_chunks(&places);
     Some(Item::Message { id, entry })
@@ -410,6 +418,7 @@ pub async fn write_piece<S: Storage>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use ringpost_protocol::deliver_by::{ByMode, DeliverBy};
     use ringpost_protocol::priority::Priority;
 
     fn header() -> CheckpointHeader {
@@ -450,6 +459,12 @@ mod tests {
                     chunks: number as u32 * 2,
                     priority: Priority::new(number as i8 * 9).unwrap(),
                     tls_optional: number > 0,
+                    deliver_by: (number > 0).then_some(DeliverBy {
+                        by_unix_ms: 77,
+                        mode: ByMode::Notify,
+                        trace: true,
+                        is_told: true,
+                    }),
                 };
                 let state = RecipientState { attempts: 3, warned: true, ..Default::default() };
                 let recipients = hosts_of_one

@@ -1,5 +1,6 @@
 //! What is kept in memory about each message: where it is, and how its recipients stand.
 
+use ringpost_protocol::deliver_by::DeliverBy;
 use ringpost_protocol::priority::Priority;
 
 use crate::hosts::{HostId, Hosts};
@@ -106,13 +107,16 @@ impl RecipientEntry {
     }
 }
 
-/// What an entry has room for only elsewhere: it is usual to have one recipient and no chunks.
+/// What an entry has room for only elsewhere: it is usual to have one recipient, no chunks, and any
+/// time to be delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct More {
     /// All recipients, or none if there is only one.
     recipients: Box<[RecipientEntry]>,
     /// Where the chunks of a large message are.
     chunks: Box<[PackedLocation]>,
+    /// By when the message is to be delivered.
+    deliver_by: Option<Box<DeliverBy>>,
 }
 
 /// A message in the queue.
@@ -151,9 +155,10 @@ impl Entry {
             priority: head.priority,
             tls_optional: head.tls_optional,
         };
-        if !recipients.is_empty() || head.chunks > 0 {
+        if !recipients.is_empty() || head.chunks > 0 || head.deliver_by.is_some() {
             let chunks = vec![PackedLocation::default(); head.chunks as usize];
-            let more = More { recipients: recipients.into(), chunks: chunks.into() };
+            let deliver_by = head.deliver_by.map(Box::new);
+            let more = More { recipients: recipients.into(), chunks: chunks.into(), deliver_by };
             entry.more = Some(Box::new(more));
         }
         entry
@@ -259,9 +264,15 @@ impl Entry {
         }
     }
 
+    /// By when the message is to be delivered.
+    pub(crate) fn deliver_by(&self) -> Option<DeliverBy> {
+        self.more.as_ref()?.deliver_by.as_deref().copied()
+    }
+
     /// What it has of the options of the message.
     pub(crate) fn options(&self) -> IndexOptions {
-        IndexOptions { priority: self.priority, tls_optional: self.tls_optional }
+        let (priority, tls_optional) = (self.priority, self.tls_optional);
+        IndexOptions { priority, tls_optional, deliver_by: self.deliver_by() }
     }
 
     pub(crate) fn head(&self, id: MessageId) -> MessageHead {
@@ -273,6 +284,7 @@ impl Entry {
             chunks: self.chunk_count() as u32,
             priority: self.priority,
             tls_optional: self.tls_optional,
+            deliver_by: self.deliver_by(),
         }
     }
 }
@@ -355,6 +367,8 @@ pub struct MessageView<'a> {
     pub priority: Priority,
     /// Whether it goes on without TLS rather than not at all.
     pub tls_optional: bool,
+    /// By when it is to be delivered, if its client has said that (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
     /// Its recipients, in the order of the forward-paths.
     pub recipients: &'a [RecipientEntry],
 }
@@ -368,6 +382,7 @@ impl<'a> MessageView<'a> {
             size: entry.size,
             priority: entry.priority,
             tls_optional: entry.tls_optional,
+            deliver_by: entry.deliver_by(),
             recipients: entry.recipients(),
         }
     }
@@ -376,10 +391,15 @@ impl<'a> MessageView<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ringpost_protocol::deliver_by::ByMode;
 
     use super::*;
 
     fn head(chunks: u32) -> MessageHead {
+        head_with(chunks, None)
+    }
+
+    fn head_with(chunks: u32, deliver_by: Option<DeliverBy>) -> MessageHead {
         let id = MessageId::from_u64(1);
         let priority = Priority::MIN;
         MessageHead {
@@ -390,6 +410,7 @@ mod tests {
             chunks,
             priority,
             tls_optional: true,
+            deliver_by,
         }
     }
 
@@ -413,16 +434,22 @@ mod tests {
 
     #[test]
     fn one_recipient_and_many_look_alike() {
-        for (count, chunks) in [(1, 0), (2, 0), (50, 0), (1, 3), (50, 3)] {
+        let mode = ByMode::Return;
+        let by = DeliverBy { by_unix_ms: 9, mode, trace: false, is_told: false };
+        let shapes = [(1, 0), (2, 0), (50, 0), (1, 3), (50, 3)];
+        let shapes = shapes.into_iter().flat_map(|one| [(one, None), (one, Some(by))]);
+        for ((count, chunks), deliver_by) in shapes {
             let recipients: Vec<_> = (0..count).map(recipient).collect();
-            let mut entry = Entry::new(&head(chunks), recipients.clone(), at(7), Phase::Durable);
+            let whole = head_with(chunks, deliver_by);
+            let mut entry = Entry::new(&whole, recipients.clone(), at(7), Phase::Durable);
+            assert_eq!(
+                (entry.more.is_some(), entry.deliver_by()),
+                (count > 1 || chunks > 0 || deliver_by.is_some(), deliver_by)
+            );
             assert_eq!((entry.recipients(), entry.queued()), (&recipients[..], u64::from(count)));
             entry.recipients_mut()[usize::from(count) - 1].apply(Disposition::Bounced);
             assert_eq!(entry.queued(), u64::from(count) - 1);
-            assert_eq!(
-                (entry.chunk_count(), entry.head(head(0).id)),
-                (chunks as usize, head(chunks))
-            );
+            assert_eq!((entry.chunk_count(), entry.head(head(0).id)), (chunks as usize, whole));
             assert_eq!(entry.set_location(at(8)), at(7));
             assert_eq!(entry.set_chunk(chunks, at(9)), None);
             entry.set_chunks(&vec![at(9); chunks as usize]);

@@ -52,6 +52,8 @@
 //!               8 tenant: its name
 //!               9 campaign: its name
 //!              10 TLS-Required: No (RFC 8689): nothing
+//!              11 DELIVERBY (RFC 2852): 8 by when, in milliseconds of Unix time; 1 bits: 1 returned
+//!                 then, 2 traced, 4 the originator was told before the message came
 //!
 //! offset  size  body of an outcome
 //!      0     8  message id
@@ -79,6 +81,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 use ringpost_protocol::address::Host;
+use ringpost_protocol::deliver_by::DeliverBy;
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::priority::Priority;
@@ -189,6 +192,8 @@ pub struct MessageHead {
     pub priority: Priority,
     /// Whether it goes on without TLS rather than not at all: what its options say.
     pub tls_optional: bool,
+    /// By when it is to be delivered: what its options say.
+    pub deliver_by: Option<DeliverBy>,
 }
 
 /// A message with the states its recipients had when the record was written.
@@ -431,6 +436,7 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
         chunks: fields.u32()?,
         priority: Priority::NORMAL,
         tls_optional: false,
+        deliver_by: None,
     };
     let count = usize::from(fields.u16()?);
     let reverse_path_len = usize::from(fields.u16()?);
@@ -454,8 +460,9 @@ fn decode_message(body: &[u8]) -> Option<MessageRecord<'_>> {
     if body_len & BODY_HAS_OPTIONS != 0 {
         let len = fields.u8()?;
         options = fields.bytes(usize::from(len))?;
-        let IndexOptions { priority, tls_optional } = options::decode_index(options)?;
+        let IndexOptions { priority, tls_optional, deliver_by } = options::decode_index(options)?;
         (head.priority, head.tls_optional) = (priority, tls_optional);
+        head.deliver_by = deliver_by;
     }
     let content = fields.rest();
     Some(MessageRecord { head, body, reverse_path, recipients, dsn, options, content })

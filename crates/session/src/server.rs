@@ -7,6 +7,7 @@ mod chunk;
 mod command;
 mod config;
 mod content;
+mod deliver_by;
 mod dsn;
 mod etrn;
 mod event;

@@ -352,6 +352,7 @@ fn a_reply_that_was_on_its_way_is_not_for_the_next_command() {
     let mail = message();
     let paths: Vec<_> = mail.forward_paths.iter().collect();
     let request = TransactionRequest {
+        by: None,
         reverse_path: &mail.reverse_path,
         forward_paths: &paths,
         size: 10,

@@ -145,6 +145,7 @@ fn one_transaction_at_a_time() {
     client.start(&mail);
     client.wait(Duration::from_secs(1));
     let request = TransactionRequest {
+        by: None,
         reverse_path: &mail.reverse_path,
         forward_paths: &[],
         size: 0,

@@ -147,6 +147,16 @@ fn mt_priority_max() {
 }
 
 #[test]
+fn deliver_by_min() {
+    let some = ServerConfig { deliver_by_min: Some(60), ..config() };
+    let mut server = Server::introduced(some, TRUSTED);
+    send(&mut server, &["MAIL FROM:<> BY=60;R\r\nRSET\r\nMAIL FROM:<> BY=1;N\r\nRSET\r\n"]);
+    check(&server, 0, 0, &[], &[]);
+    send(&mut server, &["MAIL FROM:<> BY=59;R\r\n"]);
+    check(&server, 1, 0, &[(Why::DeliverBy, 1)], &[(Limit::DeliverBy, 1)]);
+}
+
+#[test]
 fn labels_that_cannot_be_read() {
     let labels = ServerConfig { tenant_header: Some("X".into()), ..config() };
     let mut server = Server::introduced(labels, TRUSTED);

@@ -224,6 +224,7 @@ impl Driver {
     fn start(&mut self) -> Verdict {
         let paths: Vec<&ForwardPath> = self.paths.iter().collect();
         let request = TransactionRequest {
+            by: None,
             reverse_path: &ReversePath::Null,
             forward_paths: &paths,
             size: self.content().len() as u64,

@@ -114,6 +114,7 @@ fn check_with(octets: &[u8], write: Write) -> Verdict {
         report_id: "00a2",
         unix_seconds: 1_700_000_000,
         arrival_unix_seconds: 1_699_990_000,
+        deliver_by_unix_seconds: None,
         reverse_path: &ReversePath::Null,
         envelope_id: envelope_id.as_ref(),
         recipients: &recipients,

@@ -384,6 +384,7 @@ impl Engine {
             started,
             finished: self.now.monotonic,
             reports: false,
+            sees_to_time: false,
             tls: None,
         }
     }

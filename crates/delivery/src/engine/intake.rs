@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use ringpost_protocol::deliver_by::{ByMode, DeliverBy};
+
 use super::{Engine, QueuedMessage, QueuedRecipient, SWEEP_INTERVAL};
 use crate::attempt::Now;
 use crate::clock::Stamp;
-use crate::work::{Recipient, Recipients, Work};
+use crate::work::{ByTime, Recipient, Recipients, Work};
 
 impl Engine {
     /// Takes a message: recipients that are due go on their way, the others wait.
@@ -25,11 +27,13 @@ impl Engine {
             recipients: Recipients::default(),
             returns: 0,
             priority: message.priority,
+            by: ByTime::NONE,
         };
         if let [only] = &*message.recipients {
             // The usual case, of which there may be millions.
             let (due, since, recipient) = self.take_in(only, message, head.since);
-            self.begin(due, Work { since, recipients: Recipients::One(recipient), ..head });
+            let by = self.by_time(message, since);
+            self.begin(due, Work { since, by, recipients: Recipients::One(recipient), ..head });
         } else {
             let queued = message.recipients.iter();
             let mut recipients: Vec<(Option<Stamp>, Stamp, Recipient)> =
@@ -41,11 +45,24 @@ impl Engine {
             for group in recipients.chunk_by(|one, next| key(one) == key(next)) {
                 let Some(&(due, since, _)) = group.first() else { continue };
                 let work = head.with(group.iter().map(|(_, _, one)| *one).collect());
-                self.begin(due, Work { since, ..work });
+                let by = self.by_time(message, since);
+                self.begin(due, Work { since, by, ..work });
             }
         }
         self.sweep_at.get_or_insert(now.monotonic + SWEEP_INTERVAL);
         self.drain_answers();
+    }
+
+    /// What the time means in which the message is to be delivered, for work of which the time counts from
+    /// `since`.
+    fn by_time(&self, message: &QueuedMessage, since: Stamp) -> ByTime {
+        match message.deliver_by {
+            None => ByTime::NONE,
+            Some(DeliverBy { mode: ByMode::Return, .. }) => ByTime::RETURN,
+            Some(DeliverBy { by_unix_ms, .. }) => {
+                ByTime::notify(since, self.clock.take(self.now, by_unix_ms))
+            }
+        }
     }
 
     /// Returns the recipient, when it is due if that is not now, and from when its time counts: mail
@@ -58,7 +75,8 @@ impl Engine {
     ) -> (Option<Stamp>, Stamp, Recipient) {
         let &QueuedRecipient { index, ref host, attempts, due_unix_ms, warned } = queued;
         let destination = self.destinations.add_recipient(host, message.tls_optional, &self.routes);
-        let recipient = Recipient::new(index, attempts, destination, warned);
+        let is_told = message.deliver_by.is_some_and(|by| by.is_told);
+        let recipient = Recipient::new(index, attempts, destination, warned || is_told);
         let Some(due) = due_unix_ms.map(|due| self.clock.take(self.now, due)) else {
             return (None, received, recipient);
         };

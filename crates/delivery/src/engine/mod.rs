@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringpost_protocol::address::Host;
+use ringpost_protocol::deliver_by::DeliverBy;
 use ringpost_protocol::priority::Priority;
 use ringpost_queue::due::DueWheel;
 use ringpost_queue::{BlockQueue, MessageId, RecipientIndex};
@@ -60,6 +61,9 @@ pub struct QueuedMessage {
     pub priority: Priority,
     /// Whether its sender asks that it goes on without TLS rather than not at all (RFC 8689 §3).
     pub tls_optional: bool,
+    /// By when it is to be delivered, if its client has said that (RFC 2852). With mode `R` the expiry is not
+    /// after that.
+    pub deliver_by: Option<DeliverBy>,
     /// The recipients that are not settled, each once.
     pub recipients: Vec<QueuedRecipient>,
 }
@@ -418,6 +422,11 @@ impl Engine {
     fn route(&mut self, work: Work) {
         let Some(first) = work.recipients.as_slice().first() else { return };
         let id: DestinationId = first.destination();
+        if work.is_over(self.stamp()) {
+            let Some(destination) = self.destinations.get(id) else { return };
+            let name = Rc::clone(&destination.name);
+            return self.doom_over(name, work);
+        }
         let now = self.now.monotonic;
         let Some(destination) = self.destinations.get(id) else { return };
         match destination.state {

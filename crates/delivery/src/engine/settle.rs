@@ -7,7 +7,7 @@ use ringpost_queue::{BlockQueue, Disposition};
 use super::Engine;
 use crate::attempt::{Attempt, Now, Settled, Settlement};
 use crate::clock::Stamp;
-use crate::outcome::{Meaning, Verdict};
+use crate::outcome::{self, Meaning, Verdict};
 use crate::site::LastFailure;
 use crate::work::{Recipient, Work};
 
@@ -37,6 +37,15 @@ impl Engine {
             self.unsettled += works.len();
             self.doomed.push_back(Doomed { failure, fate, works });
         }
+    }
+
+    /// Gives up work that may not be tried any more, as its time is over.
+    pub(super) fn doom_over(&mut self, place: Rc<str>, work: Work) {
+        let attempt = Attempt::unmade(place, self.now.monotonic);
+        let mut works = BlockQueue::new();
+        works.push_back(work, 0);
+        let failure = LastFailure { attempt, verdict: outcome::time_over() };
+        self.doom(failure, Fate::Expired, works);
     }
 
     /// Returns the outcome of some work that was decided about without a transaction. Where nothing
@@ -103,6 +112,9 @@ impl Engine {
                     Some(due) => {
                         warns = policy.warns_at(work, recipient).is_some_and(|at| at <= now);
                         let warned = warns || recipient.is_warned();
+                        // Tried once more, and told of, when the time is over that the client has named.
+                        let at = work.by.notify_at(work.since).filter(|_| !warned);
+                        let due = at.map_or(due, |at| due.min(at));
                         deferred.push((due, recipient.with(attempts, warned)));
                         let due_unix_ms = self.clock.tell(self.now, due);
                         // Only with the report itself: what was decided before may have come to

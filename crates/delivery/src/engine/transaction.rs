@@ -43,8 +43,9 @@ impl Engine {
         let surplus = site.counts.total() > site.window(&self.config);
         let is_recalled = site.lease.is_some_and(|lease| self.leases.excess(lease) > 0)
             && self.is_in_excess(site_id);
+        let work = if used_up || is_recalled { None } else { self.next_work(site_id) };
+        let Some(connection) = self.connections.get(&id) else { return Next::Close };
         let Some(site) = self.sites.get_mut(site_id.0) else { return Next::Close };
-        let work = if used_up || is_recalled { None } else { site.ready.pop() };
         if let Some(work) = work {
             let job = Job {
                 id: work.message,
@@ -73,6 +74,20 @@ impl Engine {
         Next::Idle { until: idle_until }
     }
 
+    /// Takes the next work that may still be tried; what is before it and may not is given up.
+    fn next_work(&mut self, id: SiteId) -> Option<Work> {
+        let now = self.stamp();
+        loop {
+            let site = self.sites.get_mut(id.0)?;
+            let work = site.ready.pop()?;
+            if !work.is_over(now) {
+                return Some(work);
+            }
+            let name = Rc::clone(&site.key.name);
+            self.doom_over(name, work);
+        }
+    }
+
     /// Takes the report of a transaction.
     ///
     /// Returns the outcomes to commit; `None` when none of its recipients is settled: the
@@ -93,7 +108,12 @@ impl Engine {
             self.prove(id);
         }
         let attempt = self.attempt_of(id, started)?;
-        let attempt = Attempt { reports: report.dsn_offered, tls: report.tls, ..attempt };
+        let attempt = Attempt {
+            reports: report.dsn_offered,
+            sees_to_time: report.deliver_by_offered,
+            tls: report.tls,
+            ..attempt
+        };
         let settlement = self.settle_report(id, site_id, work, attempt, report, was_used);
         self.dispatch(site_id);
         settlement

@@ -249,6 +249,7 @@ fn what_may_go_back_untried() {
             is_answered,
             session_usable: false,
             dsn_offered: false,
+            deliver_by_offered: false,
             tls: None,
         };
         let found = may_go_back(&report, &of_one, was_used);
@@ -261,6 +262,7 @@ fn what_may_go_back_untried() {
         is_answered: false,
         session_usable: false,
         dsn_offered: false,
+        deliver_by_offered: false,
         tls: None,
     };
     assert!(!may_go_back(&report, &refused, true), "a reply is a reply");
@@ -274,6 +276,7 @@ fn a_report_that_is_too_short_defers_the_rest() {
         is_answered: true,
         session_usable: true,
         dsn_offered: false,
+        deliver_by_offered: false,
         tls: None,
     };
     let found: Vec<String> = transaction(&report, 3).iter().map(words).collect();

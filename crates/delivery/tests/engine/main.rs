@@ -8,6 +8,7 @@
 )]
 
 mod chaos;
+mod deliver_by;
 mod dialect;
 mod flush;
 mod login;

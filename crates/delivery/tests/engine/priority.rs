@@ -17,6 +17,7 @@ fn message(now: Now, number: u64, level: i8) -> QueuedMessage {
         expiry_unix_ms: now.unix_ms + 1_000_000,
         priority: Priority::new(level).unwrap(),
         tls_optional: false,
+        deliver_by: None,
         recipients: vec![QueuedRecipient {
             index: RecipientIndex(0),
             host: Host::parse("a.test").unwrap(),

@@ -34,6 +34,7 @@ fn a_job_without_the_recipients_that_were_removed() {
             expiry_unix_ms: now.unix_ms + 1_000_000,
             priority: Priority::NORMAL,
             tls_optional: false,
+            deliver_by: None,
             recipients: (0..3).map(recipient).collect(),
         };
         engine.handle_message(now, &message);

@@ -519,6 +519,7 @@ fn recovered_recipients_keep_their_due_time_and_attempts() {
         expiry_unix_ms: now.unix_ms + 1_000_000,
         priority: Priority::NORMAL,
         tls_optional: false,
+        deliver_by: None,
         recipients: vec![recipient],
     });
     assert_eq!(world.engine.stats().waiting, 1);

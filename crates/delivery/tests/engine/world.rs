@@ -271,6 +271,7 @@ impl World {
             expiry_unix_ms: self.now.unix_ms + u64::try_from(lifetime.as_millis()).unwrap(),
             priority: Priority::NORMAL,
             tls_optional: false,
+            deliver_by: None,
             recipients: recipients.collect(),
         };
         self.hosts_of.insert(id, hosts);
@@ -604,6 +605,7 @@ impl World {
                 is_answered,
                 session_usable: false,
                 dsn_offered: false,
+                deliver_by_offered: false,
                 tls: None,
             }
         };
@@ -628,6 +630,7 @@ impl World {
                         is_answered: true,
                         session_usable: true,
                         dsn_offered: false,
+                        deliver_by_offered: false,
                         tls: None,
                     },
                     None,

@@ -144,6 +144,7 @@ fn records_of_different_things_have_different_names() {
         hold_until_unix_ms: None,
         priority: 0,
         tls_optional: false,
+        deliver_by: None,
     };
     let events = [
         (Event::Received(reception), "A1"),
@@ -191,6 +192,7 @@ proptest! {
             hold_until_unix_ms: is_held.then_some(1_700_000_000_045),
             priority,
             tls_optional: is_held,
+            deliver_by: is_held.then_some((1_700_000_000_045, "notify")),
         };
         let value = parse(&EventRecord { time_unix_ms: numbers[3], event: Event::Received(reception) });
         prop_assert_eq!(&value["id"], &id);
@@ -200,6 +202,9 @@ proptest! {
         prop_assert_eq!(said, (priority != 0).then_some(priority.into()));
         prop_assert_eq!(value.get("tls_optional"), is_held.then_some(&Value::Bool(true)));
         let hold_until = is_held.then_some("2023-11-14T22:13:20.045Z");
+        prop_assert_eq!(value.get("deliver_by").and_then(Value::as_str), hold_until);
+        let mode = is_held.then_some("notify");
+        prop_assert_eq!(value.get("deliver_by_mode").and_then(Value::as_str), mode);
         prop_assert_eq!(value.get("hold_until").and_then(Value::as_str), hold_until);
         prop_assert_eq!(value.get("tls_version").and_then(Value::as_str), is_held.then_some("1.3"));
         let cipher = is_held.then_some("TLS_AES_256_GCM_SHA384");

@@ -103,7 +103,7 @@ fn commands_are_understood() {
 fn bad_lines_get_their_replies() {
     let long_name = format!("EHLO {}", "a".repeat(300));
     let long_local_part = format!("RCPT TO:<{}@b.test>", "a".repeat(65));
-    let table: [(&[u8], &str); 82] = [
+    let table: [(&[u8], &str); 91] = [
         (b"", "500 5.5.2"),
         (b" ", "500 5.5.2"),
         (b"   NOOP", "500 5.5.2"),
@@ -167,6 +167,15 @@ fn bad_lines_get_their_replies() {
         (b"MAIL FROM:<a@b.test> HOLDFOR=1 HOLDFOR=1", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> HOLDFOR=1 HOLDUNTIL=2038-01-19T03:14:08Z", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> HOLDUNTIL", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=5", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=0;R", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=-5;R", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=5;X", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=1000000000;N", "501 5.5.4"),
+        (b"MAIL FROM:<a@b.test> BY=5;N BY=5;N", "501 5.5.4"),
+        (b"RCPT TO:<a@b.test> BY=5;N", "555 5.5.4"),
         (b"MAIL FROM:<a@b.test> HOLDUNTIL=1700000000", "501 5.5.4"),
         (b"MAIL FROM:<a@b.test> HOLDUNTIL=2038-01-19T03:14:08", "501 5.5.4"),
         (b"RCPT TO:<a@b.test> HOLDFOR=1", "555 5.5.4"),

@@ -223,6 +223,7 @@ impl Queue {
             chunks,
             priority: message.envelope.priority,
             tls_optional: message.envelope.tls_optional,
+            deliver_by: message.envelope.deliver_by,
         })
     }
 

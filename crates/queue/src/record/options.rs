@@ -2,6 +2,7 @@
 //!
 //! Each option is a number, the length of its value, and the value; numbers rise.
 
+use ringpost_protocol::deliver_by::{ByMode, DeliverBy};
 use ringpost_protocol::envelope::{Envelope, Utf8};
 use ringpost_protocol::label::LabelText;
 use ringpost_protocol::priority::Priority;
@@ -14,12 +15,19 @@ const REQUIRE_TLS: u8 = 4;
 const TENANT: u8 = 8;
 const CAMPAIGN: u8 = 9;
 const TLS_OPTIONAL: u8 = 10;
+const DELIVER_BY: u8 = 11;
+
+/// Bits of the octet behind the time of [`DELIVER_BY`].
+const BY_RETURN: u8 = 1;
+const BY_TRACE: u8 = 2;
+const BY_TOLD: u8 = 4;
 
 /// The options that the index has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct IndexOptions {
     pub(crate) priority: Priority,
     pub(crate) tls_optional: bool,
+    pub(crate) deliver_by: Option<DeliverBy>,
 }
 
 /// Encodes the options of an envelope; empty when there are none.
@@ -41,6 +49,7 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
         }
     }
     put_tls_optional(&mut out, envelope.tls_optional);
+    put_deliver_by(&mut out, envelope.deliver_by);
     out
 }
 
@@ -49,6 +58,7 @@ impl IndexOptions {
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
         put_priority(out, self.priority);
         put_tls_optional(out, self.tls_optional);
+        put_deliver_by(out, self.deliver_by);
     }
 
     fn take(&mut self, number: u8, value: &[u8]) -> Option<()> {
@@ -58,6 +68,7 @@ impl IndexOptions {
                 self.priority = priority.filter(|priority| !priority.is_normal())?;
             }
             (TLS_OPTIONAL, []) => self.tls_optional = true,
+            (DELIVER_BY, value) => self.deliver_by = Some(deliver_by(value)?),
             _ => return None,
         }
         Some(())
@@ -74,6 +85,26 @@ fn put_tls_optional(out: &mut Vec<u8>, tls_optional: bool) {
     if tls_optional {
         put(out, TLS_OPTIONAL, &[]);
     }
+}
+
+fn put_deliver_by(out: &mut Vec<u8>, deliver_by: Option<DeliverBy>) {
+    let Some(DeliverBy { by_unix_ms, mode, trace, is_told }) = deliver_by else { return };
+    let bits = [(mode == ByMode::Return, BY_RETURN), (trace, BY_TRACE), (is_told, BY_TOLD)];
+    let bits = bits.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, bit)| all | bit);
+    let mut value = [bits; 9];
+    value[..8].copy_from_slice(&by_unix_ms.to_le_bytes());
+    put(out, DELIVER_BY, &value);
+}
+
+fn deliver_by(value: &[u8]) -> Option<DeliverBy> {
+    let (time, bits) = value.split_first_chunk::<8>()?;
+    let &[bits @ 0..=7] = bits else { return None };
+    Some(DeliverBy {
+        by_unix_ms: u64::from_le_bytes(*time),
+        mode: if bits & BY_RETURN != 0 { ByMode::Return } else { ByMode::Notify },
+        trace: bits & BY_TRACE != 0,
+        is_told: bits & BY_TOLD != 0,
+    })
 }
 
 fn put(out: &mut Vec<u8>, number: u8, value: &[u8]) {
@@ -96,7 +127,9 @@ pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
         }
         Some(())
     })?;
-    (envelope.priority, envelope.tls_optional) = (known.priority, known.tls_optional);
+    let IndexOptions { priority, tls_optional, deliver_by } = known;
+    (envelope.priority, envelope.tls_optional) = (priority, tls_optional);
+    envelope.deliver_by = deliver_by;
     Some(())
 }
 
@@ -104,7 +137,7 @@ pub(crate) fn decode(octets: &[u8], envelope: &mut Envelope) -> Option<()> {
 pub(crate) fn decode_index(octets: &[u8]) -> Option<IndexOptions> {
     let mut known = IndexOptions::default();
     each(octets, |number, value| match number {
-        PRIORITY | TLS_OPTIONAL => known.take(number, value),
+        PRIORITY | TLS_OPTIONAL | DELIVER_BY => known.take(number, value),
         _ => Some(()),
     })?;
     Some(known)

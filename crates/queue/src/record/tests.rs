@@ -4,6 +4,7 @@ use ringpost_protocol::notify::{
     DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return,
 };
 
+use ringpost_protocol::deliver_by::{ByMode, DeliverBy};
 use ringpost_protocol::envelope::Utf8;
 
 use super::*;
@@ -74,6 +75,7 @@ fn some_records() -> Vec<u8> {
         chunks: 4,
         priority: Priority::NORMAL,
         tls_optional: false,
+        deliver_by: None,
     };
     let states = [("<a@b.test>", RecipientState::default())];
     encode_message(&mut out, &head, "7BIT", &"<>", states.into_iter(), Extras::default(), b"rest");
@@ -113,7 +115,7 @@ proptest! {
     #[test]
     fn messages_round_trip(
         numbers in any::<[u64; 4]>(), chunks in any::<u32>(), recipients in recipients(),
-        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), tls_optional in any::<bool>(), labels in any::<[bool; 2]>(), content in prop::collection::vec(any::<u8>(), 0..2000),
+        given in dsn_parameters(), utf8 in 0..3usize, level in -9..=9_i8, require_tls in any::<bool>(), tls_optional in any::<bool>(), by in any::<Option<(u64, bool, bool, bool)>>(), labels in any::<[bool; 2]>(), content in prop::collection::vec(any::<u8>(), 0..2000),
     ) {
         let mut dsn = given;
         dsn.move_recipients(|at| (at < recipients.len()).then_some(at));
@@ -125,6 +127,11 @@ proptest! {
         options_of.priority = priority;
         options_of.require_tls = require_tls;
         options_of.tls_optional = tls_optional;
+        let deliver_by = by.map(|(by_unix_ms, returns, trace, is_told)| {
+            let mode = if returns { ByMode::Return } else { ByMode::Notify };
+            DeliverBy { by_unix_ms, mode, trace, is_told }
+        });
+        options_of.deliver_by = deliver_by;
         options_of.labels.tenant = labels[0].then(|| LabelText::new(&"t".repeat(128)).unwrap());
         options_of.labels.campaign = labels[1].then(|| LabelText::new(&"c".repeat(64)).unwrap());
         let options = encode_options(&options_of);
@@ -137,6 +144,7 @@ proptest! {
             chunks,
             priority,
             tls_optional,
+            deliver_by,
         };
         let mut out = Vec::new();
         let states = recipients.iter().map(|(path, state)| (path, *state));
@@ -153,6 +161,7 @@ proptest! {
         prop_assert_eq!(envelope.priority, priority);
         prop_assert_eq!(envelope.require_tls, require_tls);
         prop_assert_eq!(envelope.tls_optional, tls_optional);
+        prop_assert_eq!(envelope.deliver_by, deliver_by);
         prop_assert_eq!(envelope.labels, options_of.labels);
         for (place, (path, state)) in recipients.iter().enumerate() {
             prop_assert_eq!(&envelope.forward_paths[place].to_string(), path);
@@ -228,6 +237,7 @@ fn a_path_that_is_none_is_an_error_and_not_a_panic() {
         chunks: 0,
         priority: Priority::NORMAL,
         tls_optional: false,
+        deliver_by: None,
     };
     for (body, reverse, forward) in
         [("7BIT", "a@b.test", "<a@b.test>"), ("7BIT", "<>", "<>"), ("9BIT", "<>", "<a@b.test>")]
@@ -281,6 +291,7 @@ fn parameters_that_are_none_are_an_error_and_not_a_panic() {
         chunks: 0,
         priority: Priority::NORMAL,
         tls_optional: false,
+        deliver_by: None,
     };
     let encoded = |dsn: &[u8]| {
         let states = [("<a@b.test>", RecipientState::default())];

@@ -133,6 +133,7 @@ mod tests {
                         chunks: 0,
                         priority: Priority::NORMAL,
                         tls_optional: false,
+                        deliver_by: None,
                     };
                     let recipients = (0..=numbers.next(3)).map(|_| {
                         let host = host(numbers.next(4));

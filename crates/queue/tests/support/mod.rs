@@ -8,6 +8,7 @@ use std::io;
 
 use futures_lite::future::{block_on, zip};
 use ringpost_protocol::address::Host;
+use ringpost_protocol::deliver_by::{ByMode, DeliverBy};
 use ringpost_protocol::envelope::{BodyType, Envelope};
 use ringpost_protocol::path::{ForwardPath, ReversePath};
 use ringpost_protocol::priority::Priority;
@@ -80,6 +81,13 @@ pub(crate) fn envelope(recipients: usize) -> Envelope {
     let level = (recipients.saturating_sub(1) * 4 + 9) % 19;
     envelope.priority = Priority::new(level as i8 - 9).unwrap();
     envelope.tls_optional = recipients == 3;
+    // Of one recipient and of several.
+    envelope.deliver_by = recipients.is_multiple_of(4).then_some(DeliverBy {
+        by_unix_ms: 1_700_000_000_123 + recipients as u64,
+        mode: if recipients == 4 { ByMode::Return } else { ByMode::Notify },
+        trace: recipients == 8,
+        is_told: recipients > 8,
+    });
     envelope
 }
 
@@ -184,6 +192,7 @@ impl Driver {
                 let view = self.queue.message(id).unwrap();
                 assert_eq!(view.priority, stored.envelope.priority, "{id}");
                 assert_eq!(view.tls_optional, stored.envelope.tls_optional, "{id}");
+                assert_eq!(view.deliver_by, stored.envelope.deliver_by, "{id}");
                 for (path, recipient) in stored.envelope.forward_paths.iter().zip(view.recipients) {
                     assert_eq!(self.queue.host(recipient.host), path.host());
                 }

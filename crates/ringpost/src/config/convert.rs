@@ -53,6 +53,9 @@ impl ConfigSnapshot {
             tls_required_field: listener.header.tls_required,
             add_missing_fields: listener.adds_missing_fields(),
             priority_max: listener.mt_priority.then_some(listener.mt_priority_max),
+            deliver_by_min: listener
+                .deliver_by
+                .then(|| u32::try_from(listener.deliver_by_min.as_secs()).unwrap_or(u32::MAX)),
             dsn_parameters_size_max: self.dsn_parameters_size_max(),
             binary_mime: listener.binary_mime,
             aliases: Arc::clone(self.aliases()),

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use ringpost_protocol::{
+    deliver_by::{ByMode, DeliverBy},
     envelope::{BodyType, Envelope, Utf8},
     label::{LabelText, Labels},
     notify::{DsnParameters, EnvelopeId, Notify, OriginalRecipient, RecipientDsn, Return},
@@ -43,6 +44,9 @@ pub struct Sheet {
     /// with `requiretls`. Default no.
     #[serde(default, skip_serializing_if = "is_false")]
     pub tls_optional: bool,
+    /// By when it is to be delivered (`BY=`). Default: at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_by: Option<Time>,
     /// On whose behalf it is sent. Default: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -121,6 +125,39 @@ impl From<RecipientStatus> for State {
     }
 }
 
+/// By when a message is to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Time {
+    /// The time, in milliseconds of Unix time. With mode `return` the expiry is not after it.
+    pub by_unix_ms: u64,
+    /// What then: `return` or `notify`.
+    pub mode: String,
+    /// Whether the originator is told of each host that takes the message. Default no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub trace: bool,
+    /// Whether the time was over when the message came, and the originator was told. Default no.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_told: bool,
+}
+
+impl Time {
+    fn new(by: DeliverBy) -> Self {
+        let DeliverBy { by_unix_ms, mode, trace, is_told } = by;
+        Self { by_unix_ms, mode: mode.as_str().to_owned(), trace, is_told }
+    }
+
+    fn read(&self) -> Result<DeliverBy> {
+        let modes = [ByMode::Return, ByMode::Notify];
+        let mode = modes
+            .into_iter()
+            .find(|mode| mode.as_str() == self.mode)
+            .with_context(|| format!("deliver_by.mode {:?} is not known", self.mode))?;
+        let Self { by_unix_ms, trace, is_told, .. } = *self;
+        Ok(DeliverBy { by_unix_ms, mode, trace, is_told })
+    }
+}
+
 impl Sheet {
     /// The envelope of a message in the queue.
     pub(super) fn new(view: &ringpost_queue::MessageView<'_>, envelope: &Envelope) -> Self {
@@ -147,6 +184,7 @@ impl Sheet {
             priority: envelope.priority.level(),
             requiretls: envelope.require_tls,
             tls_optional: envelope.tls_optional,
+            deliver_by: envelope.deliver_by.map(Time::new),
             tenant: envelope.labels.tenant.as_ref().map(ToString::to_string),
             campaign: envelope.labels.campaign.as_ref().map(ToString::to_string),
             ret: dsn.ret().map(|ret| ret.to_string()),
@@ -243,6 +281,7 @@ impl Sheet {
         envelope.require_tls = self.requiretls;
         ensure!(!(self.requiretls && self.tls_optional), "it has requiretls and tls_optional");
         envelope.tls_optional = self.tls_optional;
+        envelope.deliver_by = self.deliver_by.as_ref().map(Time::read).transpose()?;
         envelope.labels = Labels {
             tenant: read("tenant", self.tenant.as_deref(), LabelText::new)?,
             campaign: read("campaign", self.campaign.as_deref(), LabelText::new)?,
@@ -412,6 +451,18 @@ mod tests {
         assert!(serde_json::to_string(&sheet).unwrap().contains("\"tls_optional\":true"));
         let text = serde_json::to_string(&Sheet::read(SHEET.as_bytes()).unwrap()).unwrap();
         assert!(!text.contains("tls_optional"), "{text}");
+        for (mode, is_known) in [("return", true), ("notify", true), ("Return", false)] {
+            let time = format!("{{\"by_unix_ms\": 7, \"mode\": \"{mode}\", \"is_told\": true}}");
+            let sheet = with(&format!("\"deliver_by\": {time}"));
+            let Ok(Some((envelope, _))) = sheet.to_queue(b"abc\r\n", 9) else {
+                assert!(!is_known, "{mode}");
+                continue;
+            };
+            let by = envelope.deliver_by.unwrap();
+            assert_eq!((by.by_unix_ms, by.mode.as_str(), by.is_told), (7, mode, true));
+            let text = serde_json::to_string(&sheet).unwrap();
+            assert!(text.contains(&time.replace(": ", ":").replace(", ", ",")), "{text}");
+        }
         let both = with("\"tls_optional\": true, \"requiretls\": true");
         let error = both.to_queue(b"abc\r\n", 9).unwrap_err();
         assert_eq!(error.to_string(), "it has requiretls and tls_optional");

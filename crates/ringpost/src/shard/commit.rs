@@ -351,8 +351,17 @@ pub(super) fn fresh_message(
             warned: false,
         })
         .collect();
-    let ringpost_protocol::envelope::Envelope { priority, tls_optional, .. } = *envelope;
-    QueuedMessage { id, received_unix_ms, expiry_unix_ms, priority, tls_optional, recipients }
+    let ringpost_protocol::envelope::Envelope { priority, tls_optional, deliver_by, .. } =
+        *envelope;
+    QueuedMessage {
+        id,
+        received_unix_ms,
+        expiry_unix_ms,
+        priority,
+        tls_optional,
+        deliver_by,
+        recipients,
+    }
 }
 
 /// Whether the queue wants nothing written any more.

@@ -409,9 +409,11 @@ impl<R: Runtime> Inbound<R> {
         };
         receiving.hold_until_unix_ms = self.session.hold_until(receiving.received_unix_ms);
         let added = self.session.added_fields();
-        let Some(envelope) = self.session.take_envelope() else {
+        let deliver_by = self.session.deliver_by(ended, self.shard.runtime.unix_ms());
+        let Some(mut envelope) = self.session.take_envelope() else {
             return self.session.message_refused(ended, Refusal::Unavailable);
         };
+        envelope.deliver_by = deliver_by;
         let id = receiving.id;
         let committed = match receiving.refusal {
             Some(refusal) => Err(refusal),
@@ -447,6 +449,7 @@ impl<R: Runtime> Inbound<R> {
         let due_unix_ms = receiving.hold_until_unix_ms.unwrap_or(received_unix_ms);
         let expiry_unix_ms =
             due_unix_ms.saturating_add(shard.lifetime_ms(&envelope, self.lifetime));
+        let expiry_unix_ms = expiry_unix_ms.min(envelope.returned_unix_ms());
         let size = receiving.streamed_size + content.len() as u64;
         let message = NewMessage {
             id,
@@ -481,6 +484,7 @@ impl<R: Runtime> Inbound<R> {
                 hold_until_unix_ms: receiving.hold_until_unix_ms,
                 priority: envelope.priority.level(),
                 tls_optional: envelope.tls_optional,
+                deliver_by: envelope.deliver_by.map(|by| (by.by_unix_ms, by.mode.as_str())),
             }),
         });
         let ticket = shard
@@ -503,6 +507,7 @@ impl<R: Runtime> Inbound<R> {
         let is_normal = envelope.priority.is_normal();
         let labels = envelope.labels.clone();
         let is_tls_optional = envelope.tls_optional;
+        let has_time = envelope.deliver_by.is_some();
         let kept_size: u64 = receiving.kept.iter().map(|chunk| chunk.len() as u64).sum();
         // What is held is read from the log in its time: memory is for what goes out now.
         let is_held = receiving.hold_until_unix_ms.is_some();
@@ -526,6 +531,9 @@ impl<R: Runtime> Inbound<R> {
         counts::count_labels(counts, &labels);
         if is_tls_optional {
             counts.messages_tls_optional.increment(1);
+        }
+        if has_time {
+            counts.messages_deliver_by.increment(1);
         }
         if is_held {
             shard.metrics.messages_held.increment(1);

@@ -19,6 +19,7 @@ use ringpost_delivery::{ConnectFailure, ConnectionId, Job, Next, Settlement};
 use ringpost_metrics::label::{ConnectFailure as ConnectFailureLabel, RemoteTlsFailure};
 use ringpost_protocol::data::stuff::{StuffState, needs_stuffing, stuff_into, terminator};
 use ringpost_protocol::path::ForwardPath;
+use ringpost_queue::RecipientIndex;
 use ringpost_session::client::{
     ClientEvent, ClientSession, Dialect, SessionFailure, Stage, TransactionDsn, TransactionRequest,
 };
@@ -413,7 +414,13 @@ impl<R: Runtime> Outbound<R> {
             job.recipients.iter().map(|index| usize::from(index.0)).collect()
         };
         let dsn = TransactionDsn { parameters, places: &places };
+        let by = message.envelope.deliver_by.map(|by| {
+            // When one was not told, the next hop has to do so.
+            let is_told = self.is_warned(job);
+            by.value(self.shard.runtime.unix_ms(), is_told)
+        });
         let request = TransactionRequest {
+            by,
             reverse_path: &message.envelope.reverse_path,
             forward_paths: &paths,
             size: fitted.content_size(),
@@ -433,6 +440,14 @@ impl<R: Runtime> Outbound<R> {
             self.fail_job();
         }
         is_started
+    }
+
+    /// Whether the originator was told that delivery to all recipients of a job is late.
+    fn is_warned(&self, job: &Job) -> bool {
+        let queue = self.shard.queue.borrow();
+        let Some(view) = queue.message(job.id) else { return false };
+        let state = |index: &RecipientIndex| view.recipients.get(usize::from(index.0));
+        job.recipients.iter().all(|index| state(index).is_some_and(|state| state.warned))
     }
 
     fn fail_job(&self) {

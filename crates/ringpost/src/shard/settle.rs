@@ -357,6 +357,7 @@ impl<R: Runtime> Shard<R> {
                 hold_until_unix_ms: None,
                 priority: report.envelope.priority.level(),
                 tls_optional: report.envelope.tls_optional,
+                deliver_by: None,
             };
             lines.push(&EventRecord { time_unix_ms, event: Event::Received(reception) });
         }
@@ -490,6 +491,7 @@ mod tests {
             started: now,
             finished: now,
             reports: false,
+            sees_to_time: false,
             tls: None,
         };
         let reason = Rc::new(Reason {

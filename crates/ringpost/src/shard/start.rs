@@ -346,6 +346,7 @@ impl<R: Runtime> Shard<R> {
                 expiry_unix_ms: message.expiry_unix_ms,
                 priority: message.priority,
                 tls_optional: message.tls_optional,
+                deliver_by: message.deliver_by,
                 recipients: (0..)
                     .zip(message.recipients)
                     .filter(|(_, recipient)| !recipient.status.is_settled())

@@ -202,6 +202,10 @@ pub enum LocalRefusal {
     /// The message may only go to servers that see to TLS on its further way, and the server lacks
     /// REQUIRETLS.
     NeedsRequireTls,
+    /// The message is to be returned when its time is over, and the server lacks DELIVERBY.
+    NeedsDeliverBy,
+    /// It is too late to deliver the message, or to hand it to a server that asks for more time.
+    TimeOver,
 }
 
 impl LocalRefusal {
@@ -218,6 +222,9 @@ impl LocalRefusal {
             // RFC 7817, RFC 8689 §6.
             Self::NeedsTls => EnhancedStatusCode::new(4, 7, 10),
             Self::NeedsRequireTls => EnhancedStatusCode::new(5, 7, 30),
+            // RFC 3463 §3.4: not capable of selected features. §3.5: delivery time expired.
+            Self::NeedsDeliverBy => EnhancedStatusCode::new(5, 3, 3),
+            Self::TimeOver => EnhancedStatusCode::new(5, 4, 7),
         }
     }
 
@@ -246,6 +253,11 @@ impl LocalRefusal {
             Self::NeedsRequireTls => {
                 "REQUIRETLS support required, which the receiving server does not have"
             }
+            Self::NeedsDeliverBy => {
+                "the message is to be delivered in time or not at all, which the receiving server does not \
+                 see to"
+            }
+            Self::TimeOver => "too little time is left to deliver the message",
         }
     }
 }
@@ -289,6 +301,7 @@ impl RecipientReport {
 
 /// What became of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others are")]
 pub struct TransactionReport {
     /// One report for each recipient, in the order of the request.
     pub recipients: Vec<RecipientReport>,
@@ -301,6 +314,8 @@ pub struct TransactionReport {
     /// Whether the server offers DSN (RFC 3461): what was asked for of reports was passed on to it, and
     /// what it has taken it reports on.
     pub dsn_offered: bool,
+    /// Whether the server offers DELIVERBY (RFC 2852): it sees to the time that was passed on to it.
+    pub deliver_by_offered: bool,
     /// What TLS had come to; `None` in plain text.
     pub tls: Option<ClientTlsInfo>,
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
+use ringpost_protocol::deliver_by::{ByMode, ByValue};
 use ringpost_protocol::envelope::{BodyType, Utf8};
 use ringpost_protocol::extension::{Extensions, SizeLimit};
 use ringpost_protocol::notify::DsnParameters;
@@ -35,6 +36,9 @@ pub struct TransactionRequest<'a> {
     pub priority: Priority,
     /// Whether the message may only travel under TLS (RFC 8689).
     pub require_tls: bool,
+    /// In what time it is to be delivered, if that was said (RFC 2852). Passed on to servers that offer
+    /// DELIVERBY.
+    pub by: Option<ByValue>,
     /// What the originator wants to be told, if anything was said of it. Passed on to servers that offer
     /// DSN.
     pub dsn: Option<TransactionDsn<'a>>,
@@ -87,6 +91,9 @@ impl TransactionRequest<'_> {
         if !extensions.size.allows(self.size) {
             return Some(LocalRefusal::TooLarge);
         }
+        if let Some(refusal) = self.by_refusal(extensions) {
+            return Some(refusal);
+        }
         match self.body {
             BodyType::EightBitMime if !extensions.eight_bit_mime => {
                 Some(LocalRefusal::NeedsEightBitMime)
@@ -112,6 +119,17 @@ impl TransactionRequest<'_> {
             return Some(LocalRefusal::NeedsTls);
         }
         (!extensions.requiretls).then_some(LocalRefusal::NeedsRequireTls)
+    }
+
+    /// Why the message cannot be offered for its time (RFC 2852 §4.1.4): one that is to be returned in time goes
+    /// only to who sees to that, and only while there is time.
+    fn by_refusal(&self, extensions: &Extensions) -> Option<LocalRefusal> {
+        let by = self.by.filter(|by| by.mode == ByMode::Return)?;
+        if by.is_over() {
+            return Some(LocalRefusal::TimeOver);
+        }
+        let Some(min) = extensions.deliver_by else { return Some(LocalRefusal::NeedsDeliverBy) };
+        (i64::from(by.seconds) < i64::from(min)).then_some(LocalRefusal::TimeOver)
     }
 
     /// Why the message as a whole cannot be offered for its UTF-8 (RFC 6531 §3.2).
@@ -175,6 +193,9 @@ impl TransactionRequest<'_> {
         }
         if extensions.mt_priority && !self.priority.is_normal() {
             let _ = write!(out, " MT-PRIORITY={}", self.priority);
+        }
+        if let Some(by) = self.by.filter(|_| extensions.deliver_by.is_some()) {
+            let _ = write!(out, " BY={by}");
         }
         if self.require_tls {
             out.extend_from_slice(b" REQUIRETLS");
@@ -241,6 +262,7 @@ pub(super) enum Step {
 
 /// The state of a transaction.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is so or not, whatever the others are")]
 pub(super) struct Transaction {
     pub(super) expect: Expect,
     /// `None` for recipients that can still be delivered to.
@@ -252,6 +274,8 @@ pub(super) struct Transaction {
     pipelined: bool,
     /// The server offers DSN.
     dsn_offered: bool,
+    /// The server offers DELIVERBY.
+    deliver_by_offered: bool,
     /// Octets of content, if they go by BDAT.
     chunk_size: Option<u64>,
 }
@@ -276,6 +300,7 @@ impl Transaction {
             protocol,
             pipelined,
             dsn_offered: extensions.dsn,
+            deliver_by_offered: extensions.deliver_by.is_some(),
             chunk_size: request.is_chunked().then_some(request.size),
         }
     }
@@ -292,6 +317,7 @@ impl Transaction {
             is_answered: false,
             session_usable: true,
             dsn_offered: false,
+            deliver_by_offered: false,
             tls: None,
         }
     }
@@ -445,6 +471,7 @@ impl Transaction {
             is_answered: self.is_answered,
             session_usable: true,
             dsn_offered: self.dsn_offered,
+            deliver_by_offered: self.deliver_by_offered,
             tls: None,
         }
     }

@@ -117,6 +117,7 @@ impl ServerSession {
                 recipients_max: self.config.recipients_max.try_into().unwrap_or(u32::MAX),
             }),
             mt_priority: self.offers_priority(),
+            deliver_by: self.deliver_by_min(),
             binary_mime: self.config.binary_mime,
             expn: self.offers_expn(),
             etrn: self.offers_etrn(),
@@ -149,6 +150,7 @@ impl ServerSession {
         (parameters.size.is_some() && is_off(Extension::Size))
             || (parameters.auth.is_some() && !self.has_auth())
             || (parameters.priority.is_some() && !self.offers_priority())
+            || (parameters.by.is_some() && self.deliver_by_min().is_none())
             || (parameters.requiretls && !self.offers_requiretls())
             || parameters.body.is_some_and(|body| match body {
                 BodyType::BinaryMime => !self.offer().has(Extension::BinaryMime),
@@ -183,6 +185,9 @@ impl ServerSession {
         if let Some(Err(reply)) = parameters.hold.map(|hold| self.check_hold(hold)) {
             return self.refuse(now, reply);
         }
+        if let Some(Err(reply)) = parameters.by.map(|by| self.check_by(by, parameters.hold)) {
+            return self.refuse(now, reply);
+        }
         self.transactions += 1;
         let mut envelope = Envelope::new(path, Vec::new(), parameters.body.unwrap_or_default());
         envelope.dsn.set_message(parameters.ret, parameters.envelope_id);
@@ -197,6 +202,7 @@ impl ServerSession {
             has_priority: wanted.is_some(),
             declared_size: parameters.size,
             hold: parameters.hold,
+            by: parameters.by.map(|by| (by, now)),
             not_before: None,
             dsn_size: 0,
             accepted: 0,

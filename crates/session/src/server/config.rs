@@ -81,6 +81,9 @@ pub struct ServerConfig {
     /// The highest priority that a message of a client that may relay gets (RFC 6710), others not above 0;
     /// without one MT-PRIORITY is not offered. Default none.
     pub priority_max: Option<Priority>,
+    /// Whether DELIVERBY (RFC 2852) is offered, and the shortest time in seconds that it takes with mode `R`,
+    /// 0 for none. Default: not.
+    pub deliver_by_min: Option<u32>,
     /// Octets of what the RCPT commands of a transaction ask for by DSN (RFC 3461); a recipient beyond is
     /// put off with 452. Default 1 MiB.
     pub dsn_parameters_size_max: usize,
@@ -134,6 +137,7 @@ impl Default for ServerConfig {
             tls_required_field: true,
             add_missing_fields: false,
             priority_max: None,
+            deliver_by_min: None,
             dsn_parameters_size_max: DSN_PARAMETERS_SIZE_MAX,
             binary_mime: false,
             aliases: Arc::default(),

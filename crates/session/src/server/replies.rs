@@ -72,6 +72,10 @@ pub(super) const TOO_LARGE: FixedReply =
     FixedReply::new("552 5.3.4 Message size exceeds the limit");
 pub(super) const HOLD_TOO_LONG: FixedReply =
     FixedReply::new("501 5.5.4 Messages are not held for so long here");
+pub(super) const BY_TOO_SHORT: FixedReply =
+    FixedReply::new("555 5.5.4 Less time than DELIVERBY offers here");
+pub(super) const BY_WHILE_HELD: FixedReply =
+    FixedReply::new("501 5.5.4 The time for delivery is over before the message is let go");
 pub(super) const TOO_MANY_RECIPIENTS: FixedReply = FixedReply::new("452 4.5.3 Too many recipients");
 pub(super) const RELAY_DENIED: FixedReply = FixedReply::new("550 5.7.1 Relaying denied");
 pub(super) const NO_POSTMASTER: FixedReply =

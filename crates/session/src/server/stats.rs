@@ -50,6 +50,8 @@ pub enum ServerLimit {
     FutureRelease,
     /// `mt_priority_max`: a message was to be more urgent, and is not.
     MtPriority,
+    /// `deliver_by_min`: a message was to be delivered in less time.
+    DeliverBy,
     /// `dsn_parameters_size_max`: a recipient was put off.
     DsnParameters,
     /// `REPLY_OUTPUT_MAX`: input had to wait until the client had read some replies.
@@ -58,7 +60,7 @@ pub enum ServerLimit {
 
 impl ServerLimit {
     /// Every limit.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Recipients,
         Self::MessageSize,
         Self::Errors,
@@ -81,6 +83,7 @@ impl ServerLimit {
         Self::ReceivedFields,
         Self::FutureRelease,
         Self::MtPriority,
+        Self::DeliverBy,
         Self::DsnParameters,
         Self::ReplyOutput,
     ];
@@ -104,6 +107,8 @@ pub enum TransactionRefusal {
     Loop,
     /// It was to be held for too long, or its header did not say clearly until when.
     Hold,
+    /// There was too little time to deliver it in.
+    DeliverBy,
     /// Its header did not say clearly whose it is, or what it is part of.
     Label,
     /// The user may not give that reverse-path.
@@ -122,13 +127,14 @@ pub enum TransactionRefusal {
 
 impl TransactionRefusal {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Relay,
         Self::NoRecipient,
         Self::Size,
         Self::Content,
         Self::Loop,
         Self::Hold,
+        Self::DeliverBy,
         Self::Label,
         Self::ReversePath,
         Self::UserRate,

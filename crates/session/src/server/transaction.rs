@@ -1,7 +1,9 @@
 //! What is known of a message before it is one.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use ringpost_protocol::deliver_by::ByValue;
 use ringpost_protocol::envelope::Envelope;
 use ringpost_protocol::hold::Hold;
 use ringpost_protocol::reply::FixedReply;
@@ -23,6 +25,8 @@ pub(super) struct Transaction {
     pub(super) has_priority: bool,
     /// How long MAIL wants it held.
     pub(super) hold: Option<Hold>,
+    /// In what time MAIL wants it delivered, and when it said so.
+    pub(super) by: Option<(ByValue, Instant)>,
     /// Until when its header wants it held.
     pub(super) not_before: Option<Hold>,
     /// Octets of what RCPT commands ask for by the DSN extension.

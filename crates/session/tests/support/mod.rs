@@ -323,6 +323,7 @@ pub(crate) struct Message {
     pub(crate) utf8: Utf8,
     pub(crate) priority: Priority,
     pub(crate) require_tls: bool,
+    pub(crate) by: Option<ringpost_protocol::deliver_by::ByValue>,
 }
 
 impl Message {
@@ -335,6 +336,7 @@ impl Message {
             body: None,
             utf8: Utf8::Unmarked,
             priority: Priority::NORMAL,
+            by: None,
             require_tls: false,
         }
     }
@@ -416,6 +418,7 @@ impl Client {
         let dsn = TransactionDsn { parameters: &message.dsn, places };
         let text = if ascii { BodyType::SevenBit } else { BodyType::EightBitMime };
         let request = TransactionRequest {
+            by: message.by,
             reverse_path: &message.reverse_path,
             forward_paths: &forward_paths,
             size: message.content.len() as u64,

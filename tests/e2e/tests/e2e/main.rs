@@ -14,6 +14,7 @@ mod bulk;
 mod chunking;
 mod client_certificates;
 mod clients;
+mod deliver_by;
 mod delivery;
 mod dialects;
 mod dialogue;

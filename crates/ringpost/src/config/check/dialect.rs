@@ -10,7 +10,7 @@ const SMTP_PORT: u16 = 25;
 
 /// Extensions that can be left out towards next hops. The others are matters of keys of their own, or of
 /// servers only.
-const OPTIONAL: [Extension; 9] = [
+const OPTIONAL: [Extension; 10] = [
     Extension::Pipelining,
     Extension::Size,
     Extension::EightBitMime,
@@ -19,6 +19,7 @@ const OPTIONAL: [Extension; 9] = [
     Extension::SmtpUtf8,
     Extension::Dsn,
     Extension::MtPriority,
+    Extension::DeliverBy,
     Extension::Limits,
 ];
 

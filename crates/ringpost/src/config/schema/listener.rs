@@ -108,6 +108,12 @@ pub struct ListenerSection {
     /// Default: 9.
     #[serde(deserialize_with = "priority")]
     pub mt_priority_max: Priority,
+    /// Whether clients may say by when a message is to be delivered (DELIVERBY, RFC 2852). Default: no.
+    pub deliver_by: bool,
+    /// The shortest time, in whole seconds, for messages that are to be returned when it is over. Default: 0,
+    /// any.
+    #[serde(deserialize_with = "units::duration")]
+    pub deliver_by_min: Duration,
     /// Whether content that comes by BDAT may be binary (BINARYMIME, RFC 3030). Default: no.
     pub binary_mime: bool,
     /// The header field by which clients that may relay can have a message held. Default: none.
@@ -164,6 +170,8 @@ impl Default for ListenerSection {
             future_release_max: Duration::from_hours(7 * 24),
             mt_priority: false,
             mt_priority_max: Priority::MAX,
+            deliver_by: false,
+            deliver_by_min: Duration::ZERO,
             binary_mime: false,
             not_before_header: String::new(),
             lifetime: None,

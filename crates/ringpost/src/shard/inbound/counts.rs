@@ -56,6 +56,7 @@ fn refusal_label(refusal: TransactionRefusal) -> Refusal {
         TransactionRefusal::Content => Refusal::Content,
         TransactionRefusal::Loop => Refusal::Loop,
         TransactionRefusal::Hold => Refusal::Hold,
+        TransactionRefusal::DeliverBy => Refusal::DeliverBy,
         TransactionRefusal::Label => Refusal::Label,
         TransactionRefusal::ReversePath => Refusal::ReversePath,
         TransactionRefusal::UserRate => Refusal::UserRate,
@@ -90,6 +91,7 @@ fn limit_label(limit: ServerLimit) -> Limit {
         ServerLimit::ReceivedFields => Limit::ReceivedFields,
         ServerLimit::FutureRelease => Limit::FutureRelease,
         ServerLimit::MtPriority => Limit::MtPriority,
+        ServerLimit::DeliverBy => Limit::DeliverBy,
         ServerLimit::DsnParameters => Limit::DsnParameters,
         ServerLimit::ReplyOutput => Limit::ReplyOutput,
     }
