@@ -8,6 +8,9 @@ const POOL_SIZE: usize = 64 * 1024;
 /// Longest line that is made, without its CRLF.
 const LINE_MAX: u64 = 900;
 
+/// How many of the large contents consist of dots.
+const DOTTED_PERCENT: u8 = 30;
+
 /// The field that most contents begin with.
 const HEADER: &[u8] = b"Subject: simulated\r\n\r\n";
 
@@ -58,6 +61,13 @@ impl Words {
         if size > 40 {
             let is_utf8 = is_eight_bit && random.coin();
             content.extend_from_slice(if is_utf8 { UTF8_HEADER.as_bytes() } else { HEADER });
+        }
+        // However such a content is cut up, there is a border to get wrong.
+        if size > 20_000 && random.percent(DOTTED_PERCENT) {
+            let line: &[u8] = if random.coin() { b".\r\n" } else { b"..\r\n" };
+            while content.len() + line.len() <= size {
+                content.extend_from_slice(line);
+            }
         }
         let line_max = if size > 20_000 { LINE_MAX } else { 78 };
         while content.len() + 2 < size {
