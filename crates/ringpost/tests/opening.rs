@@ -7,11 +7,11 @@
 use std::{
     future::Future,
     io::{self, BufRead as _, BufReader, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -164,18 +164,22 @@ struct TestShard {
     _directory: tempfile::TempDir,
 }
 
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address that nobody else takes: loopback has one for each process, and the process counts its ports.
+fn own_address() -> SocketAddr {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(2525);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 64 | (a & 63), b, c);
+    SocketAddr::from((ip, NEXT_PORT.fetch_add(1, Ordering::Relaxed)))
 }
 
 impl TestShard {
     fn start() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let address = free_port();
+        let address = own_address();
         let text = format!(
             "[listener.main]\naddresses = [\"{address}\"]\netrn_from = [\"127.0.0.1\"]\n[queue]\nsegment_size = \"8MiB\"\n\
              [[route]]\ndomain = \"*\"\nsmarthost = \"{}\"\n",
-            free_port()
+            own_address()
         );
         let facts = SystemFacts {
             hostname: "mail.example.org".into(),
