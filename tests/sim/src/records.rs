@@ -4,12 +4,14 @@
 //! part is looked for in the account: a delivery needs a copy that was answered well, a bounce
 //! needs a refusal, an expiry an age, and a report needs an originator.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use ringpost_protocol::notify::Notify;
 use serde_json::Value;
 
 use crate::ledger::{Fate, FateKind, Fingerprint, Key, Ledger, Origin, Party, Recipient};
+use crate::tls::TLS_PORT;
 
 /// What the configuration lets be checked of event records.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,13 +160,15 @@ impl Ledger {
         Some(key)
     }
 
-    /// Opportunistic TLS never costs an attempt, and what a record says of TLS is what the host has seen.
+    /// Opportunistic TLS never costs an attempt where there could be none, and what a record says of TLS is what the host has seen.
     fn check_tls_of(&mut self, claim: &Claim<'_>) {
         let is_for_tls = matches!(text(claim.record, "stage"), "starttls" | "tls handshake");
         // A server that stops gives up what is under way.
         let is_stop =
             claim.record["reply"]["enhanced"] == "4.3.2" && claim.record["reply"]["code"].is_null();
-        if is_for_tls && !is_stop && self.goes_without_tls(claim.key) {
+        let remote = claim.record["remote"].as_str().and_then(|remote| remote.parse().ok());
+        let comes_first = remote.is_some_and(|remote: SocketAddr| remote.port() == TLS_PORT);
+        if is_for_tls && !is_stop && !comes_first && self.goes_without_tls(claim.key) {
             self.wrong("an attempt lost for want of TLS", claim);
         }
         let Some(recipient) = self.recipient(claim.key) else { return };

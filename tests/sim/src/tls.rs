@@ -16,6 +16,9 @@ use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerCo
 
 pub use self::identity::{HOSTS_MAX, Identity, Shown};
 
+/// Where remote hosts listen for those who begin with TLS.
+pub const TLS_PORT: u16 = 465;
+
 /// The name in the certificate.
 const NAME: &str = "mta.test";
 

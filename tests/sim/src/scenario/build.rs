@@ -14,7 +14,7 @@ use crate::injector::{self, Application, Quota};
 use crate::ledger::SharedLedger;
 use crate::net::Link;
 use crate::remote::{self, RemoteHost};
-use crate::tls::{Identity, Trust};
+use crate::tls::{Identity, TLS_PORT, Trust};
 use crate::world::World;
 
 /// Where the server listens.
@@ -22,9 +22,6 @@ pub(super) const SERVER: IpAddr = address(0, 1);
 
 /// Where it listens for proxies.
 const PROXIED_PORT: u16 = 26;
-
-/// Where remote hosts listen for those who begin with TLS.
-const TLS_PORT: u16 = 465;
 
 /// An address at which nobody listens.
 const CLOSED: IpAddr = address(3, 1);
