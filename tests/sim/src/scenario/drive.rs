@@ -444,11 +444,19 @@ impl<'a> Drive<'a> {
             drive.server.is_open()
         });
         let bound = self.plan.drain_bound();
+        // What an application sent last may come in when the queue has been empty for a while: it must
+        // stay empty while the last records are written, for the gauges speak of the last tick.
         self.wait("the queue did not drain", bound, DRAINING_STEP, |drive| {
-            drive.figures = drive.server.metrics();
-            sum(&drive.figures, "ringpost_queue_messages", None) == 0
+            drive.queued() == 0 && {
+                drive.pass(RECORDING);
+                drive.queued() == 0
+            }
         });
-        self.pass(RECORDING);
+    }
+
+    fn queued(&mut self) -> u64 {
+        self.figures = self.server.metrics();
+        sum(&self.figures, "ringpost_queue_messages", None)
     }
 
     fn wait(
