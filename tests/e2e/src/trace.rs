@@ -10,10 +10,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Command};
 
 use anyhow::{Context, Result};
 
+const MOUNT: &str = "/sys/kernel/tracing";
 const INSTANCES: &str = "/sys/kernel/tracing/instances";
 /// `IORING_OP_WRITEV`, `_FSYNC` (which is fsync and fdatasync), `_WRITE_FIXED`, and `_WRITE` but
 /// for those that nobody waits for: they wake another executor through its eventfd.
@@ -29,9 +30,22 @@ pub struct SyncTrace {
 
 impl SyncTrace {
     /// Why nothing can be traced here, if so.
+    ///
+    /// A machine that has booted without anybody looking at its traces may not have mounted them
+    /// yet, so this mounts them where they belong, as root can.
     pub fn missing() -> Option<&'static str> {
-        let ready = Path::new(INSTANCES).join("../events/io_uring/io_uring_submit_req").is_dir();
-        (!ready).then_some("no kernel trace points for io_uring here (root, tracefs)")
+        let ready = || Path::new(MOUNT).join("events/io_uring/io_uring_submit_req").is_dir();
+        if ready() {
+            return None;
+        }
+        // Another test may do the same at this moment, so only what is there afterwards counts.
+        let mount = Command::new("mount").args(["-t", "tracefs", "tracefs", MOUNT]).output();
+        let failed = !mount.is_ok_and(|output| output.status.success());
+        match (ready(), failed) {
+            (true, _) => None,
+            (false, true) => Some("the kernel's trace points cannot be mounted (root, tracefs)"),
+            (false, false) => Some("this kernel has no trace points for io_uring"),
+        }
     }
 
     /// Counts from now on for all threads that `pid` has now, and those they start.
