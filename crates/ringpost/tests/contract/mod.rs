@@ -165,6 +165,29 @@ pub(crate) async fn a_closed_connection_is_closed_for_the_other_end<R: Runtime>(
     assert_eq!(theirs.read(&mut block).await.unwrap(), Read::End);
 }
 
+pub(crate) async fn a_connection_is_closed_though_something_arrives_at_that_moment<R: Runtime>(
+    runtime: R,
+    place: Place,
+) {
+    let (mut ours, mut theirs) = connected(&runtime, &place).await;
+    let mut block = [0; 64];
+    {
+        let read = std::pin::pin!(ours.read(&mut block));
+        assert!(futures_lite::future::poll_once(read).await.is_none());
+    }
+    runtime.sleep(Duration::from_millis(5)).await;
+    // What watches it has seen this, and has not told anybody yet.
+    theirs.write_all(b"x").await.unwrap();
+    drop(ours);
+    theirs.watch().set_deadline(Some(runtime.now() + SOON));
+    match theirs.read(&mut block).await {
+        Ok(Read::End) => {}
+        // It was closed with something unread.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        read => panic!("{read:?}"),
+    }
+}
+
 pub(crate) async fn a_write_that_nobody_reads_ends_at_its_deadline<R: Runtime>(
     runtime: R,
     place: Place,
@@ -317,6 +340,7 @@ macro_rules! test_runtime {
             a_read_that_is_dropped_takes_nothing
             a_connection_is_not_taken_for_one_that_was_closed
             a_closed_connection_is_closed_for_the_other_end
+            a_connection_is_closed_though_something_arrives_at_that_moment
             a_write_that_nobody_reads_ends_at_its_deadline
             parts_are_written_in_order_and_whole
             a_port_without_a_listener_refuses

@@ -247,7 +247,7 @@ impl Ring {
     fn push(&self, question: &squeue::Entry) -> io::Result<()> {
         let mut ring = self.kernel.borrow_mut();
         loop {
-            // SAFETY: polls and their removals, the only questions there are, point to no memory.
+            // SAFETY: polls and what ends them, the only questions there are, point to no memory.
             if unsafe { ring.submission().push(question) }.is_ok() {
                 return Ok(());
             }
@@ -279,13 +279,16 @@ impl Ring {
     }
 
     /// Takes a poll back. The kernel holds the socket until it has heard of it.
+    ///
+    /// Not by removal: that does nothing to a poll that has something to tell at this moment, which would hold the
+    /// socket, and so the connection, for as long as the peer likes.
     fn abandon(&self, readiness: &Readiness) {
         let Some(number) = readiness.poll.take() else { return };
         if let Some(poll) = self.polls.borrow_mut().get_mut(number) {
             poll.is_abandoned = true;
         }
-        let removal = opcode::PollRemove::new(u64::from(number)).build().user_data(NOBODY);
-        if let Err(error) = self.push(&removal) {
+        let cancel = opcode::AsyncCancel::new(u64::from(number)).build().user_data(NOBODY);
+        if let Err(error) = self.push(&cancel) {
             tracing::error!(%error, "cannot take a poll back");
         }
     }
