@@ -104,8 +104,6 @@ pub(super) fn line(spots: Vec<Spot>, sequences: &[SegmentSequence], head: Segmen
     for first in limits.iter_mut().rev() {
         limit = limit.min(std::mem::replace(first, limit));
     }
-    let begins = spots.first().filter(|first| (first.at, first.offset) == (0, BLOCK_SIZE));
-    let begins = begins.and_then(Spot::lsn);
     let mut frames: Vec<Spot> = spots
         .iter()
         .filter(|spot| spot.lsn().is_some_and(|lsn| lsn <= limits[spot.at]))
@@ -123,9 +121,10 @@ pub(super) fn line(spots: Vec<Spot>, sequences: &[SegmentSequence], head: Segmen
         let Some(header) = spot.header else { continue };
         let gap = match before.as_ref().and_then(|before| before.header) {
             Some(before) => header.lsn.0.saturating_sub(before.lsn.0 + 1),
-            // The first frame of the log stands at the front of its head.
+            // The first frame of the log follows one that is not needed any more. It need not stand in the head: there
+            // may be nothing but what is left of the write in which a life ended.
             None if header.lsn == Lsn(1) => 0,
-            None => u64::from(sequences.first() != Some(&head) || begins != Some(header.lsn)),
+            None => u64::from(sequences.first() != Some(&head) || header.previous_segment >= head),
         };
         if gap > 0 {
             let begin = before.map_or((0, BLOCK_SIZE), |before| (before.at, before.end));
@@ -161,4 +160,50 @@ pub(super) fn line(spots: Vec<Spot>, sequences: &[SegmentSequence], head: Segmen
         before = Some(spot);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ShardId;
+
+    fn spot(at: usize, offset: u64, lsn: u64, previous_segment: u64, head: u64) -> Spot {
+        let header = FrameHeader {
+            version: 1,
+            identity: crate::LogIdentity { shard: ShardId(0), log_id: 1 },
+            segment: SegmentSequence(0),
+            lsn: Lsn(lsn),
+            head: SegmentSequence(head),
+            message_sequence: 0,
+            previous_segment: SegmentSequence(previous_segment),
+            payload_len: 0,
+            records: 0,
+            previous: 0,
+            payload_checksum: 0,
+        };
+        let end = offset + header.frame_size();
+        Spot { at, offset, end, header: Some(header), is_whole: true }
+    }
+
+    #[test]
+    fn a_log_may_begin_behind_what_is_left_of_a_write() {
+        let remains =
+            Spot { at: 0, offset: BLOCK_SIZE, end: 1 << 20, header: None, is_whole: false };
+        let sequences = [SegmentSequence(6), SegmentSequence(7)];
+        let found = |previous_segment| {
+            let spots = vec![
+                remains,
+                spot(1, BLOCK_SIZE, 9, previous_segment, 6),
+                spot(1, 2 * BLOCK_SIZE, 10, 7, 6),
+            ];
+            line(spots, &sequences, SegmentSequence(6))
+        };
+        let intact = found(4);
+        assert_eq!((intact.damages, intact.missing, intact.frames.len()), (vec![], 0, 2));
+        // Here it follows a frame that was there.
+        let damaged = found(6);
+        let reason = CorruptReason::Chain { found: Lsn(9) };
+        assert_eq!(damaged.damages, [Damage::log(SegmentSequence(6), BLOCK_SIZE, reason)]);
+        assert_eq!(damaged.missing, 1);
+    }
 }
